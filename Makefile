@@ -1,0 +1,51 @@
+# Two commands do all set-up: `make demo` (the main job on real data) and `make test` (everything CI checks).
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint quick derivations generated numbers constraints clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+setup: $(STAMP)  ## create .venv with pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cflow needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## Scalar RMSProp on digits: discrete against stable, central and ablated flow; out/demo/report.html
+	$(BIN)/cflow run --optimizer scalar_rmsprop --problem digits-mlp --learning-rate 0.1 --beta2 0.99 \
+	  --warm-start 5 --steps 500 --processes discrete stable central ablated --out out/demo
+	$(BIN)/cflow report out/demo/run.nc --out out/demo
+
+lint: $(STAMP)  ## ruff, import contracts, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+test: lint  ## lint, import contracts, types, all tests with doctests
+	$(BIN)/python -m pytest
+
+quick: $(STAMP)  ## the tests without the full runs
+	$(BIN)/python -m pytest -m 'not slow'
+
+generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
+	$(BIN)/cflow codegen --all
+
+derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
+	$(BIN)/cflow derive --all --out derivations
+
+numbers: $(STAMP)  ## measure the README's table (full runs; about ten minutes on two cores)
+	$(BIN)/python benchmarks/verdicts.py
+
+constraints:  ## renew constraints.txt (needs uv)
+	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
+	@sed -i '1i # Pinned versions for a repeatable set-up with plain pip, on Python 3.11 and newer. Regenerate: make constraints' constraints.txt
+
+clean:  ## remove the environment and all outputs
+	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""What every flow is: an optimizer's generated functions on a problem, and what one looks at along the way."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cflow_sym.interface import CompiledFlow
+
+from ..eigenpairs import leading_eigenpairs
+from ..loss import Problem
+
+
+class FlowState(NamedTuple):
+    """Where a flow, or an optimizer, stands: weights `w (n,)` and the slow states by name."""
+
+    w: Float[Array, " n"]
+    slow: dict[str, Array]
+
+
+class Observation(NamedTuple):
+    """What is recorded at one step of any process.
+
+    `loss ()`, `gradient_norm ()`, `effective_eigenvalues (K,)` of P^{-1} H with their eigenvectors `V (n, K)`,
+    the slow states of shape `()` in `scalars`, whether the wanted eigenpairs `converged`, and the `threshold ()`.
+    """
+
+    loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    effective_eigenvalues: Float[Array, " K"]
+    V: Float[Array, "n K"]
+    threshold: Float[Array, ""]
+    scalars: dict[str, Array]
+    converged: Bool[Array, ""]
+
+
+class Flow(eqx.Module):
+    """An optimizer on a problem. Arrays (data, hyperparameters) are leaves; the optimizer's code is static.
+
+    Subclasses add the dynamics. `hp` maps hyperparameter names to arrays of shape `()`.
+    """
+
+    problem: Problem
+    hp: dict[str, Array]
+    optimizer: CompiledFlow = eqx.field(static=True)
+
+    def stable_drift(self, y: FlowState) -> FlowState:
+        """Return (dw/dt, ds/dt) without oscillation: dw/dt = -P^{-1} g - decay w."""
+        g = self.problem.gradient(y.w)                                        # (n,)
+        return FlowState(self.weights_drift(y, g), self.optimizer.slow_drift(y.slow, g, self.hp))
+
+    def weights_drift(self, y: FlowState, averaged_gradient: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Return dw/dt = -P^{-1} E[grad L] - decay w."""
+        P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
+        decay = self.optimizer.filter_coefficients(y.slow, self.hp).decay     # ()
+        return -averaged_gradient / P - decay * y.w
+
+    def observe(self, y: FlowState, V: Float[Array, "n K"], capacity: int) -> Observation:
+        """Return what is recorded of the state y, refining the eigenvectors V of the last observation."""
+        loss, g = self.problem.value_and_gradient(y.w)
+        P = self.optimizer.preconditioner(y.slow, self.hp)
+        c = self.optimizer.threshold(y.slow, self.hp)
+        pairs = leading_eigenpairs(
+            lambda V: self.problem.hessian_vectors(y.w, V), P, V, wanted_above=0.9 * c, capacity=capacity
+        )
+        scalars: dict[str, Any] = {k: x for k, x in y.slow.items() if jnp.ndim(x) == 0 and k != "t"}
+        if jnp.ndim(P) == 0:
+            scalars["effective_step_size"] = 1 / P
+        return Observation(
+            loss, jnp.linalg.norm(g), pairs.eigenvalues, pairs.U, jnp.asarray(c), scalars, pairs.converged
+        )
+
+
+def displaced(y: FlowState, dy: FlowState, step: Float[Array, ""] | float = 1.0) -> FlowState:
+    """Return y + step dy."""
+    return jax.tree.map(lambda a, b: a + step * b, y, dy)

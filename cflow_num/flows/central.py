@@ -1,0 +1,127 @@
+"""The central flow: the averaged equations, with the oscillation's covariance fixed by complementarity.
+
+With U the critical generalized eigenvectors (H U = P U Lambda, U' P U = I) and Sigma = U X U', the averaged
+dynamics are affine in X, and X is what keeps the edge slack A = U'(c P - H) U positive semidefinite:
+
+    X >= 0,   A >= 0,   <X, A> = 0   for all time.
+
+`linearize` evaluates everything costly at one point, `equilibrium` asks for complementarity after a displacement
+from there. Time stepping (`time_stepping.py`) decides where and how often. Sources: arXiv 2410.24206; the
+complementarity on the discrete step and several critical eigenvalues with state dynamics: derived.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cflow_sym.interface import Moments
+
+from ..complementarity import SdcpInfo, solve_sdcp
+from ..eigenpairs import Eigenpairs, leading_eigenpairs
+from ..symmetric import smat, svec, svec_basis
+from .base import Flow, FlowState
+
+TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
+ACTIVE_GAP = 0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
+RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
+
+
+class Tangent(NamedTuple):
+    """The averaged dynamics at one point, affine in svec(X), and their effect on the edge slack A.
+
+    With m = k(k+1)/2: rates at X = 0 in `still`, linear parts in `moved` (leading axis m), curvature gradients
+    `D (m, n)`, eigenpairs in `pairs`, `slack (k,)` the diagonal of A, `c ()`, and what X contributes to the
+    averaged squared gradient norm, `variance (m,)`.
+    """
+
+    y: FlowState
+    pairs: Eigenpairs
+    D: Float[Array, "m n"]
+    still: FlowState
+    moved: FlowState
+    slack: Float[Array, " k"]
+    c: Float[Array, ""]
+    near: Bool[Array, " k"]
+    variance: Float[Array, " m"]
+
+
+class CentralFlow(Flow):
+    """The central flow for up to `capacity` critical eigenvalues.
+
+    With `sharpness_reduction=False` the *ablated* flow: the preconditioner adapts as in the central flow, so that
+    the edge is kept (Scalar RMSProp: dw/dt = -(2/S) grad L), but the averaged gradient's T[Sigma]/2 is left out.
+    """
+
+    capacity: int = eqx.field(static=True)
+    sharpness_reduction: bool = eqx.field(static=True, default=True)
+
+    def linearize(self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs) -> Tangent:
+        """Evaluate eigenpairs (from the block V), curvature gradients and the affine dynamics at y."""
+        opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
+        g = self.problem.gradient(y.w)                                        # (n,)
+        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
+        pairs = eigenpairs(
+            lambda V: self.problem.hessian_vectors(y.w, V),
+            P,
+            V,
+            wanted_above=(1 - TRACKING_GAP) * c,
+            capacity=k,
+        )
+        U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues[:k]   # (n, k), (n, k), (k,)
+        near = lam > (1 - TRACKING_GAP) * c                                   # (k,)
+        D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)
+
+        E = svec_basis(k)                                                     # (m, k, k)
+        variance = jnp.einsum("ni,mij,nj->mn", HU, E.astype(HU.dtype), HU)    # (m, n) diag(H U E U' H)
+        moments = Moments(D / 2, variance)
+        slow = jax.vmap(lambda q: opt.slow_drift_moments(y.slow, g, q, hp))(moments)
+        w_moved = -(D / 2) / P if self.sharpness_reduction else jnp.zeros_like(D)
+        still = FlowState(self.weights_drift(y, g), opt.slow_drift(y.slow, g, hp))
+        return Tangent(y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, jnp.sum(variance, axis=1))
+
+    def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:
+        """Return svec of the first-order change of A = U'(cP - H)U under dy: c U' dP U + dc I - <d_ij, dw>."""
+        opt, hp, y = self.optimizer, self.hp, tangent.y
+        k = tangent.slack.shape[0]
+        U = tangent.pairs.U[:, :k]                                            # (n, k)
+        dP = opt.preconditioner_drift(y.slow, dy.slow, hp)                    # () or (n,)
+        dc = jnp.asarray(opt.threshold_drift(y.slow, dy.slow, hp), U.dtype)   # ()
+        dP = jnp.broadcast_to(dP, (U.shape[0],))[:, None]                     # (n, 1)
+        return svec(tangent.c * (U.T @ (dP * U)) + dc * jnp.eye(k, dtype=U.dtype)) - tangent.D @ dy.w
+
+    def equilibrium(
+        self,
+        tangent: Tangent,
+        offset: FlowState,
+        weight: Float[Array, ""],
+        X0: Float[Array, "k k"],
+        relief: Float[Array, ""] | float = jnp.inf,
+    ) -> tuple[FlowState, Float[Array, "k k"], SdcpInfo]:
+        """Return the rates, X and the solver's report such that complementarity holds at y + offset + weight * rates.
+
+        The slack after the displacement is A + B[X], affine in X; directions whose slack stays far above zero are
+        left out. Where the point itself is infeasible by more than `relief`, only that much is corrected.
+        """
+        k = tangent.slack.shape[0]
+        change = self.slack_change(tangent, _scaled_sum(offset, tangent.still, weight))           # (m,)
+        B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(tangent.moved)  # (m, m)
+        slack = jnp.maximum(tangent.slack, -relief)                            # (k,)
+        A = jnp.diag(slack) + smat(change)
+        falling = jnp.maximum(-jnp.diag(smat(change)), 0.0)
+        active = tangent.near & (tangent.slack < ACTIVE_GAP * tangent.c + 2 * falling)
+        if not self.sharpness_reduction:  # U'U alone drives A: B has rank one, so X is not unique; take the smallest
+            B = B + 1e-9 * jnp.max(jnp.abs(jnp.diag(B))) * jnp.eye(B.shape[0], dtype=B.dtype)
+        X, info = solve_sdcp(A, B, X0, active)
+        x = svec(X)                                                           # (m,)
+        rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), tangent.still, tangent.moved)
+        return rates, X.reshape(k, k), info
+
+
+def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:
+    return jax.tree.map(lambda x, y: x + weight * y, a, b)

@@ -1,0 +1,15 @@
+"""The stable flow: the averaged equations without oscillation. It is what the optimizer follows below the edge."""
+
+from __future__ import annotations
+
+import diffrax as dfx
+
+from .base import Flow
+
+
+class StableFlow(Flow):
+    """dw/dt = -P^{-1} grad L(w), ds/dt = slow drift: an ordinary differential equation."""
+
+    def term(self) -> dfx.ODETerm:
+        """Return the flow as a diffrax term."""
+        return dfx.ODETerm(lambda t, y, flow: flow.stable_drift(y))

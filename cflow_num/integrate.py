@@ -1,0 +1,241 @@
+"""The loop: every process (the discrete optimizer, each flow) advances in chunks of whole steps.
+
+A process is data (`Flow`, capacity, solver) and two compiled functions. One chunk is one call without host round
+trips; what it returns for each step is an `Observation`, the weights (for comparison in lockstep, never kept), and,
+for constrained flows, the `Log` of the last sub-step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cflow_sym.interface import CompiledFlow, Moments
+
+from .baseline import Published
+from .discrete import DiscreteOptimizer
+from .eigenpairs import block_size, start_block
+from .errors import InputError, RunError, nearest
+from .flows.base import Flow, FlowState, Observation
+from .flows.central import ACTIVE_GAP, CentralFlow
+from .flows.stable import StableFlow
+from .loss import Problem
+from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
+
+PROCESSES = ("discrete", "stable", "central", "ablated")
+INTEGRATORS = {"heun": (HalfExplicitHeun, 0.5), "published": (Published, 0.25)}  # solver, time step
+DEFAULT_INTEGRATOR = "heun"
+CAPACITY_STEP = 4
+_RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops
+_EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
+
+
+class Carry(NamedTuple):
+    """Where a process stands: its state `y`, the eigenvectors of its last observation, and the solver's memory."""
+
+    y: Any
+    V: Float[Array, "n K"]
+    solver: SolverState | None
+
+
+class Records(NamedTuple):
+    """What one chunk of T steps leaves: weights `(T, n)`, observations and logs with a leading axis T."""
+
+    w: Float[Array, "T n"]
+    seen: Observation
+    log: Log | None
+    predictions: dict[str, Array]
+    n_gradients: Array
+    reason: Array
+
+
+class Process:
+    """One process of a run, with its own compiled chunk; `capacity` grows when eigenvalues arrive."""
+
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        optimizer: CompiledFlow,
+        hp: dict[str, Array],
+        *,
+        integrator: str | None = None,
+        chunk: int = 10,
+        capacity: int = CAPACITY_STEP,
+    ):
+        if name not in PROCESSES:
+            raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
+        integrator = integrator or DEFAULT_INTEGRATOR
+        if integrator not in INTEGRATORS:
+            known = ", ".join(INTEGRATORS)
+            raise InputError(f'integrator "{integrator}" is not one of {known}{nearest(integrator, INTEGRATORS)}')
+        if optimizer.FILTERED_STATES:
+            raise InputError(f"{optimizer.NAME} has momentum, for which no flow is implemented yet: drop the momentum")
+        if name == "ablated" and set(optimizer.SLOW_STATES) == {"t"}:
+            raise InputError(
+                f"the ablated flow is not defined for {optimizer.NAME}: its preconditioner does not adapt; "
+                "leave it out of the processes"
+            )
+        self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
+        self._problem, self._optimizer, self._hp = problem, optimizer, hp
+        self._solver, self._dt = INTEGRATORS[integrator]
+        self._compiled: dict[int, Callable] = {}
+        self.seconds, self.compile_seconds = 0.0, 0.0
+        if integrator == "published" and self.constrained:
+            Published.check(problem.n_weights, self.capacity)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the process carries an oscillation fixed by complementarity."""
+        return self.name in ("central", "ablated")
+
+    def flow(self) -> Flow:
+        """Return the flow (or optimizer) with the current capacity."""
+        args = (self._problem, self._hp, self._optimizer)
+        if self.name == "discrete":
+            return DiscreteOptimizer(*args)
+        if self.name == "stable":
+            return StableFlow(*args)
+        return CentralFlow(*args, self.capacity, self.name == "central")
+
+    def start(self, y: FlowState) -> tuple[Carry, Observation]:
+        """Return the carry at step 0 and the observation there."""
+        flow, K = self.flow(), block_size(self.capacity, y.w.size)
+        V = start_block(y.w.size, K, y.w.dtype)
+        for _ in range(20):
+            seen = _observe(flow, y, V, self.capacity)
+            V = seen.V
+            if bool(seen.converged):
+                break
+        else:
+            raise RunError(
+                f"the leading eigenvalues did not converge at the start of the {self.name} process "
+                f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
+            )
+        if not self.constrained:
+            return Carry(y, V, None), seen
+        k = self.capacity
+        return Carry(LoggedState(y, empty_log(flow, y)), V, SolverState(V, jnp.zeros((k, k), y.w.dtype))), seen
+
+    def advance(self, carry: Carry) -> tuple[Carry, Records]:
+        """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
+        while True:
+            if self.capacity not in self._compiled:
+                began = time.perf_counter()
+                self._compiled[self.capacity] = _advance.lower(
+                    self.flow(), carry, self.chunk, self._solver, self._dt
+                ).compile()
+                self.compile_seconds += time.perf_counter() - began
+            began = time.perf_counter()
+            after, records = jax.block_until_ready(
+                self._compiled[self.capacity](self.flow(), carry, self.chunk, self._solver, self._dt)
+            )
+            taken = time.perf_counter() - began
+            if not self._must_grow(records):
+                self.seconds += taken
+                return after, records
+            carry = self._grow(carry)
+
+    def _must_grow(self, records: Records) -> bool:
+        n = records.w.shape[1]
+        if records.log is None or self.capacity >= n:
+            return False
+        return bool(np.nanmax(np.asarray(records.log.untracked)) > 1 - 1.5 * ACTIVE_GAP)
+
+    def _grow(self, carry: Carry) -> Carry:
+        n, old = carry.V.shape[0], self.capacity
+        self.capacity = min(old + CAPACITY_STEP, n)
+        extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
+        scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
+        new = scale * start_block(n, extra, carry.V.dtype, seed=self.capacity)
+        y, solver = carry.y, carry.solver
+        log = y.log._replace(
+            sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
+            sigma_directions=jnp.pad(y.log.sigma_directions, ((0, 0), (0, more))),
+        )
+        solver = SolverState(jnp.concatenate([solver.V, new], 1), jnp.pad(solver.X, (0, more)))
+        return Carry(y._replace(log=log), jnp.concatenate([carry.V, new], 1), solver)
+
+    def failure(self, records: Records) -> tuple[int, str] | None:
+        """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
+        finite = np.isfinite(np.asarray(records.seen.loss))
+        checks = [(~finite, "its loss is not finite")]
+        if int(records.reason) != 0:
+            checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
+        if records.log is not None:
+            residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
+            checks += [
+                (~(residual <= _RESIDUAL_LIMIT), f"the complementarity residual exceeds {_RESIDUAL_LIMIT:g}"),
+                (~(eigen <= _EIGEN_LIMIT), f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}"),
+            ]
+        found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
+        return min(found, default=None)
+
+
+@eqx.filter_jit
+def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
+    return flow.observe(y, V, capacity)
+
+
+@eqx.filter_jit
+def _advance(flow: Flow, carry: Carry, length: int, solver: type, dt: float) -> tuple[Carry, Records]:
+    """Advance by `length` steps and observe each; one compiled program for every chunk."""
+    states, after, log, n_gradients, reason = _path(flow, carry, length, solver, dt)
+    # one past the capacity is certified too, so that a cut cluster shows
+    capacity = carry.solver.X.shape[0] if carry.solver is not None else carry.V.shape[1] - 1
+
+    def look(V: Array, y: FlowState) -> tuple[Array, Observation]:
+        seen = flow.observe(y, V, capacity)
+        return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
+
+    V, seen = jax.lax.scan(look, carry.V, states)
+    predictions = {}
+    if log is not None:
+        moments = Moments(jnp.zeros_like(log.gradient_variance), log.gradient_variance)
+        predictions = {
+            "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
+            "predicted_squared_gradient_norm": flow.optimizer.averaged_squared_gradient(seen.gradient_norm, moments),
+        }
+    return after._replace(V=V), Records(states.w, seen, log, predictions, n_gradients, reason)
+
+
+def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: float):
+    """Return the states at the next `length` steps, the carry after them, logs, gradients taken and result code."""
+    success = jnp.zeros((), jnp.int32)
+    ts = np.arange(1.0, length + 1)
+    saveat = dfx.SaveAt(subs=[dfx.SubSaveAt(ts=ts), dfx.SubSaveAt(t1=True)], solver_state=flow_is_constrained(flow))
+    if isinstance(flow, DiscreteOptimizer):
+        states = flow.steps(carry.y, length)
+        last = jax.tree.map(lambda x: x[-1], states)
+        return states, Carry(last, carry.V, None), None, jnp.ones(length), success
+    common = dict(t0=0.0, t1=float(length), args=flow, saveat=saveat, max_steps=100_000, throw=False)
+    if isinstance(flow, StableFlow):
+        y = carry.y
+        controller = dfx.PIDController(rtol=1e-6, atol=1e-8)
+        solution = dfx.diffeqsolve(
+            flow.term(), dfx.Tsit5(), dt0=0.1, y0=y, stepsize_controller=controller, **common
+        )
+        per_step = jnp.broadcast_to(6 * solution.stats["num_steps"] / length, (length,))
+        log, solver_state = None, None
+        states, last = solution.ys[0], solution.ys[1]
+    else:
+        solution = dfx.diffeqsolve(
+            ConstrainedTerm(), solver(), dt0=dt, y0=carry.y, solver_state=carry.solver, **common
+        )
+        states, log, last = solution.ys[0].state, solution.ys[0].log, solution.ys[1]
+        per_step, solver_state = log.n_gradients, solution.solver_state
+    code = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
+    return states, Carry(jax.tree.map(lambda x: x[0], last), carry.V, solver_state), log, per_step, code
+
+
+def flow_is_constrained(flow: Flow) -> bool:
+    """Whether the flow carries an oscillation fixed by complementarity."""
+    return isinstance(flow, CentralFlow)

@@ -1,0 +1,72 @@
+"""The main test problem: a small MLP on scikit-learn's handwritten digits, squared error on one-hot targets."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, nearest
+from ..loss import Problem
+
+ACTIVATIONS = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "softplus": jax.nn.softplus}
+
+
+def digits_mlp(
+    *, width: int = 26, depth: int = 1, n: int = 500, activation: str = "tanh", scale: float = 0.7, seed: int = 0
+) -> Problem:
+    """Return an MLP 64 - width (depth times) - 10 on the first n digits, loss 1/2 mean |output - one-hot|^2.
+
+    Inputs are divided by 16 and centred; weights are normal with variance scale^2 / fan-in, biases zero. The
+    default has 1,960 weights.
+
+    >>> digits_mlp(n=50).n_weights
+    1960
+    """
+    from sklearn.datasets import load_digits
+
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise InputError(f'activation "{activation}" is not one of {known}{nearest(activation, ACTIVATIONS)}')
+    for option, value in (("width", width), ("depth", depth), ("n", n)):
+        if value < 1:
+            raise InputError(f"{option} is {value}, it must be at least 1")
+    if n > 1797:
+        raise InputError(f"n is {n}, the bundled digits have 1797 images: pass at most that")
+    X, labels = load_digits(return_X_y=True)
+    X = X[:n] / 16
+    data = (jnp.asarray(X - X.mean(axis=0)), jnp.asarray(np.eye(10)[labels[:n]]))
+    params = mlp_params([64] + [width] * depth + [10], scale=scale, seed=seed)
+    act = ACTIVATIONS[activation]
+
+    def outputs(params, data):
+        return mlp(params, data[0], act)
+
+    def loss(params, data):
+        return jnp.mean(jnp.sum((outputs(params, data) - data[1]) ** 2, axis=1)) / 2
+
+    sizes = "-".join(str(s) for s in [64] + [width] * depth + [10])
+    return Problem(
+        loss,
+        params,
+        data=data,
+        outputs=outputs,
+        name="digits-mlp",
+        description=f"{activation} MLP {sizes} on {n} handwritten digits, squared error, seed {seed}",
+    )
+
+
+def mlp_params(sizes: list[int], *, scale: float, seed: int) -> list[dict]:
+    """Return weights of an MLP: normal with variance scale^2 / fan-in, biases zero."""
+    keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
+    return [
+        {"weight": scale * jax.random.normal(key, (a, b)) / np.sqrt(a).item(), "bias": jnp.zeros(b)}
+        for key, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def mlp(params: list[dict], x, activation):
+    """Return the outputs (n, classes) of the MLP for inputs x (n, features)."""
+    for layer in params[:-1]:
+        x = activation(x @ layer["weight"] + layer["bias"])
+    return x @ params[-1]["weight"] + params[-1]["bias"]

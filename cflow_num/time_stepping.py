@@ -1,0 +1,196 @@
+"""diffrax solvers for the constrained flow: complementarity is solved inside every stage of the step.
+
+The central flow is a differential-algebraic system of index two, with the covariance X as multiplier of the
+constraint A(w) = U'(cP - H)U >= 0. A half-explicit Runge-Kutta method (Hairer, Lubich, Roche, Lecture Notes in
+Mathematics 1409, 1989) takes explicit stages, each with the X that makes the *next* point satisfy the constraint.
+Arriving eigenvalues need no root finding: complementarity captures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .eigenpairs import Eigenpairs, leading_eigenpairs
+from .flows.base import FlowState
+from .flows.central import RELIEF_RATE, CentralFlow, Tangent
+
+
+class Log(NamedTuple):
+    """What a step leaves behind, riding in the solution so that it can be saved; none of it feeds back.
+
+    - `sigma_eigenvalues (k,)` and `sigma_directions (n, k)`: Sigma = V diag(x) V' averaged over the step, V'PV = I;
+    - `oscillation_energy ()`: <Sigma, H>; `gradient_variance ()`: tr(H Sigma H);
+    - `residual ()`: largest relative residual of the complementarity problems of the step;
+    - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
+    - `eigen_residual ()`: largest residual of a critical pair, relative to c;
+    - `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`: running counts.
+    """
+
+    sigma_eigenvalues: Float[Array, " k"]
+    sigma_directions: Float[Array, "n k"]
+    oscillation_energy: Float[Array, ""]
+    gradient_variance: Float[Array, ""]
+    residual: Float[Array, ""]
+    untracked: Float[Array, ""]
+    eigen_residual: Float[Array, ""]
+    n_gradients: Float[Array, ""]
+    n_hessian_vectors: Float[Array, ""]
+    n_curvature_gradients: Float[Array, ""]
+
+
+class LoggedState(NamedTuple):
+    """A flow's state and the log of its last step: the `y` of the diffrax solution."""
+
+    state: FlowState
+    log: Log
+
+
+class ConstrainedTerm(dfx.ODETerm):
+    """A diffrax term whose `args` are the central flow itself; `vector_field` is the flow without oscillation."""
+
+    def __init__(self):
+        super().__init__(
+            lambda t, y, flow: LoggedState(flow.stable_drift(y.state), jax.tree.map(jnp.zeros_like, y.log))
+        )
+
+
+class SolverState(NamedTuple):
+    """What warm-starts the next step: the tracked block `V (n, K)` and the covariance `X (k, k)` in its basis."""
+
+    V: Float[Array, "n K"]
+    X: Float[Array, "k k"]
+
+
+class _Stage(NamedTuple):
+    """What the scan over stages carries."""
+
+    point: FlowState
+    rates: FlowState  # leading axis: stages
+    V: Float[Array, "n K"]
+    X: Float[Array, "k k"]
+    mean_X: Float[Array, "k k"]
+    log: Log
+
+
+class AbstractHalfExplicit(dfx.AbstractSolver):
+    """Half-explicit Runge-Kutta method for `CentralFlow`: data in the subclass, mechanism here.
+
+    `weights[i]` holds the coefficients of the point after stage i; the last row are the weights of the step.
+    """
+
+    weights: ClassVar[tuple[tuple[float, ...], ...]]
+    relieved: ClassVar[bool] = True
+    eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
+    term_structure: ClassVar = ConstrainedTerm
+    interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
+
+    def init(self, terms, t0, t1, y0: LoggedState, args: CentralFlow) -> SolverState:
+        """Not used: `solver_state` is always passed, since the eigenvectors come from an observation."""
+        raise NotImplementedError("pass solver_state=SolverState(V, X) to diffeqsolve")
+
+    def func(self, terms, t0, y0, args):
+        """Return the rates without oscillation."""
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0: LoggedState, args: CentralFlow, solver_state: SolverState, made_jump):
+        """Take one step; the log of the new state describes it."""
+        flow, h = args, jnp.asarray(t1 - t0, y0.state.w.dtype)
+        rows = np.array(self.weights)                                         # (s, s) lower triangular
+        n_stages = len(rows)
+        start = _Stage(
+            y0.state,
+            jax.tree.map(lambda x: jnp.zeros((n_stages, *jnp.shape(x)), jnp.result_type(x)), y0.state),
+            solver_state.V,
+            solver_state.X,
+            jnp.zeros_like(solver_state.X),
+            y0.log._replace(residual=0 * y0.log.residual, untracked=0 * h, eigen_residual=0 * h),
+        )
+
+        def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
+            i, a, b = row                                                     # stage, coefficients (s,), weight of X
+            tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs)
+            k = carry.X.shape[0]
+            V = tangent.pairs.U                                               # (n, K)
+            P = flow.optimizer.preconditioner(carry.point.slow, flow.hp)
+            turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * carry.V[:, :k])  # (k, k)
+            offset = jax.tree.map(
+                lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
+                y0.state,
+                carry.rates,
+                carry.point,
+            )
+            relief = RELIEF_RATE * tangent.c * h if self.relieved else jnp.inf
+            rates, X, info = flow.equilibrium(tangent, offset, h * a[i], turn @ carry.X @ turn.T, relief)
+            all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
+            point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)
+            mean_X = turn @ carry.mean_X @ turn.T + b * X
+            return _Stage(point, all_rates, V, X, mean_X, _logged(carry.log, tangent, mean_X, info.residual)), None
+
+        rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
+        end, _ = jax.lax.scan(stage, start, rows_and_weights)
+        y1 = LoggedState(end.point, end.log)
+        finite = jnp.all(jnp.isfinite(end.point.w))
+        result = dfx.RESULTS.where(finite, dfx.RESULTS.successful, dfx.RESULTS.nonlinear_divergence)
+        return y1, self._error(y0, y1, end.rates, h), dict(y0=y0, y1=y1), SolverState(end.V, end.X), result
+
+    def _error(self, y0: LoggedState, y1: LoggedState, rates: FlowState, h: Array) -> Any:
+        """Difference to the Euler step in the flow's state; the log counts nothing."""
+        error = jax.tree.map(lambda y, z, f: z - y - h * f[0], y0.state, y1.state, rates)
+        return LoggedState(error, jax.tree.map(jnp.zeros_like, y1.log))
+
+
+class HalfExplicitHeun(AbstractHalfExplicit):
+    """Half-explicit Heun: second order between events."""
+
+    weights: ClassVar = ((1.0, 0.0), (0.5, 0.5))
+
+    def order(self, terms):
+        """Return 2."""
+        return 2
+
+
+class HalfExplicitEuler(AbstractHalfExplicit):
+    """Half-explicit Euler: first order."""
+
+    weights: ClassVar = ((1.0,),)
+
+    def order(self, terms):
+        """Return 1."""
+        return 1
+
+
+def empty_log(flow: CentralFlow, y: FlowState) -> Log:
+    """Return the log of a flow that has not moved yet."""
+    k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
+    vector, matrix = jnp.zeros((k,), y.w.dtype), jnp.zeros((y.w.size, k), y.w.dtype)
+    return Log(vector, matrix, zero, zero, zero, zero, zero, zero, zero, zero)
+
+
+def _logged(log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
+    """Return the log after a stage, with X (k, k) the mean covariance so far in the stage's basis."""
+    k = X.shape[0]
+    pairs, c = tangent.pairs, tangent.c
+    U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues           # (n, k), (n, k), (K,)
+    x, Y = jnp.linalg.eigh((X + X.T) / 2)
+    x, Y = jnp.maximum(x[::-1], 0), Y[:, ::-1]                                # falling
+    n_near = jnp.sum(tangent.near).astype(X.dtype)
+    eigen_residual = jnp.max(jnp.where(tangent.near, pairs.residuals[:k], 0)) / c
+    return Log(
+        sigma_eigenvalues=x,
+        sigma_directions=U @ Y,
+        oscillation_energy=jnp.sum(jnp.diag(X) * lam[:k]),
+        gradient_variance=jnp.sum((HU.T @ HU) * X),
+        residual=jnp.maximum(log.residual, residual),
+        untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
+        eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
+        n_gradients=log.n_gradients + 1,
+        n_hessian_vectors=log.n_hessian_vectors + pairs.n_hessian_vectors,
+        n_curvature_gradients=log.n_curvature_gradients + n_near * (n_near + 1) / 2,
+    )
