@@ -1,1 +1,61 @@
-"""placeholder"""
+"""cflow's numerical side: integrate central flows next to the optimizers they describe, and compare.
+
+Names are imported when first used, so that `import cflow_num` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compare import Comparison as Comparison
+    from .compare import compare as compare
+    from .errors import InputError as InputError
+    from .errors import RunError as RunError
+    from .loss import Problem as Problem
+    from .problems import PROBLEMS as PROBLEMS
+    from .problems import problem as problem
+    from .report import write_report as write_report
+    from .run import Run as Run
+    from .run import load as load
+    from .run import run as run
+
+_HOMES = {
+    "Comparison": "compare",
+    "compare": "compare",
+    "InputError": "errors",
+    "RunError": "errors",
+    "PROBLEMS": "problems",
+    "Problem": "loss",
+    "Run": "run",
+    "load": "run",
+    "problem": "problems",
+    "run": "run",
+    "write_report": "report",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Package(types.ModuleType):
+    """Keeps the function `run` in its place when the submodule `run` is imported (likewise `compare`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, types.ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -49,6 +49,7 @@ class Published(HalfExplicitEuler):
     """Explicit Euler, sub-step 1/4, as the published codes take it."""
 
     relieved: ClassVar = False
+    all_pairs: ClassVar = True
     eigenpairs: ClassVar = staticmethod(lobpcg_eigenpairs)
 
     @staticmethod

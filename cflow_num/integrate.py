@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cflow_sym.interface import CompiledFlow, Moments
 
@@ -44,6 +44,7 @@ class Carry(NamedTuple):
     y: Any
     V: Float[Array, "n K"]
     solver: SolverState | None
+    step: Int[Array, ""]
 
 
 class Records(NamedTuple):
@@ -69,6 +70,7 @@ class Process:
         *,
         integrator: str | None = None,
         chunk: int = 10,
+        eig_every: int = 1,
         capacity: int = CAPACITY_STEP,
     ):
         if name not in PROCESSES:
@@ -86,7 +88,7 @@ class Process:
             )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
-        self._solver, self._dt = INTEGRATORS[integrator]
+        self._options = (chunk, eig_every, *INTEGRATORS[integrator])
         self._compiled: dict[int, Callable] = {}
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained:
@@ -111,7 +113,7 @@ class Process:
         flow, K = self.flow(), block_size(self.capacity, y.w.size)
         V = start_block(y.w.size, K, y.w.dtype)
         for _ in range(20):
-            seen = _observe(flow, y, V, self.capacity)
+            seen = _observe(Flow(self._problem, self._hp, self._optimizer), y, V, self.capacity)
             V = seen.V
             if bool(seen.converged):
                 break
@@ -120,10 +122,11 @@ class Process:
                 f"the leading eigenvalues did not converge at the start of the {self.name} process "
                 f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
             )
-        if not self.constrained:
-            return Carry(y, V, None), seen
-        k = self.capacity
-        return Carry(LoggedState(y, empty_log(flow, y)), V, SolverState(V, jnp.zeros((k, k), y.w.dtype))), seen
+        step, k = jnp.zeros((), jnp.int32), self.capacity
+        if not isinstance(flow, CentralFlow):
+            return Carry(y, V, None, step), seen
+        solver = SolverState(V, jnp.zeros((k, k), y.w.dtype))
+        return Carry(LoggedState(y, empty_log(flow, y)), V, solver, step), seen
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
@@ -131,12 +134,12 @@ class Process:
             if self.capacity not in self._compiled:
                 began = time.perf_counter()
                 self._compiled[self.capacity] = _advance.lower(
-                    self.flow(), carry, self.chunk, self._solver, self._dt
+                    self.flow(), carry, *self._options
                 ).compile()
                 self.compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
             after, records = jax.block_until_ready(
-                self._compiled[self.capacity](self.flow(), carry, self.chunk, self._solver, self._dt)
+                self._compiled[self.capacity](self.flow(), carry, *self._options)
             )
             taken = time.perf_counter() - began
             if not self._must_grow(records):
@@ -145,10 +148,11 @@ class Process:
             carry = self._grow(carry)
 
     def _must_grow(self, records: Records) -> bool:
-        n = records.w.shape[1]
-        if records.log is None or self.capacity >= n:
+        if records.log is None or self.capacity >= records.w.shape[1]:
             return False
-        return bool(np.nanmax(np.asarray(records.log.untracked)) > 1 - 1.5 * ACTIVE_GAP)
+        seen = records.seen.effective_eigenvalues[:, self.capacity] / records.seen.threshold
+        largest = np.fmax(np.asarray(records.log.untracked), np.asarray(seen))
+        return bool(np.nanmax(largest) > 1 - 1.5 * ACTIVE_GAP)
 
     def _grow(self, carry: Carry) -> Carry:
         n, old = carry.V.shape[0], self.capacity
@@ -159,10 +163,10 @@ class Process:
         y, solver = carry.y, carry.solver
         log = y.log._replace(
             sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
-            sigma_directions=jnp.pad(y.log.sigma_directions, ((0, 0), (0, more))),
+            sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
         )
         solver = SolverState(jnp.concatenate([solver.V, new], 1), jnp.pad(solver.X, (0, more)))
-        return Carry(y._replace(log=log), jnp.concatenate([carry.V, new], 1), solver)
+        return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
@@ -186,17 +190,24 @@ def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
 
 
 @eqx.filter_jit
-def _advance(flow: Flow, carry: Carry, length: int, solver: type, dt: float) -> tuple[Carry, Records]:
+def _advance(
+    flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: float
+) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
     states, after, log, n_gradients, reason = _path(flow, carry, length, solver, dt)
-    # one past the capacity is certified too, so that a cut cluster shows
-    capacity = carry.solver.X.shape[0] if carry.solver is not None else carry.V.shape[1] - 1
+    # one past the capacity is certified too, so that an arriving eigenvalue shows
+    capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
 
-    def look(V: Array, y: FlowState) -> tuple[Array, Observation]:
-        seen = flow.observe(y, V, capacity)
+    def look(V: Array, at: tuple[Array, FlowState]) -> tuple[Array, Observation]:
+        step, y = at
+        seen = jax.lax.cond(
+            step % eig_every == 0,
+            lambda: flow.observe(y, V, capacity),
+            lambda: flow.observe_cheaply(y, V),
+        )
         return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
 
-    V, seen = jax.lax.scan(look, carry.V, states)
+    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), states))
     predictions = {}
     if log is not None:
         moments = Moments(jnp.zeros_like(log.gradient_variance), log.gradient_variance)
@@ -204,18 +215,19 @@ def _advance(flow: Flow, carry: Carry, length: int, solver: type, dt: float) -> 
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
             "predicted_squared_gradient_norm": flow.optimizer.averaged_squared_gradient(seen.gradient_norm, moments),
         }
-    return after._replace(V=V), Records(states.w, seen, log, predictions, n_gradients, reason)
+    return after._replace(V=V, step=carry.step + length), Records(states.w, seen, log, predictions, n_gradients, reason)
 
 
 def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: float):
     """Return the states at the next `length` steps, the carry after them, logs, gradients taken and result code."""
     success = jnp.zeros((), jnp.int32)
     ts = np.arange(1.0, length + 1)
-    saveat = dfx.SaveAt(subs=[dfx.SubSaveAt(ts=ts), dfx.SubSaveAt(t1=True)], solver_state=flow_is_constrained(flow))
+    constrained = isinstance(flow, CentralFlow)
+    saveat = dfx.SaveAt(subs=[dfx.SubSaveAt(ts=ts), dfx.SubSaveAt(t1=True)], solver_state=constrained)
     if isinstance(flow, DiscreteOptimizer):
         states = flow.steps(carry.y, length)
         last = jax.tree.map(lambda x: x[-1], states)
-        return states, Carry(last, carry.V, None), None, jnp.ones(length), success
+        return states, Carry(last, carry.V, None, carry.step), None, jnp.ones(length), success
     common = dict(t0=0.0, t1=float(length), args=flow, saveat=saveat, max_steps=100_000, throw=False)
     if isinstance(flow, StableFlow):
         y = carry.y
@@ -233,9 +245,5 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: float):
         states, log, last = solution.ys[0].state, solution.ys[0].log, solution.ys[1]
         per_step, solver_state = log.n_gradients, solution.solver_state
     code = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
-    return states, Carry(jax.tree.map(lambda x: x[0], last), carry.V, solver_state), log, per_step, code
-
-
-def flow_is_constrained(flow: Flow) -> bool:
-    """Whether the flow carries an oscillation fixed by complementarity."""
-    return isinstance(flow, CentralFlow)
+    last = jax.tree.map(lambda x: x[0], last)
+    return states, Carry(last, carry.V, solver_state, carry.step), log, per_step, code

@@ -1,8 +1,8 @@
 """Symmetric matrices as vectors: the isometry ``svec`` and what follows from it.
 
-``svec`` lists the upper triangle row by row and multiplies the off-diagonal entries by the square root of two, so that
-``<svec A, svec B> = tr(A B)``. The factor belongs on *every* vector: scaling a vector of unknowns but not the vectors it
-is paired with changes the problem.
+``svec`` lists the upper triangle row by row and multiplies the off-diagonal entries by the square root of
+two, so that ``<svec A, svec B> = tr(A B)``. The factor belongs on *every* vector: scaling a vector of
+unknowns but not the vectors it is paired with changes the problem.
 """
 
 import math
@@ -36,7 +36,7 @@ def matrix_size(m: int) -> int:
 
 
 def _upper(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and weights (1 on the diagonal, sqrt 2 off it) of the upper triangle, each of shape (m,)."""
+    """Rows, columns and weights (1 on the diagonal, sqrt 2 off it) of the upper triangle, (m,) each."""
     i, j = np.triu_indices(k)
     return i, j, np.where(i == j, 1.0, math.sqrt(2))
 
@@ -51,7 +51,9 @@ def symmetric_part(M: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
 
 
 def svec(M: Float[Array, "*batch k k"]) -> Float[Array, "*batch m"]:
-    """Return the vector of a symmetric matrix, off-diagonal entries times sqrt 2 (an asymmetric M: its symmetric part).
+    """Return the vector of a symmetric matrix, off-diagonal entries times sqrt 2.
+
+    Of an asymmetric M the symmetric part is taken.
 
     >>> M = jnp.array([[1.0, 2.0], [2.0, 3.0]])
     >>> v = svec(M)

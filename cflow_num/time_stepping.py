@@ -25,7 +25,8 @@ from .flows.central import RELIEF_RATE, CentralFlow, Tangent
 class Log(NamedTuple):
     """What a step leaves behind, riding in the solution so that it can be saved; none of it feeds back.
 
-    - `sigma_eigenvalues (k,)` and `sigma_directions (n, k)`: Sigma = V diag(x) V' averaged over the step, V'PV = I;
+    - `sigma_eigenvalues (k,)`: x in Sigma = V diag(x) V', averaged over the step, V'PV = I, falling;
+    - `sigma_covectors (n, k)`: P V, so that (P V)' delta are the oscillation's coordinates;
     - `oscillation_energy ()`: <Sigma, H>; `gradient_variance ()`: tr(H Sigma H);
     - `residual ()`: largest relative residual of the complementarity problems of the step;
     - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
@@ -34,7 +35,7 @@ class Log(NamedTuple):
     """
 
     sigma_eigenvalues: Float[Array, " k"]
-    sigma_directions: Float[Array, "n k"]
+    sigma_covectors: Float[Array, "n k"]
     oscillation_energy: Float[Array, ""]
     gradient_variance: Float[Array, ""]
     residual: Float[Array, ""]
@@ -86,7 +87,8 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
     """
 
     weights: ClassVar[tuple[tuple[float, ...], ...]]
-    relieved: ClassVar[bool] = True
+    relieved: ClassVar[bool] = True  # whether an infeasible start is corrected at a bounded rate
+    all_pairs: ClassVar[bool] = False  # whether every curvature gradient is evaluated, near the threshold or not
     eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
     term_structure: ClassVar = ConstrainedTerm
     interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
@@ -115,7 +117,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
 
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
             i, a, b = row                                                     # stage, coefficients (s,), weight of X
-            tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs)
+            tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
             k = carry.X.shape[0]
             V = tangent.pairs.U                                               # (n, K)
             P = flow.optimizer.preconditioner(carry.point.slow, flow.hp)
@@ -131,7 +133,8 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
             all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
             point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)
             mean_X = turn @ carry.mean_X @ turn.T + b * X
-            return _Stage(point, all_rates, V, X, mean_X, _logged(carry.log, tangent, mean_X, info.residual)), None
+            log = _logged(carry.log, tangent, P, mean_X, info.residual)
+            return _Stage(point, all_rates, V, X, mean_X, log), None
 
         rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
         end, _ = jax.lax.scan(stage, start, rows_and_weights)
@@ -173,7 +176,7 @@ def empty_log(flow: CentralFlow, y: FlowState) -> Log:
     return Log(vector, matrix, zero, zero, zero, zero, zero, zero, zero, zero)
 
 
-def _logged(log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
+def _logged(log: Log, tangent: Tangent, P: Array, X: Float[Array, "k k"], residual: Array) -> Log:
     """Return the log after a stage, with X (k, k) the mean covariance so far in the stage's basis."""
     k = X.shape[0]
     pairs, c = tangent.pairs, tangent.c
@@ -184,7 +187,7 @@ def _logged(log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array)
     eigen_residual = jnp.max(jnp.where(tangent.near, pairs.residuals[:k], 0)) / c
     return Log(
         sigma_eigenvalues=x,
-        sigma_directions=U @ Y,
+        sigma_covectors=jnp.broadcast_to(P, (U.shape[0],))[:, None] * (U @ Y),
         oscillation_energy=jnp.sum(jnp.diag(X) * lam[:k]),
         gradient_variance=jnp.sum((HU.T @ HU) * X),
         residual=jnp.maximum(log.residual, residual),

@@ -61,18 +61,27 @@ class Flow(eqx.Module):
 
     def observe(self, y: FlowState, V: Float[Array, "n K"], capacity: int) -> Observation:
         """Return what is recorded of the state y, refining the eigenvectors V of the last observation."""
-        loss, g = self.problem.value_and_gradient(y.w)
-        P = self.optimizer.preconditioner(y.slow, self.hp)
-        c = self.optimizer.threshold(y.slow, self.hp)
+        seen = self.observe_cheaply(y, V)
+        P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         pairs = leading_eigenpairs(
-            lambda V: self.problem.hessian_vectors(y.w, V), P, V, wanted_above=0.9 * c, capacity=capacity
+            lambda V: self.problem.hessian_vectors(y.w, V),
+            P,
+            V,
+            wanted_above=0.9 * seen.threshold,
+            capacity=capacity,
         )
+        return seen._replace(effective_eigenvalues=pairs.eigenvalues, V=pairs.U, converged=pairs.converged)
+
+    def observe_cheaply(self, y: FlowState, V: Float[Array, "n K"]) -> Observation:
+        """Return the observation without eigenvalues (nan), which costs one gradient."""
+        loss, g = self.problem.value_and_gradient(y.w)
+        P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
+        c = jnp.asarray(self.optimizer.threshold(y.slow, self.hp), y.w.dtype)
         scalars: dict[str, Any] = {k: x for k, x in y.slow.items() if jnp.ndim(x) == 0 and k != "t"}
         if jnp.ndim(P) == 0:
-            scalars["effective_step_size"] = 1 / P
-        return Observation(
-            loss, jnp.linalg.norm(g), pairs.eigenvalues, pairs.U, jnp.asarray(c), scalars, pairs.converged
-        )
+            scalars["effective_step_size"] = jnp.asarray(1 / P, y.w.dtype)
+        unknown = jnp.full((V.shape[1],), jnp.nan, y.w.dtype)
+        return Observation(loss, jnp.linalg.norm(g), unknown, V, c, scalars, jnp.asarray(True))
 
 
 def displaced(y: FlowState, dy: FlowState, step: Float[Array, ""] | float = 1.0) -> FlowState:

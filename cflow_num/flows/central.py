@@ -60,8 +60,13 @@ class CentralFlow(Flow):
     capacity: int = eqx.field(static=True)
     sharpness_reduction: bool = eqx.field(static=True, default=True)
 
-    def linearize(self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs) -> Tangent:
-        """Evaluate eigenpairs (from the block V), curvature gradients and the affine dynamics at y."""
+    def linearize(
+        self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs, all_pairs: bool = False
+    ) -> Tangent:
+        """Evaluate eigenpairs (from the block V), curvature gradients and the affine dynamics at y.
+
+        Curvature gradients are evaluated for eigenvalues near the threshold, or for all tracked with `all_pairs`.
+        """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
         g = self.problem.gradient(y.w)                                        # (n,)
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
@@ -74,7 +79,7 @@ class CentralFlow(Flow):
             capacity=k,
         )
         U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues[:k]   # (n, k), (n, k), (k,)
-        near = lam > (1 - TRACKING_GAP) * c                                   # (k,)
+        near = (lam > (1 - TRACKING_GAP) * c) | all_pairs                     # (k,)
         D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)
 
         E = svec_basis(k)                                                     # (m, k, k)

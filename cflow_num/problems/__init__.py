@@ -1,0 +1,47 @@
+"""Named problems: `problem("digits-mlp", width=32)`. One problem a file; importing this package imports none."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from ..loss import Problem
+
+# name: (module, function, one line for listings)
+PROBLEMS = {
+    "digits-mlp": ("digits_mlp", "digits_mlp", "a small MLP on handwritten digits, squared error (1,960 weights)"),
+    "quadratic": ("quadratic", "quadratic", "a convex quadratic with a chosen spectrum"),
+    "valley": ("valley", "valley", "a valley that sharpens: gradient descent's central flow in closed form"),
+    "ramp": ("ramp", "ramp", "a valley with a constant slope: Scalar RMSProp's central flow in closed form"),
+}
+
+
+def problem(name: str, **options: Any) -> Problem:
+    """Return the named problem; `options` are the keyword arguments of its function.
+
+    **Raises:** `InputError` for an unknown name or option (with the nearest one) and for values out of range.
+
+    >>> problem("digits-mlp", n=50, width=8).n_weights
+    610
+    """
+    if name not in PROBLEMS:
+        raise InputError(f'problem "{name}" is not one of {", ".join(PROBLEMS)}{nearest(name, PROBLEMS)}')
+    module, function, _ = PROBLEMS[name]
+    build = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    known = inspect.signature(build).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise InputError(f'problem {name} has no option "{option}", it has {", ".join(known)}{nearest(option, known)}')
+        expected = type(known[option].default)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            options[option] = float(value)
+        elif not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
+            raise InputError(
+                f"option {option} of problem {name} is {value!r}, it must be of type {expected.__name__} "
+                f"like its default {known[option].default!r}"
+            )
+    return build(**options)

@@ -1,0 +1,30 @@
+"""A convex quadratic: below the threshold nothing oscillates, and every flow is known exactly."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..loss import Problem
+
+
+def quadratic(*, n: int = 20, sharpness: float = 1.0, condition: float = 100.0, seed: int = 0) -> Problem:
+    """Return L(w) = sum_i lambda_i w_i^2 / 2 in n dimensions, lambda spaced geometrically up to `sharpness`.
+
+    >>> quadratic(n=3, sharpness=4.0, condition=4.0).value(jnp.ones(3)).item()
+    3.5
+    """
+    if n < 1:
+        raise InputError(f"n is {n}, it must be at least 1")
+    if not (sharpness > 0 and condition >= 1):
+        raise InputError(f"sharpness is {sharpness:g} and condition {condition:g}: they must be positive and at least 1")
+    eigenvalues = jnp.asarray(sharpness * np.geomspace(1, 1 / condition, n))
+    w = np.random.default_rng(seed).normal(size=n)
+    return Problem(
+        lambda w, eigenvalues: jnp.sum(eigenvalues * w**2) / 2,
+        jnp.asarray(w),
+        data=eigenvalues,
+        name="quadratic",
+        description=f"quadratic in {n} dimensions, eigenvalues {sharpness:g} down to {sharpness / condition:g}",
+    )

@@ -1,0 +1,420 @@
+"""`run(...)`: the discrete optimizer and its flows side by side, and `Run`, what is kept of them in one file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from .discrete import DiscreteOptimizer, midpoints
+from .errors import InputError, RunError
+from .flows.base import FlowState, Observation
+from .hyperparameters import as_arrays, resolve
+from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
+from .loss import Problem
+
+CHUNK = 10  # steps per compiled call
+_EXPLOSION = 1e4  # rise of the loss, relative to the largest seen in the first step, that counts as divergence
+
+# name: (extra dimension, units, meaning)
+VARIABLES = {
+    "loss": ("", "1", "training loss at the weights of the step"),
+    "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
+    "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
+    "threshold": ("", "1", "c: effective eigenvalues equilibrate there"),
+    "nu": ("", "loss^2/weight^2", "moving average of the squared gradient norm used in the step"),
+    "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
+    "midpoint_loss": ("", "1", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
+    "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
+    "displacement": ("eig", "(weight * P)^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),
+    "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
+    "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
+    "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
+    "sigma_eigenvalues": ("eig", "weight^2 * P", "generalized eigenvalues of the covariance Sigma, P metric"),
+    "residual": ("", "1", "relative residual of the complementarity problem"),
+    "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
+    "n_gradients": ("", "1", "gradient evaluations so far"),
+    "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
+    "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
+    "seconds": ("", "s", "processor wall time so far, without compilation"),
+}
+
+
+class Run:
+    """The result of `run`: everything recorded, step by step.
+
+    `tree` is an xarray DataTree with one group per process (`/discrete`, `/stable`, `/central`, ...) and dimensions
+    `step` (0 is the state after the warm start) and `eig`. `reason` says why the run ended early, or is empty.
+    """
+
+    def __init__(self, tree: xr.DataTree):
+        self.tree = tree
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was asked to do: optimizer, hyperparameters, problem, steps, ..."""
+        return json.loads(self.tree.attrs["config"])
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended early; empty if it took all its steps."""
+        return self.tree.attrs["reason"]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.tree.to_netcdf(temporary, engine="h5netcdf")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        return path
+
+    def compare(self):
+        """Return the `Comparison` of the flows with the discrete run."""
+        from .compare import compare
+
+        return compare(self)
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `report.html` and its figures into `folder`; return the page's path."""
+        from .report import write_report
+
+        return write_report([self], folder)
+
+    def __repr__(self) -> str:
+        config = self.config
+        ended = f", ended early: {self.reason}" if self.reason else ""
+        return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Read a run file; raises `InputError` with the path where it is missing, damaged or not a run."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: pass the run.nc that a run wrote")
+    try:
+        tree = xr.load_datatree(path, engine="h5netcdf")
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or not a run file") from error
+    if "config" not in tree.attrs or "reason" not in tree.attrs:
+        raise InputError(f"{path} is a netCDF file but not one that cflow wrote: it has no config attribute")
+    return Run(tree)
+
+
+def run(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    *,
+    steps: int = 500,
+    warm_start: int = 0,
+    processes: Sequence[str] = ("discrete", "stable", "central"),
+    integrator: str | None = None,
+    eig_every: int = 1,
+    quiet: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Run an optimizer and its flows side by side on a problem.
+
+    **Arguments:**
+
+    - `problem`: a `Problem`.
+    - `optimizer`: a name (see `cflow optimizers`), an `OptimizerSpec`, a `Derivation` or a compiled flow.
+    - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches.
+    - `steps`: how many optimizer steps; one unit of flow time each.
+    - `warm_start`: discrete steps taken by all processes before step 0.
+    - `processes`: any of `discrete`, `stable`, `central`, `ablated`.
+    - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
+    - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+    - `quiet`: no progress bar.
+    - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
+
+    **Returns:** a `Run`. A run that cannot go on (divergence, unconverged eigenpairs, complementarity residual above
+    its tolerance) is a result too: its data up to there, with `reason` set.
+
+    **Raises:** `InputError` for bad input, before work starts.
+
+    >>> import jax.numpy as jnp
+    >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
+    >>> result = run(problem, "gradient_descent", dict(learning_rate=0.1), steps=20, quiet=True)
+    >>> result.tree["central"]["loss"].dims, result.reason
+    (('step',), '')
+    """
+    flow, hp = resolve(optimizer, hyperparameters)
+    _check_arguments(problem, steps, warm_start, processes, eig_every)
+    arrays = as_arrays(hp, problem.w0.dtype)
+    everything = {
+        name: Process(
+            name, problem, flow, arrays, integrator=integrator, chunk=min(CHUNK, steps), eig_every=eig_every
+        )
+        for name in PROCESSES
+        if name in processes
+    }
+    config = {
+        "optimizer": flow.NAME,
+        "title": flow.TITLE,
+        "switches": list(flow.SWITCHES),
+        "hyperparameters": hp,
+        "problem": problem.name,
+        "problem_description": problem.description,
+        "n_weights": problem.n_weights,
+        "dtype": problem.w0.dtype.name,
+        "steps": steps,
+        "warm_start": warm_start,
+        "processes": list(everything),
+        "integrator": integrator or DEFAULT_INTEGRATOR,
+        "eig_every": eig_every,
+    }
+    if on_start is not None:
+        on_start(config)
+    began = time.perf_counter()
+    discrete = DiscreteOptimizer(problem, arrays, flow)
+    y0 = _warm_start(discrete, warm_start)
+    recorders, end, reason = _loop(discrete, everything, y0, steps, quiet)
+    groups = {
+        name: recorder.dataset(end, {"compile_seconds": everything[name].compile_seconds})
+        for name, recorder in recorders.items()
+    }
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = {
+        "title": f"{flow.TITLE} on {problem.name}: discrete optimizer and flows",
+        "config": json.dumps(config),
+        "reason": reason,
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+        "versions": json.dumps(versions()),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "total_seconds": time.perf_counter() - began,
+    }
+    return Run(tree)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run depends on, the device, and the commit where cflow runs from a checkout."""
+    packages = ("cflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "xarray")
+    found = {name: metadata.version(name) for name in packages}
+    device = jax.devices()[0]
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": f"{device.platform} {device.device_kind}",
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    head = Path(__file__).resolve().parent.parent / ".git" / "HEAD"
+    try:
+        text = head.read_text().strip()
+        return (head.parent / text[5:]).read_text().strip() if text.startswith("ref: ") else text
+    except OSError:
+        return "unknown"
+
+
+class _Recorder:
+    """Arrays over steps 0..steps for one process, filled as chunks arrive; nan where nothing is known."""
+
+    def __init__(self, steps: int):
+        self.steps, self.arrays = steps, {}
+
+    def put(self, name: str, first: int, values: Any) -> None:
+        """Store `values` (leading axis: steps from `first` on), cutting what reaches beyond the last step."""
+        values = np.asarray(values)[: max(self.steps + 1 - first, 0)]
+        old = self.arrays.get(name)
+        width = values.shape[1:]
+        if old is None:
+            old = np.full((self.steps + 1, *width), np.nan)
+        elif width and old.shape[1] < width[0]:
+            old = np.pad(old, ((0, 0), (0, width[0] - old.shape[1])), constant_values=np.nan)
+        if width:
+            old[first : first + len(values), : width[0]] = values
+        else:
+            old[first : first + len(values)] = values
+        self.arrays[name] = old
+
+    def observe(self, first: int, seen: Observation) -> None:
+        """Store observations with a leading axis of steps."""
+        for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold"):
+            self.put(name, first, getattr(seen, name))
+        for name, values in seen.scalars.items():
+            self.put(name, first, values)
+
+    def dataset(self, end: int, attrs: dict[str, Any]) -> xr.Dataset:
+        """Return the first `end` + 1 steps as a dataset with units and meanings."""
+        variables = {}
+        for name, values in self.arrays.items():
+            dim, units, meaning = VARIABLES.get(name, ("", "1", name))
+            dims = ("step", "eig") if dim else ("step",)
+            variables[name] = xr.Variable(dims, values[: end + 1], {"units": units, "long_name": meaning})
+        widest = max((a.shape[1] for a in self.arrays.values() if a.ndim == 2), default=0)
+        for name, variable in variables.items():
+            if "eig" in variable.dims:
+                variables[name] = variable.pad({"eig": (0, widest - variable.sizes["eig"])}, constant_values=np.nan)
+        step = xr.Variable("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})
+        return xr.Dataset(variables, coords={"step": step}, attrs=attrs)
+
+
+def _check_arguments(problem: Any, steps: int, warm_start: int, processes: Sequence[str], eig_every: int) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
+            "cflow_num.Problem(loss, params)"
+        )
+    for name, value, least in (("steps", steps, 1), ("warm_start", warm_start, 0), ("eig_every", eig_every, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
+    if isinstance(processes, str) or not processes:
+        raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
+    for name in processes:
+        if name not in PROCESSES:
+            from .errors import nearest
+
+            raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
+    loss = float(problem.value(problem.w0))
+    if not np.isfinite(loss):
+        raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
+
+
+def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
+    y = discrete.first(discrete.problem.w0)
+    for t in range(warm_start):
+        y = discrete.step(y)
+        if not bool(jnp.all(jnp.isfinite(y.w))):
+            raise RunError(f"the discrete optimizer diverges at warm-start step {t + 1}: use a smaller learning rate")
+    return y
+
+
+def _loop(
+    discrete: DiscreteOptimizer, everything: dict[str, Process], y0: FlowState, steps: int, quiet: bool
+) -> tuple[dict[str, _Recorder], int, str]:
+    """Advance all processes in lockstep; return what was recorded, the last step reached and why it ended early."""
+    recorders = {name: _Recorder(steps) for name in everything}
+    carries: dict[str, Carry] = {}
+    lockstep = _Lockstep(discrete, recorders, y0)
+    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True)
+    reached, reason = 0, ""
+    try:
+        for name, process in everything.items():
+            bar.set_description(f"starting {name}")
+            carries[name], seen = process.start(y0)
+            recorders[name].observe(0, jax.tree.map(lambda x: x[None], seen._replace(V=jnp.zeros(()))))
+            if process.constrained:
+                _at_start(recorders[name], seen)
+            recorders[name].put("seconds", 0, np.zeros(1))
+        while reached < steps and not reason:
+            chunk, failures = {}, []
+            for name, process in everything.items():
+                verb = "running" if process.compile_seconds else "compiling"
+                bar.set_description(f"{verb} {name}")
+                began = process.seconds
+                carries[name], records = process.advance(carries[name])
+                chunk[name] = records
+                failure = process.failure(records) or _explosion(records, recorders[name])
+                if failure:
+                    failures.append((failure[0], f"the {name} process: {failure[1]}"))
+                _store(recorders[name], reached + 1, records, began, process.seconds)
+            lockstep.add(reached, chunk)
+            taken = min(CHUNK, steps, steps - reached)
+            if failures and (first := min(failures))[0] < taken:
+                taken = first[0]
+                reason = f"ended at step {reached + taken} of {steps}: {first[1]} at step {reached + taken + 1}"
+            reached += taken
+            bar.update(taken)
+    except KeyboardInterrupt:
+        reason = f"interrupted at step {reached} of {steps}"
+    bar.close()
+    return recorders, reached, reason
+
+
+def _at_start(recorder: _Recorder, seen: Observation) -> None:
+    recorder.put("sigma_eigenvalues", 0, np.zeros((1, seen.effective_eigenvalues.shape[0])))
+    recorder.put("predicted_loss", 0, seen.loss[None])
+    recorder.put("predicted_squared_gradient_norm", 0, seen.gradient_norm[None] ** 2)
+    for name in ("residual", "n_gradients", "n_hessian_vectors", "n_curvature_gradients"):
+        recorder.put(name, 0, np.zeros(1))
+
+
+def _store(recorder: _Recorder, first: int, records: Records, began: float, ended: float) -> None:
+    recorder.observe(first, records.seen)
+    n = records.w.shape[0]
+    recorder.put("seconds", first, began + (ended - began) * np.arange(1, n + 1) / n)
+    for name, values in records.predictions.items():
+        recorder.put(name, first, values)
+    if records.log is None:
+        before = recorder.arrays.get("n_gradients", np.zeros(first + 1))[first - 1] if first > 1 else 0.0
+        recorder.put("n_gradients", 0, np.zeros(1)) if first == 1 else None
+        recorder.put("n_gradients", first, before + np.cumsum(np.asarray(records.n_gradients)))
+        return
+    for name in ("sigma_eigenvalues", "residual", "eigen_residual"):
+        recorder.put(name, first, getattr(records.log, name))
+    for name in ("n_gradients", "n_hessian_vectors", "n_curvature_gradients"):
+        recorder.put(name, first, getattr(records.log, name))
+
+
+def _explosion(records: Records, recorder: _Recorder) -> tuple[int, str] | None:
+    loss, first = np.asarray(records.seen.loss), recorder.arrays["loss"][0]
+    bad = loss - first > _EXPLOSION * max(abs(first), np.finfo(loss.dtype).tiny)
+    if not bad.any():
+        return None
+    step = int(np.argmax(bad))
+    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), a smaller learning rate is needed;"
+
+
+class _Lockstep:
+    """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
+
+    def __init__(self, discrete: DiscreteOptimizer, recorders: dict[str, _Recorder], y0: FlowState):
+        self.recorders = recorders
+        self.w0 = np.asarray(y0.w)
+        self.tails: dict[str, np.ndarray] = {name: self.w0[None] for name in recorders}
+        self.covectors: np.ndarray | None = None
+        self.value = eqx.filter_jit(lambda problem, path: jax.lax.map(problem.value, path))
+        self.problem = discrete.problem
+
+    def add(self, reached: int, chunk: dict[str, Records]) -> None:
+        """Add the steps from `reached` + 1 on; midpoints are known up to the last but one."""
+        if "discrete" not in chunk:
+            return
+        windows = {name: np.concatenate([self.tails[name], np.asarray(r.w)]) for name, r in chunk.items()}
+        path = windows["discrete"]                                            # (T + 2, n), (T + 1, n) at first
+        first = reached if len(self.tails["discrete"]) == 2 else reached + 1
+        middle = np.asarray(midpoints(path))
+        recorder = self.recorders["discrete"]
+        recorder.put("midpoint_loss", first, self.value(self.problem, middle))
+        recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
+        for name, window in windows.items():
+            if name != "discrete":
+                aligned = window[-len(middle) - 1 : -1]                       # (T, n) same steps as the midpoints
+                distance = np.linalg.norm(aligned - middle, axis=1)
+                self.recorders[name].put("distance_to_discrete", first, distance)
+        log = chunk["central"].log if "central" in chunk else None
+        if log is not None:
+            covectors = np.asarray(log.sigma_covectors)                       # (T, n, k) steps reached + 1 ...
+            if self.covectors is not None:
+                more = covectors.shape[2] - self.covectors.shape[2]
+                last = np.pad(self.covectors, ((0, 0), (0, 0), (0, more)))
+                covectors = np.concatenate([last, covectors])
+            used = covectors[-len(middle) - 1 : -1]
+            start = first + len(middle) - len(used)
+            delta = path[1:-1][-len(used) :] - middle[-len(used) :]           # (T, n) w_t - midpoint
+            recorder.put("displacement", start, np.einsum("tnk,tn->tk", used, delta))
+            self.covectors = np.asarray(log.sigma_covectors[-1:])
+        self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}
