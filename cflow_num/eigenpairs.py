@@ -11,7 +11,7 @@ y = P^{1/2} v, recombining the products with the matrix, so that an iteration co
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def block_size(capacity: int, n: int) -> int:
     return min(capacity + GUARD_VECTORS, n)
 
 
-def start_block(n: int, K: int, dtype: jnp.dtype, seed: int = 0) -> Float[Array, "n K"]:
+def start_block(n: int, K: int, dtype: Any, seed: int = 0) -> Float[Array, "n K"]:
     """Return a random block (n, K) to start from; the same for the same seed.
 
     >>> start_block(5, 2, jnp.float32).shape

@@ -88,8 +88,8 @@ class Process:
             )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
-        self._options = (chunk, eig_every, *INTEGRATORS[integrator])
-        self._compiled: dict[int, Callable] = {}
+        solver, dt = INTEGRATORS[integrator]
+        self._options = (chunk, eig_every, solver, jnp.asarray(dt))
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained:
             Published.check(problem.n_weights, self.capacity)
@@ -131,16 +131,12 @@ class Process:
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:
-            if self.capacity not in self._compiled:
-                began = time.perf_counter()
-                self._compiled[self.capacity] = _advance.lower(
-                    self.flow(), carry, *self._options
-                ).compile()
-                self.compile_seconds += time.perf_counter() - began
+            arguments = (self.flow(), carry, *self._options)
             began = time.perf_counter()
-            after, records = jax.block_until_ready(
-                self._compiled[self.capacity](self.flow(), carry, *self._options)
-            )
+            compiled = _compiled(arguments)
+            self.compile_seconds += time.perf_counter() - began
+            began = time.perf_counter()
+            after, records = jax.block_until_ready(compiled(*arguments))
             taken = time.perf_counter() - began
             if not self._must_grow(records):
                 self.seconds += taken
@@ -184,6 +180,19 @@ class Process:
         return min(found, default=None)
 
 
+_PROGRAMS: dict[Any, Callable] = {}  # compiled chunks by everything that is not an array
+
+
+def _compiled(arguments: tuple) -> Callable:
+    """Return `_advance` compiled for such arguments: ahead of time, so that compilation can be told from running."""
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
+    key = (tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes)
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = _advance.lower(*arguments).compile()
+    return _PROGRAMS[key]
+
+
 @eqx.filter_jit
 def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
     return flow.observe(y, V, capacity)
@@ -191,7 +200,7 @@ def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
 
 @eqx.filter_jit
 def _advance(
-    flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: float
+    flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: Array
 ) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
     states, after, log, n_gradients, reason = _path(flow, carry, length, solver, dt)
@@ -218,7 +227,7 @@ def _advance(
     return after._replace(V=V, step=carry.step + length), Records(states.w, seen, log, predictions, n_gradients, reason)
 
 
-def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: float):
+def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array):
     """Return the states at the next `length` steps, the carry after them, logs, gradients taken and result code."""
     success = jnp.zeros((), jnp.int32)
     ts = np.arange(1.0, length + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -77,16 +78,7 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.tree.to_netcdf(temporary, engine="h5netcdf")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
-        return path
+        return _write(Path(path), lambda temporary: self.tree.to_netcdf(temporary, engine="h5netcdf"))
 
     def compare(self):
         """Return the `Comparison` of the flows with the discrete run."""
@@ -104,6 +96,24 @@ class Run:
         config = self.config
         ended = f", ended early: {self.reason}" if self.reason else ""
         return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file through a temporary name; raises `InputError` where it cannot be written."""
+    return _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    return path
 
 
 def load(path: str | os.PathLike[str]) -> Run:
@@ -293,10 +303,17 @@ def _check_arguments(problem: Any, steps: int, warm_start: int, processes: Seque
         raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
 
 
-def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
+@eqx.filter_jit
+def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
     y = discrete.first(discrete.problem.w0)
+    return y, discrete.steps(y, length)
+
+
+def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
+    """Return the state that every process starts from, after `warm_start` discrete steps."""
+    y, path = _warm_start_path(discrete, warm_start)
     for t in range(warm_start):
-        y = discrete.step(y)
+        y = jax.tree.map(lambda x, t=t: x[t], path)
         if not bool(jnp.all(jnp.isfinite(y.w))):
             raise RunError(f"the discrete optimizer diverges at warm-start step {t + 1}: use a smaller learning rate")
     return y

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,20 +40,13 @@ def digits_mlp(
     X = X[:n] / 16
     data = (jnp.asarray(X - X.mean(axis=0)), jnp.asarray(np.eye(10)[labels[:n]]))
     params = mlp_params([64] + [width] * depth + [10], scale=scale, seed=seed)
-    act = ACTIVATIONS[activation]
-
-    def outputs(params, data):
-        return mlp(params, data[0], act)
-
-    def loss(params, data):
-        return jnp.mean(jnp.sum((outputs(params, data) - data[1]) ** 2, axis=1)) / 2
-
+    model = Mlp(ACTIVATIONS[activation])
     sizes = "-".join(str(s) for s in [64] + [width] * depth + [10])
     return Problem(
-        loss,
+        model.loss,
         params,
         data=data,
-        outputs=outputs,
+        outputs=model.outputs,
         name="digits-mlp",
         description=f"{activation} MLP {sizes} on {n} handwritten digits, squared error, seed {seed}",
     )
@@ -65,8 +61,19 @@ def mlp_params(sizes: list[int], *, scale: float, seed: int) -> list[dict]:
     ]
 
 
-def mlp(params: list[dict], x, activation):
-    """Return the outputs (n, classes) of the MLP for inputs x (n, features)."""
-    for layer in params[:-1]:
-        x = activation(x @ layer["weight"] + layer["bias"])
-    return x @ params[-1]["weight"] + params[-1]["bias"]
+@dataclasses.dataclass(frozen=True)
+class Mlp:
+    """The network as a value: equal activations compare equal, so that equal problems share compiled code."""
+
+    activation: Callable
+
+    def outputs(self, params, data):
+        """Return the outputs (n, classes) for data = (inputs (n, features), targets)."""
+        x = data[0]
+        for layer in params[:-1]:
+            x = self.activation(x @ layer["weight"] + layer["bias"])
+        return x @ params[-1]["weight"] + params[-1]["bias"]
+
+    def loss(self, params, data):
+        """Return half the mean squared distance of the outputs from the targets."""
+        return jnp.mean(jnp.sum((self.outputs(params, data) - data[1]) ** 2, axis=1)) / 2

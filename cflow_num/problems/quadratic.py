@@ -22,9 +22,13 @@ def quadratic(*, n: int = 20, sharpness: float = 1.0, condition: float = 100.0, 
     eigenvalues = jnp.asarray(sharpness * np.geomspace(1, 1 / condition, n))
     w = np.random.default_rng(seed).normal(size=n)
     return Problem(
-        lambda w, eigenvalues: jnp.sum(eigenvalues * w**2) / 2,
+        _loss,
         jnp.asarray(w),
         data=eigenvalues,
         name="quadratic",
         description=f"quadratic in {n} dimensions, eigenvalues {sharpness:g} down to {sharpness / condition:g}",
     )
+
+
+def _loss(w, eigenvalues):
+    return jnp.sum(eigenvalues * w**2) / 2

@@ -27,12 +27,16 @@ def ramp(*, S: float = 10.0, p: float = 0.1, x0: float = 0.1) -> Problem:
     if S <= 0:
         raise InputError(f"S is {S:g}, it must be positive")
     return Problem(
-        lambda w, c: c["S"] * w[0] ** 2 / 2 - c["p"] * w[1],
+        _loss,
         jnp.array([x0, 0.0]),
         data={"S": jnp.asarray(float(S)), "p": jnp.asarray(float(p))},
         name="ramp",
         description=f"valley of sharpness {S:g} on a slope of {p:g}",
     )
+
+
+def _loss(w, c):
+    return c["S"] * w[0] ** 2 / 2 - c["p"] * w[1]
 
 
 def ramp_central_flow(t, *, learning_rate: float, beta2: float, nu0: float, S: float = 10.0, p: float = 0.1):

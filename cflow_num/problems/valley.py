@@ -26,18 +26,19 @@ def valley(
     3.95
     """
     data = {"s0": s0, "a": a, "p": p, "k": k}
-
-    def loss(w, c):
-        x, y, z = w
-        return (c["s0"] + y + c["a"] * z) * x**2 / 2 - c["p"] * y + c["k"] * z**2 / 2
-
     return Problem(
-        loss,
+        valley_loss,
         jnp.array([x0, 0.0, z0]),
         data={name: jnp.asarray(float(value)) for name, value in data.items()},
         name="valley",
         description=f"valley sharpening along its floor: s0 {s0:g}, a {a:g}, p {p:g}, k {k:g}",
     )
+
+
+def valley_loss(w, c):
+    """Return L(x, y, z) for w = (x, y, z) and the constants c by name."""
+    x, y, z = w
+    return (c["s0"] + y + c["a"] * z) * x**2 / 2 - c["p"] * y + c["k"] * z**2 / 2
 
 
 def valley_central_flow(

@@ -1,0 +1,353 @@
+"""The `cflow` command: flat flags, one subcommand a verb. The one place, with `testing`, that composes both packages.
+
+Nothing slow is imported before it is needed: `--help` pays neither for JAX nor for SymPy.
+Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ended early with a reason (data saved).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from .errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from .loss import Problem
+
+DONE, BAD_INPUT, ENDED_EARLY = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """List the built-in optimizers with their hyperparameters and switches."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        import cflow_sym as cs
+
+        for name in cs.optimizers():
+            spec = cs.optimizer(name)
+            parameters = ", ".join(h.name for h in spec.hyperparameters)
+            switches = f"; switches {', '.join(spec.switch_names)}" if spec.switch_names else ""
+            print(f"{name:<22} {spec.title}: {parameters}{switches}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class Problems:
+    """List the problems with their options."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        import importlib
+        import inspect
+
+        from .problems import PROBLEMS
+
+        for name, (module, function, meaning) in PROBLEMS.items():
+            build = getattr(importlib.import_module(f"cflow_num.problems.{module}"), function)
+            options = ", ".join(f"{k}={p.default}" for k, p in inspect.signature(build).parameters.items())
+            print(f"{name:<12} {meaning}\n{'':<12} options: {options}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Derive an optimizer's flows and print the derivation, every step checked."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
+    """A built-in optimizer (see `cflow optimizers`)."""
+    all: bool = False
+    """Every built-in optimizer."""
+    latex: bool = False
+    """LaTeX instead of Markdown."""
+    switches: tuple[str, ...] = ()
+    """Switches to turn on, for instance bias_correction."""
+    out: Path | None = None
+    """Write files into this folder instead of printing."""
+    check: bool = False
+    """Write nothing; fail where a file in the folder is stale."""
+
+    def __call__(self) -> int:
+        """Derive, then print or write."""
+        import cflow_sym as cs
+        from cflow_sym.render import write_derivations
+
+        names = _names(self.name, self.all, "derive")
+        if self.all or self.out is not None or self.check:
+            return _write(write_derivations, self.out or Path("derivations"), names, self.check, "cflow derive")
+        d = cs.derive(names[0], **dict.fromkeys(self.switches, True))
+        print(d.to_latex() if self.latex else d.to_markdown())
+        return DONE
+
+
+@dataclass(frozen=True)
+class Codegen:
+    """Print the generated JAX module of an optimizer, or write all of them."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
+    """A built-in optimizer (see `cflow optimizers`)."""
+    all: bool = False
+    """Every built-in optimizer with every combination of its switches, into the package."""
+    out: Path | None = None
+    """Write files into this folder instead of printing."""
+    check: bool = False
+    """Write nothing; fail where a file is stale."""
+
+    def __call__(self) -> int:
+        """Generate, then print or write."""
+        from cflow_sym import codegen, generated
+
+        names = _names(self.name, self.all, "codegen")
+        if self.all or self.out is not None or self.check:
+            folder = self.out or Path(generated.__path__[0])
+            return _write(codegen.write_generated, folder, names, self.check, "cflow codegen")
+        import cflow_sym as cs
+
+        print(codegen.source(cs.derive(names[0])))
+        return DONE
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Run an optimizer and its flows side by side, save everything, print the verdict."""
+
+    optimizer: str
+    """A built-in optimizer (see `cflow optimizers`)."""
+    out: Path
+    """Folder for config.json and run.nc; an earlier run there is replaced when this one is done."""
+    problem: str = "digits-mlp"
+    """A problem (see `cflow problems`), with options as in digits-mlp:width=32,n=500."""
+    learning_rate: float | None = None
+    """Learning rate."""
+    beta1: float | None = None
+    """Decay of the first moment."""
+    beta2: float | None = None
+    """Decay of the second moment."""
+    epsilon: float | None = None
+    """Added to the root of the second moment."""
+    weight_decay: float | None = None
+    """Weight decay."""
+    set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
+    """Further hyperparameters."""
+    switches: tuple[str, ...] = ()
+    """Switches of the optimizer to turn on, for instance bias_correction."""
+    steps: int = 500
+    """Optimizer steps, each one unit of flow time."""
+    warm_start: int = 0
+    """Discrete steps that all processes take before step 0."""
+    processes: tuple[str, ...] = ("discrete", "stable", "central")
+    """Any of discrete, stable, central, ablated."""
+    integrator: str | None = None
+    """heun or published; the best we have if not given."""
+    eig_every: int = 1
+    """Record effective eigenvalues every so many steps."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point type of weights and derivatives."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __call__(self) -> int:
+        """Check the input, run, save, compare."""
+        _use_dtype(self.dtype)
+        from .run import run
+
+        hyperparameters = self._hyperparameters()
+        problem = _problem(self.problem)
+        result = run(
+            problem,
+            self.optimizer,
+            hyperparameters,
+            steps=self.steps,
+            warm_start=self.warm_start,
+            processes=self.processes,
+            integrator=self.integrator,
+            eig_every=self.eig_every,
+            quiet=self.quiet,
+            on_start=self._write_config,
+        )
+        path = result.save(self.out / "run.nc")
+        if result.reason:
+            print(f"{result.reason}; what was computed is in {path}", file=sys.stderr)
+            return ENDED_EARLY
+        if {"discrete", "stable", "central"} <= set(self.processes):
+            print(result.compare())
+        print(f"saved {path}")
+        return DONE
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        named = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
+        values: dict[str, Any] = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        for text in self.set:
+            name, _, value = text.partition("=")
+            values[name] = _number(value, f"--set {text}", "NAME=VALUE with a number, for instance --set beta2=0.99")
+        return values | dict.fromkeys(self.switches, True)
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        from .run import write_text
+
+        write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print the verdict on a run: how close each flow stays to the discrete optimizer, against fixed limits."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN.nc")]
+    """A run file."""
+    json: bool = False
+    """Machine-readable output."""
+
+    def __call__(self) -> int:
+        """Load, compare, print."""
+        import json
+
+        from .run import load
+
+        comparison = load(self.run).compare()
+        print(json.dumps(comparison.to_dict(), indent=2) if self.json else comparison)
+        return DONE
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained page, verdict first, with every figure, for one or more runs."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN.nc ...")] = field()
+    """Run files."""
+    out: Path = Path("out/report")
+    """Folder for report.html and the figures."""
+
+    def __call__(self) -> int:
+        """Load, draw, write."""
+        from .report import write_report
+        from .run import load
+
+        if not self.runs:
+            raise InputError("no run file is given: pass the run.nc of at least one run")
+        page = write_report([load(path) for path in self.runs], self.out)
+        print(f"wrote {page}")
+        return DONE
+
+
+COMMANDS = {
+    "optimizers": Optimizers,
+    "problems": Problems,
+    "derive": Derive,
+    "codegen": Codegen,
+    "run": RunCommand,
+    "compare": Compare,
+    "report": Report,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code (the console script passes it to the system)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        command = tyro.cli(
+            _command_type(),
+            args=arguments or ["--help"],
+            prog="cflow",
+            description="Derive, check and run central flows: the time-averaged paths of optimizers at the edge of "
+            "stability.",
+            config=(FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # tyro has printed what is wrong
+        return BAD_INPUT if stop.code else DONE
+    try:
+        return command()
+    except (InputError, RunError) as error:
+        return _refuse(error)
+    except (ValueError, LookupError) as error:
+        if not type(error).__module__.startswith("cflow_"):
+            raise
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ENDED_EARLY
+    except BrokenPipeError:  # the reader has seen enough, as in `cflow derive NAME | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _command_type() -> Any:
+    from functools import reduce
+    from operator import or_
+
+    return reduce(or_, [Annotated[c, tyro.conf.subcommand(name)] for name, c in COMMANDS.items()])
+
+
+def _refuse(error: Exception) -> int:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    print(f"cflow: {text}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _names(name: str, every: bool, verb: str) -> list[str]:
+    import cflow_sym as cs
+
+    if bool(name) == every:
+        raise InputError(f"pass one optimizer or --all, for instance: cflow {verb} scalar_rmsprop")
+    return cs.optimizers() if every else [name]
+
+
+def _write(write: Any, folder: Path, names: list[str], check: bool, command: str) -> int:
+    try:
+        paths = write(folder, names, check=check)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+    if check and paths:
+        stale = ", ".join(str(p) for p in paths)
+        raise InputError(f"stale: {stale}; renew with: {command} --all")
+    for path in paths:
+        print(f"wrote {path}")
+    if check:
+        print(f"{folder} is up to date")
+    return DONE
+
+
+def _problem(text: str) -> Problem:
+    from .problems import problem
+
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f'problem option "{item}" has no value: write {name}:{key}=VALUE')
+        options[key] = _value(value)
+    return problem(name, **options)
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _number(text: str, where: str, wanted: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: expected {wanted}") from None
+
+
+def _use_dtype(dtype: str) -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
