@@ -36,7 +36,7 @@ _HOMES = {
     "run": "run",
     "write_report": "report",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ def lobpcg_eigenpairs(
     The remaining columns of V are passed through, so that the block keeps its shape; they are not used.
     """
     n, K = V.shape
-    root = jnp.broadcast_to(jnp.sqrt(P), (n,))[:, None]                       # (n, 1)
+    root = jnp.broadcast_to(jnp.sqrt(P), (n,))[:, None]  # (n, 1)
 
     def apply(Y: Array) -> Array:
         return hessian_vectors(Y / root) / root

@@ -35,8 +35,8 @@ class Optimizers:
         for name in cs.optimizers():
             spec = cs.optimizer(name)
             parameters = ", ".join(h.name for h in spec.hyperparameters)
-            switches = f"; switches {', '.join(spec.switch_names)}" if spec.switch_names else ""
-            print(f"{name:<22} {spec.title}: {parameters}{switches}")
+            switches = f"; switches {', '.join(s.name for s in spec.switches)}" if spec.switches else ""
+            print(f"{name:<18} {spec.title}: {parameters}{switches}")
         return DONE
 
 
@@ -81,9 +81,9 @@ class Derive:
         from cflow_sym.render import write_derivations
 
         names = _names(self.name, self.all, "derive")
-        if self.all or self.out is not None or self.check:
+        if names is None or self.out is not None or self.check:
             return _write(write_derivations, self.out or Path("derivations"), names, self.check, "cflow derive")
-        d = cs.derive(names[0], **dict.fromkeys(self.switches, True))
+        d = cs.optimizer(names[0], **dict.fromkeys(self.switches, True)).derive()
         print(d.to_latex() if self.latex else d.to_markdown())
         return DONE
 
@@ -96,6 +96,8 @@ class Codegen:
     """A built-in optimizer (see `cflow optimizers`)."""
     all: bool = False
     """Every built-in optimizer with every combination of its switches, into the package."""
+    switches: tuple[str, ...] = ()
+    """Switches to turn on, for instance bias_correction."""
     out: Path | None = None
     """Write files into this folder instead of printing."""
     check: bool = False
@@ -106,12 +108,13 @@ class Codegen:
         from cflow_sym import codegen, generated
 
         names = _names(self.name, self.all, "codegen")
-        if self.all or self.out is not None or self.check:
+        if names is None or self.out is not None or self.check:
             folder = self.out or Path(generated.__path__[0])
             return _write(codegen.write_generated, folder, names, self.check, "cflow codegen")
         import cflow_sym as cs
 
-        print(codegen.source(cs.derive(names[0])))
+        spec = cs.optimizer(names[0], **dict.fromkeys(self.switches, True))
+        print(codegen.generate(spec.with_options().derive()))
         return DONE
 
 
@@ -191,7 +194,7 @@ class RunCommand:
         return values | dict.fromkeys(self.switches, True)
 
     def _write_config(self, config: dict[str, Any]) -> None:
-        from .run import write_text
+        from .files import write_text
 
         write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
 
@@ -291,15 +294,13 @@ def _refuse(error: Exception) -> int:
     return BAD_INPUT
 
 
-def _names(name: str, every: bool, verb: str) -> list[str]:
-    import cflow_sym as cs
-
+def _names(name: str, every: bool, verb: str) -> list[str] | None:
     if bool(name) == every:
         raise InputError(f"pass one optimizer or --all, for instance: cflow {verb} scalar_rmsprop")
-    return cs.optimizers() if every else [name]
+    return None if every else [name]
 
 
-def _write(write: Any, folder: Path, names: list[str], check: bool, command: str) -> int:
+def _write(write: Any, folder: Path, names: list[str] | None, check: bool, command: str) -> int:
     try:
         paths = write(folder, names, check=check)
     except OSError as error:

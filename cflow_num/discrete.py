@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .flows.base import Flow, FlowState
 
 
 class DiscreteOptimizer(Flow):
-    """The discrete optimizer as a map on `FlowState(w_t, s_t)`, s_t being the state used in the step that leaves w_t."""
+    """The discrete optimizer as a map on `FlowState(w_t, s_t)`, s_t being the state used when leaving w_t."""
 
     def first(self, w: Float[Array, " n"]) -> FlowState:
         """Return the state at w before the first step: every state updated once, the weights not moved."""
@@ -37,7 +37,7 @@ class DiscreteOptimizer(Flow):
         return FlowState(w, self.optimizer.update_state(y.slow, g, self.hp)), g
 
 
-def midpoints(path: Float[Array, "t n"]) -> Float[Array, "t-2 n"]:
+def midpoints(path: Float[Array | np.ndarray, "t n"]) -> Float[Array | np.ndarray, "t-2 n"]:
     """Return the second-order midpoints (w_{t-1} + 2 w_t + w_{t+1}) / 4: an exact period-two oscillation cancels.
 
     >>> t = jnp.arange(5.0)

@@ -114,7 +114,7 @@ def leading_eigenpairs(
         R = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
         R = R - Y @ (Y.T @ R)
         MR = apply(R)
-        B, MB = jnp.concatenate([Y, R, S], 1), jnp.concatenate([MY, MR, MS], 1)   # (n, 3K)
+        B, MB = jnp.concatenate([Y, R, S], 1), jnp.concatenate([MY, MR, MS], 1)           # (n, 3K)
         C = _ritz(B, MB, K)                                                   # (3K, K)
         step = C.at[:K].set(0)
         S, MS = B @ step, MB @ step

@@ -151,6 +151,7 @@ class Process:
         return bool(np.nanmax(largest) > 1 - 1.5 * ACTIVE_GAP)
 
     def _grow(self, carry: Carry) -> Carry:
+        assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
         self.capacity = min(old + CAPACITY_STEP, n)
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
@@ -174,7 +175,10 @@ class Process:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
             checks += [
                 (~(residual <= _RESIDUAL_LIMIT), f"the complementarity residual exceeds {_RESIDUAL_LIMIT:g}"),
-                (~(eigen <= _EIGEN_LIMIT), f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}"),
+                (
+                    ~(eigen <= _EIGEN_LIMIT),
+                    f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
+                ),
             ]
         found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
         return min(found, default=None)
@@ -199,11 +203,9 @@ def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
 
 
 @eqx.filter_jit
-def _advance(
-    flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: Array
-) -> tuple[Carry, Records]:
+def _advance(flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: Array) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
-    states, after, log, n_gradients, reason = _path(flow, carry, length, solver, dt)
+    path = _path(flow, carry, length, solver, dt)
     # one past the capacity is certified too, so that an arriving eigenvalue shows
     capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
 
@@ -216,43 +218,62 @@ def _advance(
         )
         return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
 
-    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), states))
+    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), path.states))
     predictions = {}
-    if log is not None:
+    if (log := path.log) is not None:
         moments = Moments(jnp.zeros_like(log.gradient_variance), log.gradient_variance)
         predictions = {
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
             "predicted_squared_gradient_norm": flow.optimizer.averaged_squared_gradient(seen.gradient_norm, moments),
         }
-    return after._replace(V=V, step=carry.step + length), Records(states.w, seen, log, predictions, n_gradients, reason)
+    after = path.after._replace(V=V, step=carry.step + length)
+    return after, Records(path.states.w, seen, log, predictions, path.n_gradients, path.reason)
 
 
-def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array):
-    """Return the states at the next `length` steps, the carry after them, logs, gradients taken and result code."""
-    success = jnp.zeros((), jnp.int32)
-    ts = np.arange(1.0, length + 1)
-    constrained = isinstance(flow, CentralFlow)
-    saveat = dfx.SaveAt(subs=[dfx.SubSaveAt(ts=ts), dfx.SubSaveAt(t1=True)], solver_state=constrained)
+class _Path(NamedTuple):
+    """The states at the steps of a chunk, the carry after them, the logs, gradients taken, 0 or 1 for failure."""
+
+    states: FlowState
+    after: Carry
+    log: Log | None
+    n_gradients: Array
+    reason: Array
+
+
+def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Path:
+    """Advance any process by `length` steps."""
     if isinstance(flow, DiscreteOptimizer):
         states = flow.steps(carry.y, length)
-        last = jax.tree.map(lambda x: x[-1], states)
-        return states, Carry(last, carry.V, None, carry.step), None, jnp.ones(length), success
-    common = dict(t0=0.0, t1=float(length), args=flow, saveat=saveat, max_steps=100_000, throw=False)
-    if isinstance(flow, StableFlow):
-        y = carry.y
-        controller = dfx.PIDController(rtol=1e-6, atol=1e-8)
-        solution = dfx.diffeqsolve(
-            flow.term(), dfx.Tsit5(), dt0=0.1, y0=y, stepsize_controller=controller, **common
-        )
-        per_step = jnp.broadcast_to(6 * solution.stats["num_steps"] / length, (length,))
-        log, solver_state = None, None
-        states, last = solution.ys[0], solution.ys[1]
+        after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
+        return _Path(states, after, None, jnp.ones(length), jnp.zeros((), jnp.int32))
+    if isinstance(flow, CentralFlow):
+        term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
-        solution = dfx.diffeqsolve(
-            ConstrainedTerm(), solver(), dt0=dt, y0=carry.y, solver_state=carry.solver, **common
-        )
-        states, log, last = solution.ys[0].state, solution.ys[0].log, solution.ys[1]
-        per_step, solver_state = log.n_gradients, solution.solver_state
-    code = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
-    last = jax.tree.map(lambda x: x[0], last)
-    return states, Carry(last, carry.V, solver_state, carry.step), log, per_step, code
+        assert isinstance(flow, StableFlow)
+        term, method, controller = flow.term(), dfx.Tsit5(), dfx.PIDController(rtol=1e-6, atol=1e-8)
+        dt = jnp.full_like(dt, 0.1)
+    solution = dfx.diffeqsolve(
+        term,
+        method,
+        t0=0.0,
+        t1=float(length),
+        dt0=dt,
+        y0=carry.y,
+        args=flow,
+        saveat=dfx.SaveAt(
+            subs=[dfx.SubSaveAt(ts=jnp.arange(1.0, length + 1)), dfx.SubSaveAt(t1=True)],
+            solver_state=carry.solver is not None,
+        ),
+        stepsize_controller=controller,
+        solver_state=carry.solver,
+        max_steps=100_000,
+        throw=False,
+    )
+    assert solution.ys is not None
+    path, last = solution.ys
+    after = carry._replace(y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state)
+    reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
+    if isinstance(path, LoggedState):
+        return _Path(path.state, after, path.log, path.log.n_gradients, reason)
+    per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
+    return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

@@ -204,7 +204,7 @@ class Problem(eqx.Module):
         active = (jnp.asarray(J[:m]) < a)[:, None]
         D = jnp.where(active, jnp.where(off, np.sqrt(2.0).item() * mixed, TZ), 0.0)
         rows, columns = np.triu_indices(k)  # the order of svec
-        return D[np.array([pairs.index((i, j)) for i, j in zip(rows, columns, strict=True)])]
+        return D[columns * (columns + 1) // 2 + rows]
 
 
 def _is_weight(x: Any) -> bool:

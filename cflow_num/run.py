@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
 import platform
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from .discrete import DiscreteOptimizer, midpoints
 from .errors import InputError, RunError
+from .files import replacing
 from .flows.base import FlowState, Observation
 from .hyperparameters import as_arrays, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
@@ -78,7 +77,9 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
-        return _write(Path(path), lambda temporary: self.tree.to_netcdf(temporary, engine="h5netcdf"))
+        with replacing(Path(path)) as temporary:
+            self.tree.to_netcdf(temporary, engine="h5netcdf")
+        return Path(path)
 
     def compare(self):
         """Return the `Comparison` of the flows with the discrete run."""
@@ -96,24 +97,6 @@ class Run:
         config = self.config
         ended = f", ended early: {self.reason}" if self.reason else ""
         return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file through a temporary name; raises `InputError` where it cannot be written."""
-    return _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
-    return path
 
 
 def load(path: str | os.PathLike[str]) -> Run:
@@ -173,9 +156,7 @@ def run(
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     arrays = as_arrays(hp, problem.w0.dtype)
     everything = {
-        name: Process(
-            name, problem, flow, arrays, integrator=integrator, chunk=min(CHUNK, steps), eig_every=eig_every
-        )
+        name: Process(name, problem, flow, arrays, integrator=integrator, chunk=min(CHUNK, steps), eig_every=eig_every)
         for name in PROCESSES
         if name in processes
     }
@@ -211,7 +192,7 @@ def run(
         "reason": reason,
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
         "versions": json.dumps(versions()),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "total_seconds": time.perf_counter() - began,
     }
     return Run(tree)
@@ -288,7 +269,11 @@ def _check_arguments(problem: Any, steps: int, warm_start: int, processes: Seque
             f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
             "cflow_num.Problem(loss, params)"
         )
-    for name, value, least in (("steps", steps, 1), ("warm_start", warm_start, 0), ("eig_every", eig_every, 1)):
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("warm_start", warm_start, 0),
+        ("eig_every", eig_every, 1),
+    ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
     if isinstance(processes, str) or not processes:
@@ -411,7 +396,7 @@ class _Lockstep:
         if "discrete" not in chunk:
             return
         windows = {name: np.concatenate([self.tails[name], np.asarray(r.w)]) for name, r in chunk.items()}
-        path = windows["discrete"]                                            # (T + 2, n), (T + 1, n) at first
+        path = windows["discrete"]  # (T + 2, n), (T + 1, n) at first
         first = reached if len(self.tails["discrete"]) == 2 else reached + 1
         middle = np.asarray(midpoints(path))
         recorder = self.recorders["discrete"]
@@ -419,19 +404,19 @@ class _Lockstep:
         recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
         for name, window in windows.items():
             if name != "discrete":
-                aligned = window[-len(middle) - 1 : -1]                       # (T, n) same steps as the midpoints
+                aligned = window[-len(middle) - 1 : -1]  # (T, n) same steps as the midpoints
                 distance = np.linalg.norm(aligned - middle, axis=1)
                 self.recorders[name].put("distance_to_discrete", first, distance)
         log = chunk["central"].log if "central" in chunk else None
         if log is not None:
-            covectors = np.asarray(log.sigma_covectors)                       # (T, n, k) steps reached + 1 ...
+            covectors = np.asarray(log.sigma_covectors)  # (T, n, k) steps reached + 1 ...
             if self.covectors is not None:
                 more = covectors.shape[2] - self.covectors.shape[2]
                 last = np.pad(self.covectors, ((0, 0), (0, 0), (0, more)))
                 covectors = np.concatenate([last, covectors])
             used = covectors[-len(middle) - 1 : -1]
             start = first + len(middle) - len(used)
-            delta = path[1:-1][-len(used) :] - middle[-len(used) :]           # (T, n) w_t - midpoint
+            delta = path[1:-1][-len(used) :] - middle[-len(used) :]  # (T, n) w_t - midpoint
             recorder.put("displacement", start, np.einsum("tnk,tn->tk", used, delta))
             self.covectors = np.asarray(log.sigma_covectors[-1:])
         self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}

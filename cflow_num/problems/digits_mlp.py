@@ -16,7 +16,13 @@ ACTIVATIONS = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "soft
 
 
 def digits_mlp(
-    *, width: int = 26, depth: int = 1, n: int = 500, activation: str = "tanh", scale: float = 0.7, seed: int = 0
+    *,
+    width: int = 26,
+    depth: int = 1,
+    n: int = 500,
+    activation: str = "tanh",
+    scale: float = 0.7,
+    seed: int = 0,
 ) -> Problem:
     """Return an MLP 64 - width (depth times) - 10 on the first n digits, loss 1/2 mean |output - one-hot|^2.
 

@@ -42,7 +42,14 @@ def valley_loss(w, c):
 
 
 def valley_central_flow(
-    t, *, learning_rate: float, s0: float = 1.0, a: float = 0.5, p: float = 0.05, k: float = 0.1, z0: float = 0.5
+    t,
+    *,
+    learning_rate: float,
+    s0: float = 1.0,
+    a: float = 0.5,
+    p: float = 0.05,
+    k: float = 0.1,
+    z0: float = 0.5,
 ):
     """Return the exact central flow of gradient descent on the floor: arrays y, z, sigma^2 at times t.
 

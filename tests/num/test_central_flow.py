@@ -25,7 +25,7 @@ def _cubic(w, d):
 
 
 def edge_state(seed: int, k: int, name: str, at: float = 2.0):
-    """Return a flow and a state at which k effective eigenvalues equal `at`, the others lying below; all else random."""
+    """Return a flow and a state at which k effective eigenvalues equal `at`, others lie below."""
     rng = np.random.default_rng(seed)
     optimizer = load(name.split()[0], OPTIMIZERS[name])
     lam = np.concatenate([np.full(k, at), rng.uniform(-0.5, 0.8 * at, N - k)])

@@ -130,9 +130,7 @@ FAMILIES = {
     "overall scales": overall_scales,
     "degenerate": degenerate,
     "rank-deficient X": lambda rng, k: strict(rng, k, gram(rng, size(k), 2 * size(k))),
-    "rank-deficient B": lambda rng, k: strict(
-        rng, k, gram(rng, size(k), int(rng.integers(1, max(2, size(k)))))
-    ),
+    "rank-deficient B": lambda rng, k: strict(rng, k, gram(rng, size(k), int(rng.integers(1, max(2, size(k)))))),
     "rank-one B": rank_one,
     "blind direction": blind_direction,
     "nearly infeasible": nearly_infeasible,

@@ -33,7 +33,12 @@ def refined(H, P, seed, K):
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 10_000), st.sampled_from(["cluster", "pair", "spread"]), st.booleans(), st.sampled_from([6, 60]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["cluster", "pair", "spread"]),
+    st.booleans(),
+    st.sampled_from([6, 60]),
+)
 def test_agrees_with_dense_eigenvalues(seed, kind, diagonal, n):
     rng = np.random.default_rng(seed)
     Q = np.linalg.qr(rng.normal(size=(n, n)))[0]
@@ -58,7 +63,12 @@ def test_a_warm_start_costs_one_product_per_vector():
     M = rng.normal(size=(50, 50))
     H = jnp.asarray(M + M.T)
     cold = leading_eigenpairs(
-        lambda V: H @ V, jnp.asarray(1.0), start_block(50, 8, H.dtype), capacity=4, tolerance=1e-8, max_iterations=300
+        lambda V: H @ V,
+        jnp.asarray(1.0),
+        start_block(50, 8, H.dtype),
+        capacity=4,
+        tolerance=1e-8,
+        max_iterations=300,
     )
     warm = leading_eigenpairs(lambda V: H @ V, jnp.asarray(1.0), cold.U, capacity=4, tolerance=1e-3)
     assert int(warm.iterations) == 0

@@ -84,9 +84,7 @@ def test_any_pytree_and_captured_arrays():
 def test_an_equinox_model_and_outputs():
     model = eqx.nn.MLP(2, 1, 3, 1, activation=jnp.tanh, key=jax.random.key(0))
     x = jnp.ones((4, 2))
-    problem = Problem(
-        lambda m, x: jnp.mean(jax.vmap(m)(x) ** 2), model, data=x, outputs=lambda m, x: jax.vmap(m)(x)
-    )
+    problem = Problem(lambda m, x: jnp.mean(jax.vmap(m)(x) ** 2), model, data=x, outputs=lambda m, x: jax.vmap(m)(x))
     assert problem.outputs(problem.w0).shape == (4, 1)
     assert float(problem.value(problem.w0)) == pytest.approx(float(jnp.mean(problem.outputs(problem.w0) ** 2)))
 

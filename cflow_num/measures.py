@@ -1,0 +1,96 @@
+"""What verdict, figures and report read off a run: series by name, time averages, first crossing, cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from .run import Run
+
+SMOOTHING = 20  # standard deviation in steps of the Gaussian
+CRITICAL_GAP = 1e-3  # relative to the threshold: an effective eigenvalue that close is critical
+POSITIVE = 1e-6  # relative to the run's largest Sigma-eigenvalue: larger ones count as positive
+
+
+def title(run: Run) -> str:
+    """Return optimizer, problem, learning rate and steps in one line."""
+    config = run.config
+    hyperparameters = config.get("hyperparameters", {})
+    rate = hyperparameters.get("learning_rate")
+    shown = f", learning rate {rate:g}" if isinstance(rate, (int, float)) else ""
+    return f"{config.get('title') or config['optimizer']} on {config['problem']}{shown}, {config['steps']} steps"
+
+
+def values(run: Run, process: str, name: str) -> Float[np.ndarray, "step ..."]:
+    """Return a variable of a process by step; all nan where it was not recorded."""
+    group = run.tree[process]
+    if name in group.data_vars:
+        return np.asarray(group[name].values, float)
+    wide = name in ("effective_eigenvalues", "sigma_eigenvalues", "displacement")
+    return np.full((group.sizes["step"], 1) if wide else group.sizes["step"], np.nan)
+
+
+def smoothed(series: Float[np.ndarray, "step ..."], width: float = SMOOTHING) -> Float[np.ndarray, "step ..."]:
+    """Return the Gaussian average over steps, of standard deviation `width`, renormalized over known steps.
+
+    The kernel is cut at four standard deviations. At both ends the average is over the steps that exist,
+    which leaves constants exact; where a value is nan, so is its average.
+
+    >>> smoothed(np.array([1.0, 1.0, 1.0, np.nan])).tolist()
+    [1.0, 1.0, 1.0, nan]
+    """
+    known = np.isfinite(series)
+    reach = min(math.ceil(4 * width), max(len(series) - 1, 0))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    columns = np.where(known, series, 0.0).reshape(len(series), -1).T
+    weights = known.astype(float).reshape(len(series), -1).T
+
+    def average(x: np.ndarray) -> np.ndarray:
+        return np.convolve(x, kernel)[reach : reach + len(x)]
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out = np.stack([average(x) / average(weight) for x, weight in zip(columns, weights, strict=True)], axis=-1)
+    return np.where(known, out.reshape(series.shape), np.nan)
+
+
+def positive(run: Run) -> np.ndarray:
+    """Return which Sigma-eigenvalues of the central flow are positive, beyond rounding."""
+    sigma = np.nan_to_num(values(run, "central", "sigma_eigenvalues"))
+    return sigma > POSITIVE * max(sigma.max(initial=0.0), np.finfo(float).tiny)
+
+
+def first_crossing(run: Run) -> int | None:
+    """Return the first step at which the central flow's Sigma is positive; None if it never is."""
+    crossed = positive(run).any(axis=1)
+    return int(np.argmax(crossed)) if crossed.any() else None
+
+
+def critical_count(run: Run) -> np.ndarray:
+    """Return the number of critical eigenvalues of the central flow at every step."""
+    close = values(run, "central", "effective_eigenvalues") >= (1 - CRITICAL_GAP) * threshold(run)[:, None]
+    return np.maximum(close.sum(axis=1), positive(run).sum(axis=1))
+
+
+def threshold(run: Run) -> Float[np.ndarray, " step"]:
+    """Return the threshold c along the central flow."""
+    return values(run, "central", "threshold")
+
+
+def edge_step_size(run: Run) -> np.ndarray:
+    """Return c/S(w) along the central flow: the effective step size at which it is at the edge."""
+    leading = values(run, "central", "effective_eigenvalues")[:, 0]
+    return threshold(run) * values(run, "central", "effective_step_size") / leading
+
+
+def gradient_equivalents(run: Run, process: str) -> float | None:
+    """Return gradients + Hessian-vector products + 2 x curvature gradients per unit of flow time."""
+    counts = {name: values(run, process, f"n_{name}")[-1] for name in ("gradients", "hessian_vectors")}
+    curvature = values(run, process, "n_curvature_gradients")[-1]
+    steps = run.tree[process].sizes["step"] - 1
+    if steps < 1 or not np.isfinite(counts["gradients"]):
+        return None
+    return float(
+        (counts["gradients"] + np.nan_to_num(counts["hessian_vectors"]) + 2 * np.nan_to_num(curvature)) / steps
+    )

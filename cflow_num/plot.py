@@ -1,0 +1,214 @@
+"""Figures of a run, one function a picture: `(run) -> Figure`, or None where the run lacks the quantities."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from . import canvas
+from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, single, styled
+from .measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
+from .run import Run
+
+PANELS = 6  # directions shown of the variance
+
+
+@styled
+def loss(run: Run) -> Figure | None:
+    """Training loss of every process, with the time average that the central flow predicts."""
+    if "discrete" not in run.tree.children:
+        return None
+    shown = {name: values(run, name, "loss") for name in run.tree.children}
+    ax = single(run, "Training loss", "training loss")
+    line(ax, shown["discrete"], "optimizer", **RAW)
+    line(ax, _at_edge(run, smoothed(shown["discrete"])), "time average", **AVERAGE)
+    _flows(ax, run, "loss", ("stable", "ablated", "central"))
+    if "central" in shown:
+        line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
+    every = np.concatenate([x[np.isfinite(x)] for x in shown.values()])
+    floor = min(np.nanmin(x, initial=np.inf) for name, x in shown.items() if name != "stable")
+    _loss_scale(ax, every.min(initial=np.inf), every.max(initial=-np.inf), floor)
+    return finished(ax, run)
+
+
+@styled
+def eigenvalues(run: Run) -> Figure | None:
+    """Leading effective eigenvalues against the threshold."""
+    if "central" not in run.tree.children:
+        return None
+    c, count = threshold(run), int(critical_count(run).max(initial=0)) + 1
+    names = [name for name in ("discrete", "stable", "central") if name in run.tree.children]
+    shown = {name: values(run, name, "effective_eigenvalues")[:, :count] for name in names}
+    if not np.isfinite(c).any() or not np.isfinite(shown["central"]).any():
+        return None
+    ax = single(run, "Effective eigenvalues", r"effective eigenvalues, $\lambda_i(P^{-1}H)$")
+    look = {
+        "discrete": RAW,
+        "stable": FLOW["stable"] | {"linewidth": 1.1, "zorder": 1.9},
+        "central": FLOW["central"],
+    }
+    for name in names:
+        line(ax, shown[name], "optimizer" if name == "discrete" else f"{name} flow", **look[name])
+    line(ax, c, "threshold", color=EDGE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=4)
+    rest = [x[np.isfinite(x)] for name, x in shown.items() if name != "stable"]
+    low, high = min(x.min(initial=np.inf) for x in rest), max(x.max(initial=0.0) for x in rest)
+    top = float(np.clip(1.04 * high, 1.25 * np.nanmax(c), 1.6 * np.nanmax(c)))
+    ax.set_ylim(max(0.0, low - 0.05 * top), top)
+    beyond = np.nanmax(shown["stable"], initial=0.0) if "stable" in shown else 0.0
+    if beyond > top:
+        note = f"the stable flow goes on to {beyond:.3g}"
+        ax.text(0.995, 0.985, note, transform=ax.transAxes, ha="right", va="top", color=COLOURS["stable"])
+    return finished(ax, run)
+
+
+@styled
+def variance(run: Run) -> Figure | None:
+    """Eigenvalues of the covariance Sigma against the squared displacement along them, a panel each."""
+    if not {"discrete", "central"} <= set(run.tree.children):
+        return None
+    measured, predicted = (
+        values(run, "discrete", "displacement") ** 2,
+        values(run, "central", "sigma_eigenvalues"),
+    )
+    ever = np.flatnonzero(positive(run).any(axis=0))[:PANELS]
+    ever = ever[ever < measured.shape[1]]
+    if not ever.size or not np.isfinite(measured[:, ever]).any():
+        return None
+    averaged = smoothed(measured)
+    columns = 1 if ever.size == 1 else 2
+    rows = -(-ever.size // columns)
+    fig = canvas.canvas(run, "Variance of the oscillation", canvas.HEIGHT if rows == 1 else 1.2 + 1.9 * rows)
+    grid = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid[0, 0].set_ylim(0, 1.3 * max(np.nanmax(averaged[:, ever]), np.nanmax(predicted[:, ever])))
+    for ax, i in zip(grid.flat, ever, strict=False):
+        line(ax, measured[:, i], "measured", **RAW)
+        line(ax, averaged[:, i], "time average", **AVERAGE)
+        line(ax, predicted[:, i], "predicted", **PREDICTED)
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+        place: Any = dict(transform=ax.transAxes, ha="right", va="top", color=canvas.SOFT)
+        label = ax.text(0.985, 0.95, f"direction {i + 1}", **place)
+        label.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1.5))
+        canvas.mark_crossing(ax, run)
+    for ax in grid.flat[ever.size :]:
+        ax.set_visible(False)
+    for column in range(columns):
+        lowest = grid[(ever.size - 1 - column) // columns, column]
+        lowest.set_xlabel("step")
+        lowest.tick_params(labelbottom=True)
+    fig.supylabel(r"variance [weight$^2\,P$]", fontsize=9.5, color="#2b3640")
+    return canvas.legend(grid[0, 0])
+
+
+@styled
+def distances(run: Run) -> Figure | None:
+    """Distance of every flow from the discrete optimizer's midpoint."""
+    flows = [name for name in ("stable", "ablated", "central") if name in run.tree.children]
+    if not any((values(run, name, "distance_to_discrete") > 0).any() for name in flows):
+        return None
+    ax = single(run, "Distance from the optimizer's midpoint", "distance [weight]")
+    if "discrete" in run.tree.children:
+        travelled = values(run, "discrete", "distance_from_start")
+        line(ax, _logarithmic(travelled), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
+    for name in flows:
+        line(ax, _logarithmic(values(run, name, "distance_to_discrete")), f"{name} flow", **FLOW[name])
+    ax.set_yscale("log")
+    return finished(ax, run)
+
+
+@styled
+def effective_step_size(run: Run) -> Figure | None:
+    """Effective step size against c/S, for optimizers with a scalar preconditioner."""
+    if not {"discrete", "central"} <= set(run.tree.children):
+        return None
+    measured, central = (values(run, name, "effective_step_size") for name in ("discrete", "central"))
+    if not np.isfinite(central).any():
+        return None
+    c = threshold(run)
+    symbol = f"{np.nanmax(c):g}" if np.isfinite(c).any() and np.nanmax(c) == np.nanmin(c) else "c"
+    ax = single(run, "Effective step size", "effective step size [weight²/loss]")
+    line(ax, measured, "optimizer", **AVERAGE | {"linewidth": 2.5})
+    line(ax, edge_step_size(run), f"{symbol}/S along the central flow", color=EDGE, linewidth=3, alpha=0.35)
+    line(ax, central, "central flow", **PREDICTED)
+    every = np.concatenate([measured, central])
+    ax.set_ylim(0.7 * np.nanmin(every), 1.3 * np.nanmax(every))
+    return finished(ax, run)
+
+
+@styled
+def gradient_norm(run: Run) -> Figure | None:
+    """Gradient norm of the discrete optimizer, and the root mean square that the central flow predicts."""
+    if not {"discrete", "central"} <= set(run.tree.children):
+        return None
+    measured = values(run, "discrete", "gradient_norm")
+    predicted = np.sqrt(values(run, "central", "predicted_squared_gradient_norm"))
+    if not (predicted > 0).any():
+        return None
+    ax = single(run, "Gradient norm", r"gradient norm, $\|\nabla L\|$ [loss/weight]")
+    line(ax, _logarithmic(measured), "optimizer", **RAW)
+    line(ax, _at_edge(run, np.sqrt(smoothed(measured**2))), "root mean square", **AVERAGE)
+    _flows(ax, run, "gradient_norm", ("stable", "central"))
+    line(ax, _logarithmic(predicted), "predicted", **PREDICTED)
+    ax.set_yscale("log")
+    return finished(ax, run)
+
+
+FIGURES = {
+    "loss": loss,
+    "eigenvalues": eigenvalues,
+    "variance": variance,
+    "distances": distances,
+    "effective_step_size": effective_step_size,
+    "gradient_norm": gradient_norm,
+}
+
+
+def figures(run: Run) -> dict[str, Figure]:
+    """Return every figure that the run has the quantities for, by name.
+
+    >>> import jax.numpy as jnp, cflow_num as cn
+    >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+    >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.1), steps=10, quiet=True)
+    >>> list(figures(run))
+    ['loss', 'eigenvalues', 'distances', 'effective_step_size', 'gradient_norm']
+    """
+    drawn = {name: draw(run) for name, draw in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save_figures(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every figure as a PNG file into `folder`; return the paths. `InputError` where it cannot."""
+    return [canvas.save(figure, Path(folder) / f"{name}.png") for name, figure in figures(run).items()]
+
+
+def _flows(ax: Axes, run: Run, name: str, flows: tuple[str, ...]) -> None:
+    for flow in flows:
+        if flow in run.tree.children:
+            line(ax, values(run, flow, name), f"{flow} flow", **FLOW[flow])
+
+
+def _at_edge(run: Run, average: np.ndarray) -> np.ndarray:
+    """Return a time average from the first crossing on: before, there is no oscillation to average over."""
+    crossing = first_crossing(run) if "central" in run.tree.children else None
+    return np.where(np.arange(len(average)) >= (len(average) if crossing is None else crossing), average, np.nan)
+
+
+def _logarithmic(y: np.ndarray) -> np.ndarray:
+    return np.where(y > 0, y, np.nan)
+
+
+def _loss_scale(ax: Axes, low: float, high: float, floor: float) -> None:
+    """Choose a logarithmic axis over more than a factor 3, and cut what falls below a third of `floor`."""
+    if not 0 < 3 * low < high:
+        return
+    ax.set_yscale("log")
+    ax.set_ylim(max(low, floor / 3) / 1.15, high * 1.15)
+    if high < 1e3 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())

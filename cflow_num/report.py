@@ -1,0 +1,293 @@
+"""One self-contained HTML page about one or several runs: verdict, figures, then how it was made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from . import canvas
+from .compare import compare
+from .errors import InputError
+from .measures import gradient_equivalents, values
+from .plot import figures
+from .run import Run
+from .verdict import DEFINITIONS, WORDS, Comparison
+
+# figure: (alternative text, caption)
+CAPTIONS = {
+    "loss": (
+        "Training loss by step for every process, with the predicted time average.",
+        "The optimizer's loss oscillates; its time average (wide, pale) should be covered by the average "
+        "that the central flow predicts (dashed), which is its own loss plus what the oscillation adds. "
+        "The stable flow, which ignores the oscillation, leaves both.",
+    ),
+    "eigenvalues": (
+        "Leading effective eigenvalues of the Hessian by step, with the stability threshold.",
+        "At the edge of stability the leading effective eigenvalues stay at the threshold. The optimizer "
+        "hovers around it, the central flow stays on it exactly, and the stable flow crosses it without "
+        "noticing.",
+    ),
+    "variance": (
+        "Predicted and measured variance of the oscillation by step, one panel per direction.",
+        "The oscillation's covariance Σ is the prediction that makes the flow a closed equation. Its "
+        "eigenvalues (dashed) should run through the time average (wide, pale) of the squared "
+        "displacement that the optimizer shows along the same directions.",
+    ),
+    "distances": (
+        "Distance of every flow from the optimizer's averaged path by step, on a logarithmic axis.",
+        "How far each flow is from the optimizer's midpoint, next to the distance that the optimizer has "
+        "travelled. Lower is better; a flow that follows the optimizer stays flat.",
+    ),
+    "effective_step_size": (
+        "Effective step size by step, with the threshold over the sharpness.",
+        "How far a step goes per unit of gradient. At the edge it equals the threshold over the sharpness "
+        "S: an adaptive optimizer gets there by moving its step size, gradient descent by moving S.",
+    ),
+    "gradient_norm": (
+        "Gradient norm by step with its predicted root mean square, on a logarithmic axis.",
+        "At the edge most of the optimizer's gradient is oscillation: its root mean square lies far above "
+        "the gradient norm along the central flow, and the flow predicts by how much (dashed).",
+    ),
+}
+
+STYLE = """
+:root { color-scheme: light dark;
+  --ink: #16202c; --soft: #5b6670; --line: #e1e5ea; --page: #f6f7f9; --card: #fff;
+  --pass: #12723f; --pass-bg: #dcf3e5; --fail: #b3141f; --fail-bg: #fde3e4;
+  --none: #5b6670; --none-bg: #e9ecf0; }
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #e8ecf1; --soft: #a0abb6; --line: #2b343e; --page: #11161c; --card: #1a2129;
+  --pass: #7fdca8; --pass-bg: #143a27; --fail: #ff9da3; --fail-bg: #4a1a1e;
+  --none: #a0abb6; --none-bg: #2b343e; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
+  font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; letter-spacing: -.01em; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; letter-spacing: -.01em; }
+h3 { font-size: 1.05rem; margin: 2.25rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 46rem; }
+a { color: inherit; }
+.soft, figcaption, .note { color: var(--soft); }
+h1 + p { margin-bottom: 1.1rem; }
+.verdict { font-size: 1.05rem; margin: .75rem 0 1rem; max-width: none; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .93rem; }
+th, td { text-align: left; padding: .42rem .9rem; vertical-align: baseline;
+  border-bottom: 1px solid var(--line); }
+tr:last-child > * { border-bottom: 0; }
+thead th { font-size: .8rem; font-weight: 600; color: var(--soft); line-height: 1.25;
+  vertical-align: bottom; }
+thead th.number { white-space: normal; }
+tbody th { font-weight: 400; min-width: 9rem; }
+tbody th:has(a) { min-width: 15rem; }
+tr.judged > th { font-weight: 600; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.note { font-size: .85rem; }
+.chip { display: inline-block; min-width: 3.1rem; text-align: center; padding: .05rem .6rem;
+  border-radius: 1rem; font-size: .82rem; font-weight: 600; background: var(--none-bg); color: var(--none); }
+.chip.pass { background: var(--pass-bg); color: var(--pass); }
+.chip.fail { background: var(--fail-bg); color: var(--fail); }
+figure { margin: 1.5rem 0; }
+figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: .6rem; padding: .5rem; }
+figcaption { margin-top: .5rem; font-size: .92rem; max-width: 46rem; }
+dl { margin: 0; padding: .35rem .9rem; font-size: .93rem; display: grid;
+  grid-template-columns: minmax(9rem, 17rem) 1fr; }
+dt, dd { margin: 0; padding: .35rem 0; }
+dt { font-weight: 600; padding-right: 1rem; } dd { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dt { padding-bottom: 0; }
+  dd { padding-top: 0; } }
+"""
+
+
+def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` about the runs into `folder`, with its figures beside it; return the page's path.
+
+    The page is one file: figures are embedded, and nothing is loaded from anywhere. Raises `InputError` where
+    the folder cannot be written, or where a run lacks a process that the comparison needs.
+
+    >>> import jax.numpy as jnp, tempfile, cflow_num as cn
+    >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+    >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.1), steps=10, quiet=True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_report([run], folder)
+    ...     page.name, len(list(page.parent.glob("*.png")))
+    ('report.html', 5)
+    """
+    runs, folder = list(runs), Path(folder)
+    if not runs:
+        raise InputError("there is no run to report on: pass at least one")
+    comparisons = [compare(run) for run in runs]
+    names = _names(runs)
+    sections = []
+    for run, comparison, name in zip(runs, comparisons, names, strict=True):
+        prefix = "" if len(runs) == 1 else f"{name}-"
+        images = {}
+        for key, figure in figures(run).items():
+            images[key] = canvas.save(figure, folder / f"{prefix}{key}.png").read_bytes()
+        sections.append(_section(run, comparison, images, "" if len(runs) == 1 else name))
+    heading = comparisons[0].title if len(runs) == 1 else f"{len(runs)} runs"
+    overview = "" if len(runs) == 1 else _overview(comparisons, names)
+    page = _page(heading, overview + "".join(sections) + _definitions(comparisons))
+    path = folder / "report.html"
+    with canvas.replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _page(heading: str, body: str) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(heading)}: optimizer and central flow</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(heading)}</h1>\n"
+        '<p class="soft">The discrete optimizer against its central flow, the equation for its time-averaged '
+        f"path.</p>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(run: Run, comparison: Comparison, images: dict[str, bytes], name: str) -> str:
+    heading = f'<h2 id="{escape(name)}">{escape(comparison.title)}</h2>\n' if name else ""
+    level = "h3" if name else "h2"
+    verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
+    pictures = "".join(_picture(key, image, comparison.title) for key, image in images.items())
+    return (
+        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{pictures}"
+        f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"
+        "</section>\n"
+    )
+
+
+def _chip(passed: bool | None) -> str:
+    word = WORDS[passed]
+    return f'<span class="chip {word if passed is not None else "none"}">{word}</span>'
+
+
+def _verdict_table(comparison: Comparison) -> str:
+    rows = []
+    for row in comparison.rows:
+        quantity, value, limit, _, note = (escape(text) for text in row.texts())
+        judged = ' class="judged"' if row.passed is not None else ""
+        chip = "" if row.passed is None and not row.limit else _chip(row.passed)
+        limit = limit if row.limit else ""
+        rows.append(
+            f'<tr{judged}><th scope="row">{quantity}</th><td class="number">{value}</td>'
+            f'<td class="number">{limit}</td><td>{chip}</td><td class="note">{note}</td></tr>\n'
+        )
+    return _table(("quantity", "value", "limit", "verdict", ""), rows, numbers=(1, 2))
+
+
+def _overview(comparisons: list[Comparison], names: list[str]) -> str:
+    keys = ("distance_ratio", "distance_travelled", "predicted_loss", "first_crossing", "critical_2", "cost")
+    rows = []
+    for comparison, name in zip(comparisons, names, strict=True):
+        cells = "".join(f'<td class="number">{escape(comparison[key].texts()[1])}</td>' for key in keys)
+        link = f'<a href="#{escape(name)}">{escape(comparison.title)}</a>'
+        rows.append(f'<tr><th scope="row">{link}</th><td>{_chip(comparison.passed)}</td>{cells}</tr>\n')
+    header = ("run", "verdict", *(DEFINITIONS[key][0] for key in keys))
+    return _table(header, rows, numbers=range(2, len(header)))
+
+
+def _table(header: Sequence[str], rows: list[str], numbers: Sequence[int] | range) -> str:
+    cells = "".join(
+        f'<th scope="col"{" class=number" if i in numbers else ""}>{escape(text)}</th>' if text else "<td></td>"
+        for i, text in enumerate(header)
+    )
+    head, body = f"<thead><tr>{cells}</tr></thead>\n", f"<tbody>\n{''.join(rows)}</tbody>\n"
+    return f'<div class="card"><table>\n{head}{body}</table></div>\n'
+
+
+def _picture(key: str, image: bytes, whose: str) -> str:
+    alternative, caption = CAPTIONS[key]
+    source = base64.b64encode(image).decode("ascii")
+    return (
+        f'<figure><img src="data:image/png;base64,{source}" alt="{escape(f"{alternative} {whose}.")}">\n'
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _cost_table(run: Run) -> str:
+    rows = []
+    for process, group in run.tree.children.items():
+        kinds = ("gradients", "hessian_vectors", "curvature_gradients")
+        counts = [values(run, process, f"n_{kind}")[-1] for kind in kinds]
+        seconds, compiling = (
+            values(run, process, "seconds")[-1],
+            group.attrs.get("compile_seconds", float("nan")),
+        )
+        equivalents = gradient_equivalents(run, process)
+        texts = [_count(x) for x in counts]
+        texts += [
+            "—" if equivalents is None else f"{equivalents:.3g}",
+            _seconds(seconds),
+            _seconds(float(compiling)),
+        ]
+        cells = "".join(f'<td class="number">{text}</td>' for text in texts)
+        rows.append(f'<tr><th scope="row">{escape(process)}</th>{cells}</tr>\n')
+    header = (
+        "process",
+        "gradients",
+        "Hessian-vector products",
+        "curvature gradients",
+        "gradient equivalents per step",
+        "wall time, with what is recorded",
+        "compilation",
+    )
+    return _table(header, rows, numbers=range(1, len(header)))
+
+
+def _count(x: float) -> str:
+    return f"{x:,.0f}" if x == x else "—"
+
+
+def _seconds(x: float) -> str:
+    return f"{x:.1f} s" if x == x else "—"
+
+
+def _configuration(run: Run) -> str:
+    attrs = run.tree.attrs
+    shown: dict[str, Any] = dict(run.config)
+    shown |= shown.pop("hyperparameters", {}) | json.loads(attrs.get("versions", "{}"))
+    shown |= {key: attrs[key] for key in ("command", "created") if key in attrs}
+    if "total_seconds" in attrs:
+        shown["total_seconds"] = f"{float(attrs['total_seconds']):.1f}"
+    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(_text(value))}</dd>\n" for key, value in shown.items())
+    return f'<div class="card"><dl>\n{items}</dl></div>\n'
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _definitions(comparisons: list[Comparison]) -> str:
+    rows = {row.name: row for comparison in comparisons for row in comparison.rows}
+    items = "".join(
+        f"<dt>{escape(quantity)}</dt><dd>{escape(definition)}</dd>\n"
+        for name, (quantity, definition) in DEFINITIONS.items()
+        if name in rows
+    )
+    chaos = (
+        "The edge of stability is chaotic: perturbing the start by 1e-13 moves final distances by up to 6%, "
+        "so numbers are not to be read more finely than that."
+    )
+    listed = f'<div class="card"><dl>\n{items}</dl></div>\n'
+    return f"<section>\n<h2>What the numbers mean</h2>\n<p>{chaos}</p>\n{listed}</section>\n"
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """Return a short name for each run, made of letters, digits and dashes, no two alike."""
+    names: list[str] = []
+    for run in runs:
+        stem = re.sub(r"[^a-z0-9]+", "-", f"{run.config['optimizer']} {run.config['problem']}".lower()).strip("-")[:60]
+        n = sum(name.rsplit("--", 1)[0] == stem for name in names)
+        names.append(f"{stem}--{n + 1}" if n else stem)
+    return names

@@ -1,0 +1,65 @@
+"""cflow_sym: from an optimizer's update to checked formulas of its flows, and to readable JAX code.
+
+The names below are imported when they are first used, so that `import cflow_sym` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cflow_sym.codegen import compile, write_generated
+    from cflow_sym.derivation import Derivation, DerivationError, Flow, Step, StepError
+    from cflow_sym.notation import Total, norm2, symbols
+    from cflow_sym.optimizers import UnknownOptimizerError, optimizer
+    from cflow_sym.optimizers import names as optimizers
+    from cflow_sym.recipe import derive
+    from cflow_sym.render import write_derivations
+    from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+
+_HOME = {
+    "codegen": ("compile", "write_generated"),
+    "derivation": ("Derivation", "DerivationError", "Flow", "Step", "StepError"),
+    "notation": ("Total", "norm2", "symbols"),
+    "optimizers": ("UnknownOptimizerError", "optimizer"),
+    "recipe": ("derive",),
+    "render": ("write_derivations",),
+    "spec": ("Hyperparameter", "OptimizerSpec", "SpecError", "State", "Switch"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Derivation",
+    "DerivationError",
+    "Flow",
+    "Hyperparameter",
+    "OptimizerSpec",
+    "SpecError",
+    "State",
+    "Step",
+    "StepError",
+    "Switch",
+    "Total",
+    "UnknownOptimizerError",
+    "compile",
+    "derive",
+    "norm2",
+    "optimizer",
+    "optimizers",
+    "symbols",
+    "write_derivations",
+    "write_generated",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "optimizers":  # a package that can be called
+        return importlib.import_module("cflow_sym.optimizers")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"cflow_sym.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'cflow_sym' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

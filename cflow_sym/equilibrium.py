@@ -1,0 +1,240 @@
+"""Equilibrium at the edge for one critical eigenvalue: the variance that keeps u'(cP - H)u at zero."""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sympy as sp
+
+from cflow_sym.central_flow import CF, CRITICAL, EDGE, edge_point
+from cflow_sym.derivation import DerivationError, Step
+from cflow_sym.exact import STEP, LocalModel, Point, add, agree, is_zero, random_point, scale
+from cflow_sym.notation import (
+    Coordinate,
+    Total,
+    contract,
+    debias,
+    is_elementwise,
+    latex_of,
+    orient,
+    rebias,
+    symbols,
+)
+from cflow_sym.spec import OptimizerSpec
+
+_s = symbols
+
+
+def rates_of(spec: OptimizerSpec) -> dict[str, sp.Symbol]:
+    """Return the symbols `nu_dot`, ..., `t_dot` that stand for the rates of the slow states."""
+    return {
+        s.name: (Coordinate if isinstance(s, Coordinate) else sp.Symbol)(f"{s.name}_dot", real=True)
+        for s in spec.state_updates
+    }
+
+
+def drift(P: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
+    """Return dP/dt by the chain rule, linear in the rates of the slow states.
+
+    >>> import cflow_sym as cs
+    >>> spec = cs.optimizer("scalar_rmsprop")
+    >>> drift(spec.derive().preconditioner, spec)
+    nu_dot/(2*eta*sqrt(nu))
+    """
+    slopes = {s: rebias(sp.factor(debias(P.diff(s)))) for s in spec.state_updates}
+    return sp.Add(*(slope * rates_of(spec)[s.name] for s, slope in slopes.items()))
+
+
+def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
+    """Return a vector as the value of a state: itself, or its only number."""
+    return vector if isinstance(point.values[state], tuple) else vector[0]
+
+
+def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
+    """Return the step for dP/dt."""
+    rates = rates_of(spec)
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(3):
+            point = random_point(spec, seed)
+            speeds = {s: scale(sp.Rational(k + 1, 3), point.vector(s)) for k, s in enumerate(spec.state_updates)}
+            slopes = {rates[s.name]: state_value(point, s, v) for s, v in speeds.items()}
+            ahead, behind = (
+                point.with_values(
+                    {s: state_value(point, s, add(point.vector(s), scale(h, v))) for s, v in speeds.items()}
+                )
+                for h in (STEP, -STEP)
+            )
+            slope = scale(1 / (2 * STEP), add(ahead.vector(before), scale(-1, behind.vector(before))))
+            if not all(
+                is_zero(a - b, 1 + abs(b)) for a, b in zip(point.with_values(slopes).vector(after), slope, strict=True)
+            ):
+                return False
+        return True
+
+    return Step(
+        "preconditioner_drift", EDGE, "differentiate along the flow", r"\dot P", P, drift(P, spec),
+        "The chain rule; an explicit dependence on the step count enters through its rate, which is "
+        "1.", check,
+    )  # fmt: skip
+
+
+def path_rate(
+    spec: OptimizerSpec,
+    point: Point,
+    model: LocalModel,
+    flow: Mapping[str, sp.Expr],
+    f: Callable[[sp.Matrix, Point], sp.Expr],
+) -> sp.Expr:
+    """Differentiate f(Hessian, point) along the flow through a point by central differences."""
+    speeds = {s: point.vector(flow[s.name]) for s in spec.state_updates}
+    w_speed = point.vector(flow["w"])
+    values = []
+    for h in (STEP, -STEP):
+        moved = {s: state_value(point, s, add(point.vector(s), scale(h, v))) for s, v in speeds.items()}
+        values.append(f(model.hessian(scale(h, w_speed)), point.with_values(moved)))
+    return (values[0] - values[1]) / (2 * STEP)
+
+
+def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Expr], c: sp.Expr) -> list[Step]:
+    """Return the rate of u'(cP - H)u, the edge, and sigma^2."""
+    rates = rates_of(spec)
+    P_dot = debias(drift(P, spec).xreplace({rates[n]: e for n, e in central.items() if n != "w"}))
+    flow_w = debias(central["w"])
+    balance = sp.expand(contract(Total(sp.expand(c * _s.u**2 * P_dot)) - Total(sp.expand(_s.grad_S * flow_w))))
+    driving, coefficient = (balance.coeff(_s.sigma_squared, k) for k in (0, 1))
+    A_dot = orient(rebias(_collected(driving) + _s.sigma_squared * _collected(coefficient)))
+    gap = contract(c * Total(_s.u**2 * P)) - _s.S
+
+    def check_rate(before: sp.Expr, after: sp.Expr) -> bool:
+        def curvature_gap(H: sp.Matrix, point: Point) -> sp.Expr:
+            u = sp.Matrix(point.values[_s.u])
+            return (u.T * (c * sp.diag(*point.vector(P)) - H) * u)[0]
+
+        for seed in range(3):
+            point, model = edge_point(spec, P, c, seed)
+            slope = path_rate(spec, point, model, central, curvature_gap)
+            if not is_zero(slope - point(after), 1 + abs(slope)):
+                return False
+        return True
+
+    def check_balance(before: sp.Expr, after: sp.Expr) -> bool:
+        # the critical root of det(H - lambda P), followed implicitly along the flow, must stand still
+        for seed in range(3):
+            point, model = edge_point(spec, P, c, seed)
+            balanced = point.with_values({_s.sigma_squared: point(after)})
+            slope = path_rate(
+                spec, balanced, model, central, lambda H, p: (H - c * sp.diag(*p.vector(P))).det()
+            )  # fmt: skip
+            trace = (model.hessian((0, 0)) - c * sp.diag(*point.vector(P))).norm() + 1
+            if not is_zero(slope, trace):
+                return False
+        return True
+
+    sigma = orient(rebias(_quotient(-driving, coefficient)))
+    steps = [
+        Step(
+            "equilibrium", EDGE, "differentiate the distance to the edge", r"\tfrac{d}{dt}u^\top(cP-H)u",
+            gap, A_dot,
+            "The distance to the edge is zero and stays zero. Its rate is the growth of $cP$ minus the "
+            "growth of the "
+            "curvature along the flow, affine in the variance.", check_rate, CRITICAL, f"{CF}, parts I to "
+                f"III",
+        ),
+        Step(
+            "sigma_squared_with_states", EDGE, "solve for the variance", r"\sigma^2", A_dot, sigma,
+            "The only variance that keeps the critical eigenvalue at the threshold.", check_balance,
+            "", f"{CF}, parts I to III",
+        ),
+    ]  # fmt: skip
+    if is_elementwise(P):
+        steps.append(Step(
+            "sigma_squared", EDGE, "closed form", r"\sigma^2", A_dot, sigma,
+            "With one P for each weight the state is not eliminated by one equation; the closed form keeps "
+            "it.",
+            check_balance, "", f"{CF}, part III",
+        ))  # fmt: skip
+        return steps
+    edge = eliminate_state(spec, P, c)
+
+    def check_edge(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(3):
+            point, _ = edge_point(spec, P, c, seed)
+            state = next(iter(edge))
+            if not agree(point.with_values({state: point(after)})(c * P), point.values[_s.S]):
+                return False
+        return True
+
+    for state, value in edge.items():
+        steps.append(Step(
+            f"edge_{state.name}", EDGE, "eliminate the state at the edge", latex_of(state), gap, value,
+            "At the edge $S=cP$, which gives the state in terms of the sharpness.", check_edge,
+        ))  # fmt: skip
+    roots = _rooted(spec, P, c)
+    reduced = orient(rebias(_quotient(_eliminate(-driving, roots), _eliminate(coefficient, roots))))
+
+    steps.append(Step(
+        "sigma_squared", EDGE, "insert the edge", r"\sigma^2", sigma, reduced,
+        "The closed form in terms of the loss and the hyperparameters; a negative value means that the "
+        "eigenvalue leaves "
+        "the edge.", check_balance, "", "derived; arXiv:2410.24206 for gradient descent and Scalar RMSProp",
+    ))  # fmt: skip
+    return steps
+
+
+def _normalization(coefficient: sp.Expr) -> sp.Expr:
+    return sp.expand(coefficient).coeff(_s.grad_S_sq_norm, 1) or sp.Integer(1)
+
+
+def _quotient(numerator: sp.Expr, denominator: sp.Expr) -> sp.Expr:
+    """Return numerator / denominator with the coefficient of |grad S|^2 scaled to 1, as it is read."""
+    unit = _normalization(denominator)
+    return _terms(numerator, unit) / _terms(denominator, unit)
+
+
+def _terms(expr: sp.Expr, unit: sp.Expr) -> sp.Expr:
+    return _collected(sp.expand(sp.expand(expr) / unit))
+
+
+def _collected(expr: sp.Expr) -> sp.Expr:
+    """Collect by contraction, each coefficient factored."""
+    if expr.atoms(Coordinate):
+        return expr
+    named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.S)
+    return sp.collect(expr, named, sp.factor) if sp.collect(expr, named).is_Add else sp.factor(expr)
+
+
+def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]:
+    """Solve S = c P for the root r of the first state that P depends on; returns {state: (r, value of r)}."""
+    for state in () if is_elementwise(P) else spec.state_updates:
+        if state != _s.t and P.has(state):
+            root = sp.Symbol(f"root_{state.name}", positive=True)
+            solutions = sp.solve(debias(c * P).xreplace({state: root**2}) - _s.S, root, check=False)
+            solutions = [r for r in solutions if not r.could_extract_minus_sign() and r.is_negative is not True]
+            if len(solutions) != 1:
+                raise DerivationError(
+                    f"S = c P = {c * P} gives {solutions} for sqrt({state}): the edge does not fix {state}."
+                )
+            return {state: (root, solutions[0])}
+    return {}
+
+
+def _eliminate(expr: sp.Expr, roots: dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]) -> sp.Expr:
+    for state, (root, value) in roots.items():
+        expr = sp.powsimp(expr.xreplace({state: root**2})).subs(root, value)
+    return sp.powdenest(expr)
+
+
+def eliminate_state(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+    """Return the value of the state that S = c P fixes at the edge, by state (empty where P has none).
+
+    >>> import cflow_sym as cs
+    >>> d = cs.derive("scalar_rmsprop")
+    >>> eliminate_state(d.spec, d.preconditioner, d.threshold)
+    {nu: S**2*eta**2/4}
+    """
+    return {state: rebias(sp.factor(value**2)) for state, (_, value) in _rooted(spec, P, c).items()}

@@ -1,0 +1,84 @@
+"""SymPy expressions as readable JAX code: `Total` becomes `jnp.sum`, operators get spaces."""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import sympy as sp
+from sympy.printing.numpy import JaxPrinter
+from sympy.printing.precedence import PRECEDENCE
+
+from cflow_sym.notation import Coordinate, symbols
+
+_LIGHT = {symbols.beta1, symbols.beta2, symbols.kappa1, symbols.kappa2}
+
+
+class ModulePrinter(JaxPrinter):
+    """SymPy's JAX printer with `jnp` as the module's name and without stray brackets."""
+
+    def _module_format(self, fqn: str, register: bool = True) -> str:
+        return fqn.replace("jax.numpy.", "jnp.")
+
+    def _print_Total(self, expr: Any) -> str:
+        return f"jnp.sum({self._print(expr.args[0])})"
+
+    def _print_Mul(self, expr: Any) -> str:
+        coefficient, rest = expr.as_coeff_Mul()
+        if coefficient.is_negative:
+            return "-" + self.parenthesize(-coefficient * rest, PRECEDENCE["Mul"], strict=True)
+        numerator, denominator = sp.fraction(expr, exact=True)
+        if denominator == 1:
+            return "*".join(self.parenthesize(f, PRECEDENCE["Mul"], strict=True) for f in reading_order(expr))
+        top = self.parenthesize(numerator, PRECEDENCE["Mul"], strict=True)
+        return f"{top}/{self.parenthesize(denominator, PRECEDENCE['Pow'], strict=True)}"
+
+    def _print_Pow(self, expr: Any, rational: bool = False) -> str:
+        if expr.exp.could_extract_minus_sign():
+            return "1/" + self.parenthesize(1 / expr, PRECEDENCE["Pow"], strict=True)
+        return super()._print_Pow(expr, rational=rational)
+
+    def _print_Add(self, expr: Any, order: Any = None) -> str:
+        terms = sorted(expr.args, key=lambda a: (a.could_extract_minus_sign(), sp.default_sort_key(a)))
+        text = self._print(terms[0])
+        for term in terms[1:]:
+            minus = term.could_extract_minus_sign()
+            text += (" - " if minus else " + ") + self.parenthesize(-term if minus else term, PRECEDENCE["Add"])
+        return text
+
+
+def reading_order(product: sp.Expr) -> list[sp.Expr]:
+    """Order factors as they are read: numbers, brackets of decays, scalars, vectors, other brackets."""
+
+    def place(factor: sp.Expr) -> tuple:
+        bracket = isinstance(factor, sp.Add)
+        vector = bool(factor.atoms(Coordinate)) and not bracket
+        light = bracket and factor.free_symbols <= _LIGHT
+        late = bracket and not light
+        return (
+            not factor.is_Number,
+            not light,
+            late,
+            vector,
+            factor.is_Pow or factor.has(sp.Function),
+            str(factor),
+        )
+
+    return sorted(sp.Mul.make_args(product), key=place)
+
+
+def jax_code(expr: sp.Expr) -> str:
+    """Return JAX code for an expression, elementwise in coordinates.
+
+    >>> s = symbols
+    >>> jax_code(-s.eta * s.g / (sp.sqrt(s.nu) + s.epsilon))
+    '-eta * g / (epsilon + jnp.sqrt(nu))'
+    """
+    text = ModulePrinter({"fully_qualified_modules": True}).doprint(sp.sympify(expr))
+    text = text.replace("**", "\0")
+    text = re.sub(r"\s*([*/])\s*", r" \1 ", text)
+    return text.replace("\0", "**")

@@ -1,0 +1,286 @@
+"""The symbol table: every letter of the theory once, with its LaTeX, its shape and its meaning.
+
+A vector quantity is written as *its representative coordinate*: `g` stands for g_i, `nu / g**2` acts
+elementwise. Contractions are written with the linear function `Total`, the sum over coordinates, so that
+scalar, elementwise and blockwise states go through one mechanism. `contract` pulls scalars out of it and
+gives the well-known ones a name: Total(g**2) becomes `grad_sq_norm`.
+"""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+
+class Coordinate(sp.Symbol):
+    """The representative coordinate of a vector of shape (n,)."""
+
+
+class Total(sp.Function):
+    """Sum over the coordinates, `Total(g * u)` = sum_i g_i u_i; linear, contracted by `contract`."""
+
+    nargs = 1
+    is_commutative = True
+
+    def _eval_is_real(self) -> bool | None:
+        return self.args[0].is_real
+
+    def _eval_derivative(self, s: Any) -> sp.Expr:
+        if isinstance(s, Coordinate):
+            raise TypeError(
+                f"Total(...) cannot be differentiated by the coordinate {s}; displace {s} by a scalar instead"
+            )
+        return Total(self.args[0].diff(s))
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        body = rf"\textstyle\sum\left[{printer._print(self.args[0])}\right]"
+        return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the symbol table; `identifier` is the name in the Python interfaces."""
+
+    name: str
+    latex: str
+    identifier: str
+    shape: str
+    meaning: str
+    assumption: str = "real"
+
+    def symbol(self) -> sp.Symbol:
+        """Return the SymPy symbol of this row."""
+        kind = Coordinate if self.shape == "(n,)" else sp.Symbol
+        return kind(self.name, **{self.assumption: True})
+
+
+# fmt: off
+TABLE: tuple[Entry, ...] = (
+    Entry("eta", r"\eta", "learning_rate", "()", "learning rate", "positive"),
+    Entry("beta1", r"\beta_1", "beta1", "()", "decay of the first moment", "positive"),
+    Entry("beta2", r"\beta_2", "beta2", "()", "decay of the second moment", "positive"),
+    Entry("epsilon", r"\epsilon", "epsilon", "()", "small constant that keeps a denominator from "
+                                                   "0", "nonnegative"),
+    Entry("gamma", r"\gamma", "weight_decay", "()", "weight decay", "nonnegative"),
+    Entry("t", "t", "t", "()", "number of updates of the states made so far, the current one "
+                               "included", "positive"),
+    Entry("nu", r"\nu", "nu", "()", "second moment: a running average or sum of squared "
+                                    "gradients", "positive"),
+    Entry("nu_hat", r"\hat\nu", "nu_hat", "()", "second moment after bias correction", "positive"),
+    Entry("denominator", "D", "denominator", "()", "what the gradient is divided by", "positive"),
+    Entry("kappa1", r"\kappa_1", "kappa1", "()", "rate of the first moment in continuous time", "positive"),
+    Entry("kappa2", r"\kappa_2", "kappa2", "()", "rate of the second moment in continuous time", "positive"),
+    Entry("P", "P", "preconditioner", "()", "preconditioner: a step is minus the inverse of P times the "
+                                            "gradient", "positive"),
+    Entry("c", "c", "threshold", "()", "no period-two instability iff H <= c P", "positive"),
+    Entry("lam", r"\lambda", "effective_eigenvalue", "()", "an eigenvalue of the inverse of P times "
+                                                           "H", "positive"),
+    Entry("S", "S", "sharpness", "()", "critical curvature along the unit vector u; the top eigenvalue of H "
+                                       "for a scalar P", "positive"),
+    Entry("sigma_squared", r"\sigma^2", "sigma_squared", "()", "variance of the oscillation along the unit "
+        "vector u"),
+    Entry("x", "x", "x", "()", "sign of the oscillation, +1 and -1 in turn"),
+    Entry("grad_sq_norm", r"\|g\|^2", "grad_sq_norm", "()", "squared norm of the gradient", "nonnegative"),
+    Entry("grad_dot_grad_S", r"\langle g,\nabla S\rangle", "grad_dot_grad_S", "()", "gradient of the loss "
+        "times gradient of S"),
+    Entry("grad_S_sq_norm", r"\|\nabla S\|^2", "grad_S_sq_norm", "()", "squared norm of the gradient of "
+        "S", "positive"),
+    Entry("grad_dot_u", r"\langle g,u\rangle", "grad_dot_u", "()", "gradient along the critical direction"),
+    Entry("loss", "L", "loss", "()", "training loss"),
+    Entry("curvature_of_oscillation", r"\langle\Sigma,H\rangle", "curvature_of_oscillation", "()", "Hessian "
+        "contracted with the covariance"),
+    Entry("X_kl", "X_{kl}", "X", "()", "covariance of the oscillation in critical coordinates"),
+    Entry("trace_X", r"\mathrm{tr}X", "trace_X", "()", "sum of the eigenvalues of X", "nonnegative"),
+    Entry("g", "g", "g", "(n,)", "gradient of the loss"),
+    Entry("w", "w", "w", "(n,)", "weights"),
+    Entry("u", "u", "u", "(n,)", "critical direction, a unit vector"),
+    Entry("Hu", "(Hu)", "Hu", "(n,)", "Hessian times u"),
+    Entry("grad_S", r"\nabla S", "grad_S", "(n,)", "gradient of the curvature along u, u held fixed"),
+    Entry("gradient_shift", r"\tfrac12T[\Sigma]", "gradient_shift", "(n,)", "averaged gradient minus "
+        "gradient"),
+    Entry("gradient_variance", r"\mathrm{diag}(H\Sigma H)", "gradient_variance", "(n,)", "variance of the "
+        "gradient"),
+    Entry("D1", r"H\delta", "D1", "(n,)", "first derivative of g along the displacement"),
+    Entry("D2", r"D^2g[\delta^2]", "D2", "(n,)", "second derivative of g along the displacement"),
+    Entry("D3", r"D^3g[\delta^3]", "D3", "(n,)", "third derivative of g along the displacement"),
+    Entry("D4", r"D^4g[\delta^4]", "D4", "(n,)", "fourth derivative of g along the displacement"),
+    Entry("u_i", "u_i", "u_i", "(n,)", "i-th critical direction"),
+    Entry("u_j", "u_j", "u_j", "(n,)", "j-th critical direction"),
+    Entry("Hu_k", "(Hu_k)", "Hu_k", "(n,)", "Hessian times the k-th critical direction"),
+    Entry("Hu_l", "(Hu_l)", "Hu_l", "(n,)", "Hessian times the l-th critical direction"),
+    Entry("d_ij", "d_{ij}", "d_ij", "(n,)", "gradient of u_i'H u_j, both held fixed"),
+    Entry("d_kl", "d_{kl}", "d_kl", "(n,)", "gradient of u_k'H u_l, both held fixed"),
+)
+# fmt: on
+
+_ENTRIES = {entry.name: entry for entry in TABLE}
+_SYMBOLS = {entry.name: entry.symbol() for entry in TABLE}
+
+
+class Symbols:
+    """Attribute access to the symbols of the table.
+
+    >>> symbols.eta, symbols.grad_sq_norm
+    (eta, grad_sq_norm)
+    """
+
+    def __getattr__(self, name: str) -> sp.Symbol:
+        try:
+            return _SYMBOLS[name]
+        except KeyError:
+            raise AttributeError(f"no symbol {name!r} in the symbol table; it has {', '.join(_SYMBOLS)}") from None
+
+    def __dir__(self) -> list[str]:
+        return list(_SYMBOLS)
+
+
+symbols = Symbols()
+
+_s = symbols
+NAMED_CONTRACTIONS: tuple[tuple[sp.Expr, sp.Expr], ...] = (
+    (_s.g**2, _s.grad_sq_norm),
+    (_s.g * _s.grad_S, _s.grad_dot_grad_S),
+    (_s.grad_S**2, _s.grad_S_sq_norm),
+    (_s.g * _s.u, _s.grad_dot_u),
+    (_s.u**2, sp.Integer(1)),
+)
+_NAMES = dict(NAMED_CONTRACTIONS)
+
+
+def norm2(vector: sp.Expr) -> sp.Expr:
+    """Return the squared norm of a vector, given as its representative coordinate.
+
+    >>> norm2(symbols.g)
+    Total(g**2)
+    """
+    return Total(vector**2)
+
+
+def state_symbol(name: str, elementwise: bool = False, assumption: str = "positive") -> sp.Symbol:
+    """Return the symbol of a state: a `Coordinate` where it has one value for each weight.
+
+    >>> state_symbol("nu", elementwise=True) == symbols.nu
+    False
+    """
+    return (Coordinate if elementwise else sp.Symbol)(name, **{assumption: True})
+
+
+def is_elementwise(expr: sp.Basic) -> bool:
+    """Say whether an expression has one value for each coordinate (a coordinate outside every `Total`).
+
+    >>> is_elementwise(symbols.g**2), is_elementwise(norm2(symbols.g))
+    (True, False)
+    """
+    if isinstance(expr, Coordinate):
+        return True
+    return not isinstance(expr, Total) and any(is_elementwise(arg) for arg in expr.args)
+
+
+def contract(expr: sp.Expr) -> sp.Expr:
+    """Use the linearity of `Total`, then give named contractions their names.
+
+    >>> contract(Total(symbols.eta * symbols.g * (symbols.g + symbols.grad_S)))
+    eta*grad_dot_grad_S + eta*grad_sq_norm
+    """
+
+    def contract_one(argument: sp.Expr) -> sp.Expr:
+        result: sp.Expr = sp.Integer(0)
+        for term in sp.Add.make_args(sp.expand(argument)):
+            inside, outside = sp.Integer(1), sp.Integer(1)
+            for factor in sp.Mul.make_args(term):
+                if is_elementwise(factor):
+                    inside *= factor
+                else:
+                    outside *= factor
+            result += outside * _NAMES.get(inside, Total(inside))
+        return result
+
+    return sp.sympify(expr).replace(lambda e: isinstance(e, Total), lambda e: contract_one(e.args[0]))
+
+
+def expand_names(expr: sp.Expr) -> sp.Expr:
+    """Undo the naming of contractions: `grad_sq_norm` becomes Total(g**2) again.
+
+    >>> expand_names(symbols.grad_sq_norm)
+    Total(g**2)
+    """
+    return sp.sympify(expr).xreplace({name: Total(inside) for inside, name in NAMED_CONTRACTIONS if name != 1})
+
+
+def debias(expr: sp.Expr) -> sp.Expr:
+    """Write h**t as 1 - D with a positive symbol D, so that algebra knows 1 - h**t to be positive.
+
+    >>> debias(1 / sp.sqrt(1 - symbols.beta2**symbols.t))
+    1/sqrt(debias_beta2)
+    """
+    t = symbols.t
+    replacement = {}
+    for p in sp.sympify(expr).atoms(sp.Pow):
+        times, of_t = p.exp.as_coeff_Mul()
+        if of_t == t and isinstance(p.base, sp.Symbol):
+            replacement[p] = (1 - sp.Symbol(f"debias_{p.base}", positive=True)) ** times
+    return expr.xreplace(replacement)
+
+
+def rebias(expr: sp.Expr) -> sp.Expr:
+    """Undo `debias`.
+
+    >>> rebias(sp.Symbol("debias_beta2", positive=True))
+    1 - beta2**t
+    """
+    names = [s for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")]
+    return expr.xreplace({s: 1 - _SYMBOLS[s.name.removeprefix("debias_")] ** symbols.t for s in names})
+
+
+def orient(expr: sp.Expr) -> sp.Expr:
+    """Write factors beta - 1 as -(1 - beta), which is how rates are read.
+
+    >>> orient(symbols.eta * (symbols.beta2 - 1) * symbols.nu)
+    -eta*nu*(1 - beta2)
+    """
+    flipped = {h - 1: sp.Dummy(positive=True) for h in (symbols.beta1, symbols.beta2)}
+    signed = expr.xreplace({old: -new for old, new in flipped.items()})
+    return signed.xreplace({new: -old for old, new in flipped.items()})
+
+
+def entry(symbol: sp.Symbol | str) -> Entry | None:
+    """Return the row of a symbol, or None where the table has none.
+
+    >>> entry("eta").meaning
+    'learning rate'
+    """
+    return _ENTRIES.get(str(symbol))
+
+
+def latex_of(symbol: sp.Symbol | str) -> str:
+    """Return the LaTeX of a symbol; a name outside the table is set upright.
+
+    >>> latex_of("nu")
+    '\\\\nu'
+    """
+    row = entry(symbol)
+    return row.latex if row else rf"\mathrm{{{str(symbol).replace('_', ' ')}}}"
+
+
+def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
+    """Return the LaTeX of every symbol in an expression, for SymPy's printer.
+
+    >>> latex_names(symbols.grad_sq_norm)[symbols.grad_sq_norm]
+    '\\\\|g\\\\|^2'
+    """
+    names: dict[sp.Symbol, str] = {}
+    for symbol in expr.atoms(sp.Symbol):
+        row = entry(symbol)
+        base = symbol.name.removesuffix("_dot")
+        if row is not None:
+            names[symbol] = row.latex
+        elif base != symbol.name:
+            dotted = entry(base)
+            names[symbol] = rf"\dot{{{dotted.latex if dotted else base}}}"
+    return names

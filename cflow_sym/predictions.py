@@ -1,0 +1,184 @@
+"""What the central flow says of time averages, and what the alternating part of the states would add."""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import sympy as sp
+
+from cflow_sym.central_flow import CF, CRITICAL, edge_point
+from cflow_sym.derivation import Step
+from cflow_sym.exact import (
+    STEP,
+    Point,
+    add,
+    agree,
+    is_zero,
+    random_model,
+    scale,
+    two_point_average,
+)
+from cflow_sym.expansion import CASES, DROPPED, displacements
+from cflow_sym.notation import (
+    Total,
+    contract,
+    debias,
+    expand_names,
+    is_elementwise,
+    latex_of,
+    orient,
+    rebias,
+    symbols,
+)
+from cflow_sym.spec import OptimizerSpec
+
+_s = symbols
+SECTION = "Predictions"
+
+
+def prediction_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, squared_gradient: sp.Expr) -> list[Step]:
+    """Return the averaged loss and the averaged squared gradient norm."""
+    averaged_loss = _s.loss + _s.curvature_of_oscillation / 2
+    at_edge = _s.loss + c * _s.trace_X / 2
+    Hu = _s.Hu if is_elementwise(P) else _s.S * _s.u
+    moments = {
+        _s.gradient_variance: _s.sigma_squared * Hu**2,
+        _s.gradient_shift: _s.sigma_squared * _s.grad_S / 2,
+    }
+    norm = contract(Total(squared_gradient.xreplace(moments)))
+
+    def check_loss(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in CASES:
+            model = random_model(seed, (sp.Integer(1),) * 2, degree=3)  # odd terms average out: exact up to cubics
+            deltas = displacements(seed, 2)
+            brute = sp.Add(*(model.loss(scale(a, d)) for d in deltas for a in (1, -1))) / 4
+            H = model.hessian((0, 0))
+            curvature = sp.Add(*((sp.Matrix(d).T * H * sp.Matrix(d))[0] for d in deltas)) / 2
+            values = {_s.loss: sp.Integer(0), _s.curvature_of_oscillation: curvature}
+            if not agree(Point(values, 2)(after), brute):
+                return False
+        return True
+
+    def check_edge(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in CASES:
+            point, model = edge_point(spec, P, c, seed, degree=3)
+            amplitude, u = point.values[_s.sigma_squared], point.values[_s.u]
+            metric = sp.Add(*(p * a * a for p, a in zip(point.vector(P), u, strict=True)))
+            delta = scale(sp.sqrt(amplitude), u)
+            brute = (model.loss(delta) + model.loss(scale(-1, delta))) / 2
+            if not agree(Point({_s.loss: sp.Integer(0), _s.trace_X: amplitude * metric}, 2)(after), brute):
+                return False
+        return True
+
+    def check_norm(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in CASES:
+            point, model = edge_point(spec, P, c, seed, degree=2)  # on a quadratic the published order is exact
+            flat = point.with_values({_s.grad_S: (sp.Integer(0),) * 2})
+            delta = scale(sp.sqrt(point.values[_s.sigma_squared]), point.values[_s.u])
+            brute = two_point_average(model, [delta], lambda g: sp.Add(*(a * a for a in g)))
+            if not agree(flat(after), brute):
+                return False
+        return True
+
+    return [
+        Step("predicted_loss", SECTION, "average the loss", "E[L]", _s.loss, averaged_loss,
+             "The loss at the oscillating weights lies above the loss at their average by half the "
+             "curvature that the "
+             "oscillation feels.", check_loss, "", f"{CF}, part I"),
+        Step("predicted_loss_at_edge", SECTION, "insert the edge", "E[L]", averaged_loss, at_edge,
+             r"With $HU=cPU$ and $U^\top PU=I$ the contraction of $\Sigma=UXU^\top$ with $H$ is "
+             r"$c\,\mathrm{tr}X$. Off the edge use the contraction.", check_edge, CRITICAL, "derived"),
+        Step("predicted_grad_sq_norm", SECTION, "sum over the coordinates", r"E[\|\nabla L\|^2]",
+             contract(Total(squared_gradient)), norm,
+             "For one critical eigenvalue.", check_norm, CRITICAL, f"{CF}, part II"),
+    ]  # fmt: skip
+
+
+def alternating_part(state: sp.Symbol, new: sp.Expr, kick: sp.Expr) -> sp.Expr:
+    """Return the part of a state that changes sign at every step, in phase with a gradient `kick`.
+
+    It solves B = -F_s B + F_g[kick]: (1 - beta) / (1 + beta) times that of the squared gradient for an
+    average.
+
+    >>> s = symbols
+    >>> alternating_part(s.nu, s.beta2 * s.nu + (1 - s.beta2) * s.grad_sq_norm, s.u)
+    2*grad_dot_u*(1 - beta2)/(beta2 + 1)
+    """
+    amplitude = sp.Symbol("amplitude", real=True)
+    path = expand_names(new).xreplace({_s.g: _s.g + amplitude * kick})
+    response = contract(path.diff(amplitude).subs(amplitude, 0).doit())
+    return sp.Mul(response, 1 / (1 + new.diff(state)))
+
+
+def alternating_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
+    """Return what the alternating part of each state adds to the mean step: two named remainders a state."""
+    kick = _s.Hu if is_elementwise(P) else _s.S * _s.u
+    steps: list[Step] = []
+    for state, new in spec.state_updates.items():
+        if state == _s.t or not P.has(state):
+            continue
+        B = alternating_part(state, new, kick)
+        cross = -(1 / P).diff(state) * B * kick * _s.sigma_squared
+        square = -(1 / P).diff(state, 2) * B**2 * _s.g * _s.sigma_squared / 2
+        for key, expr, kind, why in (
+            ("alternating", cross, "cross",
+             "In phase with the gradient the state alternates, too; the product of the two has a mean, which "
+             "weakens the step along the critical direction; small when the average is long."),
+            ("alternating_squared", square, "square",
+             "The square of the alternating part meets the curvature of $1/P$; smaller again by the share of "
+             "the alternating part."),
+        ):  # fmt: skip
+            steps.append(Step(
+                f"remainder_{key}_{state.name}", DROPPED, "keep the remainder", r"\text{dropped from }\dot w",
+                spec.weight_update, _tidy(expr), why + f" Dropped: the flow's ${latex_of(state)}$ does not "
+                                                       f"alternate.",
+                _alternating_check(spec, P, state, kind),
+            ))  # fmt: skip
+    return steps
+
+
+def _tidy(expr: sp.Expr) -> sp.Expr:
+    return orient(rebias(sp.factor(sp.expand(debias(contract(expr))))))
+
+
+def _alternating_check(spec: OptimizerSpec, P: sp.Expr, state: sp.Symbol, kind: str):
+    """Solve for the state's period-two part with the optimizer's own update, then average its own step."""
+    new = spec.state_updates[state]
+
+    def half(point: Point, b: tuple, kick: tuple) -> tuple:
+        ends = []
+        for sign in (1, -1):
+            before = add(point.vector(state), scale(-sign, b))
+            g = add(point.vector(_s.g), scale(sign, kick))
+            value = before if isinstance(point.values[state], tuple) else before[0]
+            ends.append(point.with_values({state: value, _s.g: g}).vector(new))
+        return scale(sp.Rational(1, 2), add(ends[0], scale(-1, ends[1])))
+
+    def mean_step(point: Point, b: tuple, kick: tuple, relative: tuple[int, ...]) -> tuple:
+        moved = []
+        for sign in (1, -1):
+            for turn in relative:
+                value = add(point.vector(state), scale(sign * turn, b))
+                inserted = value if isinstance(point.values[state], tuple) else value[0]
+                g = add(point.vector(_s.g), scale(sign, kick))
+                moved.append(point.with_values({state: inserted, _s.g: g}).vector(spec.weight_update))
+        return scale(sp.Rational(1, len(moved)), add(*moved))
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(3):
+            point, _ = edge_point(spec, P, sp.Integer(2), seed)
+            kick = scale(STEP, point.values[_s.Hu])
+            first = half(point, (sp.Integer(0),) * point.dimension, kick)
+            second = half(point, first, kick)
+            b = tuple(f * f / (2 * f - s) for f, s in zip(first, second, strict=True))  # secant on half(b) = b
+            in_phase, mixed = (mean_step(point, b, kick, r) for r in ((1,), (1, -1)))
+            still = point.vector(spec.weight_update)
+            brute = add(in_phase, scale(-1, mixed)) if kind == "cross" else add(mixed, scale(-1, still))
+            stated = point.with_values({_s.sigma_squared: sp.Integer(1)}).vector(after)
+            if not all(is_zero(x / STEP**2 - y, 1 + abs(y)) for x, y in zip(brute, stated, strict=True)):
+                return False
+        return True
+
+    return check

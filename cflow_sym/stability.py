@@ -1,0 +1,178 @@
+"""Linear stability of one optimizer step on a quadratic: the preconditioner and the threshold c.
+
+The curvature is measured in units of the preconditioner, H -> lambda P, slow states frozen. c is the smallest
+positive lambda at which the linearized map has the eigenvalue -1; until then no other eigenvalue may leave
+the unit disc.
+"""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import sympy as sp
+
+from cflow_sym.derivation import DerivationError, Step
+from cflow_sym.exact import Point, agree, draw, is_zero, random_point
+from cflow_sym.notation import Total, expand_names, is_elementwise, symbols
+from cflow_sym.spec import OptimizerSpec, SpecError
+
+_s = symbols
+SECTION = "Preconditioner and threshold"
+MU = sp.Symbol("mu")
+
+
+def preconditioner(spec: OptimizerSpec) -> sp.Expr:
+    """Return P with w' - w = -g / P; raises `SpecError` where that is not so or P not positive.
+
+    >>> import cflow_sym as cs
+    >>> preconditioner(cs.optimizer("scalar_rmsprop"))
+    sqrt(nu)/eta
+    """
+    update = spec.weight_update
+    if expand_names(update).has(Total):
+        raise SpecError(
+            f"optimizer {spec.name!r}: the update contains a norm of the gradient, {update}; P may depend "
+            f"on states only, "
+            "so make the norm a state."
+        )
+    slope = update.diff(_s.g)
+    if slope.has(_s.g) or sp.expand(update.subs(_s.g, 0)) != 0:
+        raise SpecError(
+            f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in g; "
+            f"write what "
+            "makes it nonlinear as a state."
+        )
+    P = 1 / sp.together(-slope)
+    for seed in range(5):
+        point = random_point(spec, seed)
+        values = point.vector(P)
+        if not all(v.is_number and v.is_real and v > 0 for v in values):
+            raise SpecError(
+                f"optimizer {spec.name!r}: P = {P} is {values[0]} at the admissible point {_show(point)}; P "
+                f"must be "
+                "positive, so check the sign of the update and the ranges of the hyperparameters."
+            )
+    return P
+
+
+def _show(point: Point) -> str:
+    return ", ".join(f"{k} = {v}" for k, v in point.values.items() if k != _s.g)
+
+
+def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.Expr) -> sp.Matrix:
+    """Return M(lambda) on (w, filtered states) for one coordinate: gradient lambda P w, slow states frozen.
+
+    Heavy ball, m' = b m + (1 - b) g and w' = w - m' / P:
+
+    >>> b, m, P = sp.symbols("b m P", positive=True)
+    >>> linearized_map(-m / P, {m: b * m + (1 - b) * symbols.g}, P)[0, 0]
+    b*lam - lam + 1
+    """
+    w = sp.Symbol("w_scalar")
+    gradient = {_s.g: _s.lam * P * w}
+    updated = {m: new.xreplace(gradient) for m, new in filters.items()}
+    weights = w + update.xreplace(gradient).xreplace(updated)
+    variables = [w, *filters]
+    after = [weights, *updated.values()]
+    return sp.Matrix([[sp.simplify(sp.cancel(a.diff(v))) for v in variables] for a in after])
+
+
+def threshold(M: sp.Matrix) -> sp.Expr:
+    """Return c, the smallest positive root of det(M + I); raises `DerivationError` where there is none.
+
+    >>> threshold(sp.Matrix([[1 - symbols.lam]]))
+    2
+    """
+    equation = sp.numer(sp.together((M + sp.eye(M.rows)).det()))
+    solutions = [s for s in sp.solve(equation, _s.lam) if s.is_positive is not False]
+    if len(solutions) != 1:
+        raise DerivationError(
+            f"det(M + I) = {equation} has the positive roots {solutions} in lambda: there is no single "
+            f"threshold, so no "
+            "central flow of period two."
+        )
+    return sp.factor(solutions[0])
+
+
+def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.Symbol, sp.Expr]] = ({},)) -> None:
+    """Raise `DerivationError` where a root other than -1 leaves the unit disc for a lambda in (0, c).
+
+    Exact at each sample of the hyperparameters: the resultant of the characteristic polynomial and its
+    reversal is 0 wherever a root lies on the unit circle; without such a lambda in (0, c), one stable lambda
+    settles it.
+    """
+    for sample in samples:
+        p = sp.Poly(M.subs(sample).charpoly(MU).as_expr(), MU)
+        end = sp.nsimplify(sp.sympify(c).subs(sample))
+        reversal = sp.Poly(list(reversed(p.all_coeffs())), MU)
+        crossing = sp.Poly(sp.resultant(p.as_expr(), reversal.as_expr(), MU), _s.lam)
+        roots = [] if crossing.is_zero else sorted(r for r in sp.real_roots(crossing) if 0 < r < end)
+        probes = [a + (b - a) / 2 for a, b in zip([sp.Integer(0), *roots], [*roots, end], strict=True)]
+        for lam in probes:
+            at_lam = sp.Poly(p.as_expr().subs(_s.lam, sp.nsimplify(sp.N(lam, 30), rational=True)), MU)
+            worst = max((abs(r) for r in at_lam.nroots(n=30)), default=0)
+            if worst >= 1:
+                raise DerivationError(
+                    f"a root of modulus {float(worst):.4g} leaves the unit disc at lambda = "
+                    f"{float(lam):.5g}, before the "
+                    f"threshold c = {float(end):.5g}: the instability does not have period two, so no "
+                    f"central flow exists."
+                )
+
+
+def stability_steps(spec: OptimizerSpec) -> list[Step]:
+    """Return the steps for P and c."""
+    P = preconditioner(spec)
+    scalar = sp.Symbol("P", positive=True)
+    M = linearized_map(-_s.g / scalar, {}, scalar)
+    c = threshold(M)
+    refuse_other_periods(M, c)
+
+    def check_preconditioner(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(4):
+            point = random_point(spec, seed)
+            moved = point.vector(spec.weight_update)
+            stated = tuple(-g / p for g, p in zip(point.vector(_s.g), point.vector(after), strict=True))
+            if not agree(moved, stated):
+                return False
+        return True
+
+    def check_threshold(before: sp.Expr, after: sp.Expr) -> bool:
+        # the optimizer's own update on the quadratic with H = c P: w goes to -w; below c it contracts
+        for seed in range(3):
+            point = random_point(spec, seed)
+            w, p = point.vector(_s.g), point.vector(P)
+            for lam in (after, after * draw(random.Random(seed), 0, 1)):
+                g = tuple(lam * b * a for a, b in zip(w, p, strict=True))
+                moved = point.with_values({_s.g: g}).vector(spec.weight_update)
+                factors = [1 + dw / a for a, dw in zip(w, moved, strict=True)]
+                if lam == after and not all(is_zero(f + 1) for f in factors):
+                    return False
+                if lam != after and not all(abs(f) < 1 for f in factors):
+                    return False
+        return is_zero(before.xreplace({_s.lam: sp.sympify(after)}))
+
+    return [
+        Step(
+            "preconditioner", SECTION, "read off the preconditioner", "P",
+            spec.weight_update, P,
+            "Given the updated states, the step is linear in the gradient, so $P$ is minus one over its slope"
+            + (", one entry for each weight." if is_elementwise(P) else ", one number for all weights."),
+            check_preconditioner, "$P$ depends on slow states and on $t$ only.", spec.source,
+        ),
+        Step(
+            "threshold", SECTION, "linearize and solve det(M + I) = 0", "c", (M + sp.eye(M.rows)).det(), c,
+            r"On a quadratic whose curvature is $\lambda$ in units of $P$ the step multiplies $w$ by "
+            r"$M=1-\lambda$. The period-two "
+            "instability begins where $M=-1$, and on $(0,c)$ the only root stays inside the unit disc. "
+            "Negative curvature is "
+            "unstable, too, but does not oscillate.",
+            check_threshold, "Slow states are frozen over one period of the oscillation.",
+            "arXiv:2410.24206; arXiv:2207.14484",
+        ),
+    ]  # fmt: skip

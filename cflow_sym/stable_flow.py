@@ -1,0 +1,202 @@
+"""From steps to continuous time, and the stable flow.
+
+The state at flow time t is the one used in the step that leaves w_t. So the increment of a state is rewritten
+in terms of the *updated* state, by solving its update for the old one: an exponential average gets the rate
+(1 - beta) / beta, a running sum its full increment, a counter 1. With these rates implicit Euler of step 1 is
+the optimizer.
+"""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import sympy as sp
+
+from cflow_sym.derivation import DerivationError, Step
+from cflow_sym.exact import Point, agree, random_point
+from cflow_sym.notation import contract, entry, expand_names, symbols
+from cflow_sym.spec import OptimizerSpec
+
+_s = symbols
+SECTION = "Continuous time and the stable flow"
+CONVENTION = (
+    "First-order (published) convention: one unit of time is one step, the state at time $t$ "
+    "is the one that moves $w_t$."
+)
+
+
+def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
+    """Return new - old in terms of the new state, which takes the old one's symbol; raises `DerivationError`.
+
+    >>> s = symbols
+    >>> increment(s.nu, s.beta2 * s.nu + (1 - s.beta2) * s.g**2)
+    (1 - beta2)*(g**2 - nu)/beta2
+    >>> increment(s.nu, s.nu + s.g**2), increment(s.t, s.t + 1)
+    (g**2, 1)
+    """
+    old = type(state)(f"{state.name}_old", **{k: True for k in ("positive",) if state.is_positive})
+    equation = expand_names(new).xreplace({state: old})
+    slope = equation.diff(old)
+    if slope == 0:
+        raise DerivationError(
+            f"the update of {state} forgets its past, {new}: its rate in continuous time is infinite; keep "
+            f"some memory "
+            "(a decay above 0) and take the limit afterwards."
+        )
+    if not slope.has(old):
+        solutions = [(state - equation.subs(old, 0)) / slope]
+    else:
+        solutions = sp.solve(sp.Eq(state, equation), old)
+    if len(solutions) != 1:
+        raise DerivationError(
+            f"the update of {state}, {new}, cannot be solved uniquely for the old value: {solutions}."
+        )
+    return _tidy(contract(sp.expand(state - solutions[0])))
+
+
+def _tidy(expr: sp.Expr) -> sp.Expr:
+    """Factor, as it is read: (1 - beta)(q - nu)/beta rather than (beta - 1)(nu - q)/beta."""
+    result = sp.factor(sp.together(expr))
+    numerator, denominator = sp.fraction(result)
+    factors = []
+    flips = 0
+    for factor in sp.Mul.make_args(numerator):
+        constant = sp.sympify(factor).as_coeff_add()[0]
+        leads = factor.has(_s.g, _s.grad_sq_norm) and isinstance(factor, sp.Add)
+        negative_lead = leads and any(
+            t.could_extract_minus_sign() and t.has(_s.g, _s.grad_sq_norm) for t in factor.args
+        )
+        if isinstance(factor, sp.Add) and (constant.is_negative or negative_lead):
+            factors.append(sp.Add(*(-t for t in factor.args)))
+            flips += 1
+        else:
+            factors.append(factor)
+    return (-1) ** flips * sp.Mul(*factors) / denominator
+
+
+def increments(spec: OptimizerSpec) -> dict[str, sp.Expr]:
+    """Return the rewritten increment of every slow state, by name.
+
+    >>> import cflow_sym as cs
+    >>> increments(cs.optimizer("gradient_descent"))
+    {'t': 1}
+    """
+    return {s.name: increment(s, new) for s, new in spec.state_updates.items()}
+
+
+def rate_names(spec: OptimizerSpec) -> dict[sp.Symbol, sp.Expr]:
+    """Return named rates, kappa2 = (1 - beta2) / beta2, for the states that are exponential averages.
+
+    >>> import cflow_sym as cs
+    >>> rate_names(cs.optimizer("scalar_rmsprop"))
+    {kappa2: (1 - beta2)/beta2}
+    """
+    names = {_s.beta1: _s.kappa1, _s.beta2: _s.kappa2}
+    slopes = [new.diff(s) for s, new in spec.state_updates.items()]
+    return {names[b]: (1 - b) / b for b in names if b in slopes}
+
+
+def name_rates(spec: OptimizerSpec, expr: sp.Expr) -> sp.Expr:
+    """Write (1 - beta2) / beta2 as kappa2 wherever it occurs; powers like beta2**t stay.
+
+    >>> import cflow_sym as cs
+    >>> s = symbols
+    >>> name_rates(cs.optimizer("scalar_rmsprop"), (1 - s.beta2) * (s.grad_sq_norm - s.nu) / s.beta2)
+    kappa2*(grad_sq_norm - nu)
+    """
+    for rate, value in rate_names(spec).items():
+        decay = next(iter(value.free_symbols))
+        hidden = {p: sp.Dummy(positive=True) for p in expr.atoms(sp.Pow, sp.log) if p.has(decay) and not _rational(p)}
+        inside = expr.xreplace(hidden).xreplace({decay: 1 / (1 + rate)})
+        named = _factor_parts(inside).xreplace({v: k for k, v in hidden.items()})
+        if named.has(rate):
+            expr = named
+    return expr
+
+
+def _rational(p: sp.Expr) -> bool:
+    return isinstance(p, sp.Pow) and bool(p.exp.is_Integer)
+
+
+def _factor_parts(expr: sp.Expr) -> sp.Expr:
+    """Factor numerator and denominator each at once or term by term, whichever is shorter."""
+
+    def shortest(part: sp.Expr) -> sp.Expr:
+        by_term = sp.Add(*(sp.factor(t) for t in sp.Add.make_args(part)))
+        return min((by_term, sp.factor(part)), key=lambda e: e.count_ops())
+
+    numerator, denominator = sp.fraction(expr, exact=True)
+    if isinstance(numerator, sp.Add) and isinstance(denominator, sp.Add):
+        return shortest(numerator) / shortest(denominator)
+    return shortest(expr)
+
+
+def step_states(spec: OptimizerSpec, point: Point) -> Point:
+    """Apply the optimizer's own state updates: the counter first, then all others from old values."""
+    counted = point.with_values({_s.t: point.values[_s.t] + 1})
+    new = {s: counted(e) for s, e in spec.state_updates.items() if s != _s.t}
+    return counted.with_values(new)
+
+
+def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
+    """Return the steps that rewrite increments and collect the stable flow."""
+    rates = increments(spec)
+    steps = []
+    for state, new in spec.state_updates.items():
+        steps += _state_steps(spec, state, new, rates[state.name])
+
+    def check_weights(before: sp.Expr, after: sp.Expr) -> bool:
+        points = [random_point(spec, seed) for seed in range(3)]
+        return all(agree(p.vector(after), p.vector(spec.weight_update)) for p in points)
+
+    steps.append(Step(
+        "stable_w", SECTION, "collect the stable flow", r"\dot w", spec.weight_update, -_s.g / P,
+        "Without oscillation the weights move by one step in one unit of time.", check_weights, CONVENTION,
+        spec.source,
+    ))  # fmt: skip
+    return steps
+
+
+def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr) -> list[Step]:
+    row = entry(state)
+    latex = row.latex if row else state.name
+
+    def check_increment(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(4):
+            old = random_point(spec, seed)
+            new_point = step_states(spec, old)
+            changed = new_point.vector(state), old.vector(state)
+            if not agree(new_point.vector(after), tuple(a - b for a, b in zip(*changed, strict=True))):
+                return False
+        return True
+
+    def check_euler(before: sp.Expr, after: sp.Expr) -> bool:
+        # implicit Euler of step 1 must be the optimizer: take the step back, then apply the update
+        for seed in range(4):
+            end = random_point(spec, seed)
+            back = tuple(a - b for a, b in zip(end.vector(state), end.vector(after), strict=True))
+            value = back if isinstance(end(state), tuple) else back[0]
+            start = end.with_values({state: value, _s.t: end.values[_s.t] - (0 if state == _s.t else 1)})
+            if state == _s.t:
+                start = end.with_values({_s.t: value})
+            if not agree(step_states(spec, start).vector(state), end.vector(state)):
+                return False
+        return True
+
+    return [
+        Step(
+            f"increment_{state.name}", SECTION, "rewrite the increment in terms of the updated state",
+            rf"{latex}_t-{latex}_{{t-1}}", new - state, rate,
+            f"Solve the update for the old value of ${latex}$ and insert it; ${latex}$ on the right is the "
+            f"updated value.",
+            check_increment, "" if state == _s.t else CONVENTION, spec.source if state != _s.t else "derived",
+        ),
+        Step(
+            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, rate,
+            "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back "
+            "exactly.",
+            check_euler, CONVENTION, spec.source if state != _s.t else "derived",
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,153 @@
+"""Figures and the HTML page of synthetic runs."""
+
+import base64
+from html.parser import HTMLParser
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from cflow_num.errors import InputError
+from cflow_num.plot import FIGURES, figures, save_figures
+from cflow_num.report import write_report
+from cflow_num.run import Run
+
+from .synthetic import STEPS, synthetic, without
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Reads a page, holding it to balanced tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.attrs, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attrs.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def of(self, tag):
+        return [attrs for name, attrs in self.attrs if name == tag]
+
+
+def test_the_page_is_whole_and_self_contained(tmp_path):
+    path = write_report([synthetic()], tmp_path / "out")
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert page.of("html") == [{"lang": "en"}]
+    assert {"charset": "utf-8"} in page.of("meta")
+    assert any(attrs.get("name") == "viewport" for attrs in page.of("meta"))
+    assert "title" in page.seen
+    assert page.seen.index("table") < page.seen.index("figure"), "the verdict comes first"
+    assert "pass" in page.words
+    images = page.of("img")
+    assert len(images) == len(page.of("figcaption")) == len(FIGURES)
+    for image in images:
+        assert image["alt"]
+        kind, data = image["src"].split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+    assert not {"script", "link", "iframe", "object"} & set(page.seen)
+    assert "http" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([*(f"{n}.png" for n in FIGURES), "report.html"])
+
+
+def test_names_are_escaped(tmp_path):
+    evil = '<script>alert("$x_{")</script> & more'
+    run = synthetic(problem=evil)
+    text = write_report([run], tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    page = Page(text)
+    assert any(evil in word for word in page.words)
+    assert evil in page.of("img")[0]["alt"]
+    assert Page(write_report([run, run], tmp_path).read_text(encoding="utf-8"))
+
+
+def test_several_runs_have_an_overview_and_sections(tmp_path):
+    runs = [synthetic(), synthetic(ratio=1.0), synthetic(crossing=None)]
+    path = write_report(runs, tmp_path)
+    page = Page(path.read_text(encoding="utf-8"))
+    targets = [attrs["id"] for attrs in page.of("h2") if "id" in attrs]
+    assert [attrs["href"] for attrs in page.of("a")] == [f"#{target}" for target in targets]
+    assert len(set(targets)) == 3
+    assert page.words.index("fail") < page.words.index("quantity"), "the overview comes first"
+    assert len(list(tmp_path.glob("*.png"))) == len(page.of("img")) == 2 * len(FIGURES) + len(FIGURES) - 1
+
+
+def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    write_report([synthetic()], tmp_path)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*choose another folder"):
+        write_report([synthetic()], tmp_path / "file" / "out")
+    with pytest.raises(InputError, match=r"cannot write .*choose another folder"):
+        save_figures(synthetic(), tmp_path / "file" / "out")
+
+
+def test_nothing_is_written_where_a_process_is_missing(tmp_path):
+    with pytest.raises(InputError, match="no stable process"):
+        write_report([without(synthetic(), "stable")], tmp_path)
+    with pytest.raises(InputError, match="no run"):
+        write_report([], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_ended_at_once_still_has_a_page(tmp_path):
+    run = synthetic(steps=0, crossing=None, asked=9, reason="ended at step 0 of 9: the <stable> process")
+    assert any("<stable>" in word for word in Page(write_report([run], tmp_path).read_text("utf-8")).words)
+
+
+def test_figures_that_lack_their_quantities_are_left_out():
+    run = synthetic()
+    assert list(figures(run)) == list(FIGURES)
+    assert list(figures(without(run, "central"))) == ["loss", "distances"]
+    assert list(figures(without(run, "discrete"))) == ["eigenvalues", "distances"]
+    assert "variance" not in figures(synthetic(crossing=None))
+    unknown = {name: {"effective_step_size": np.full(STEPS + 1, np.nan)} for name in ("discrete", "central")}
+    assert "effective_step_size" not in figures(synthetic(**unknown))
+
+
+def test_eigenvalues_stay_readable_when_the_stable_flow_explodes():
+    eigenvalues = np.geomspace(1, 1e6, STEPS + 1)[:, None]
+    ax = figures(synthetic(stable={"effective_eigenvalues": eigenvalues}))["eigenvalues"].axes[0]
+    low, high = ax.get_ylim()
+    assert 0 < low < 2 < high < 4
+    assert any("1e+06" in text.get_text() for text in ax.texts)
+
+
+def test_figures_leave_the_users_style_alone():
+    before = dict(mpl.rcParams)
+    with mpl.rc_context({"lines.linewidth": 17.0}):
+        figures(synthetic())
+        assert mpl.rcParams["lines.linewidth"] == 17.0
+    assert dict(mpl.rcParams) == before
+
+
+def test_run_compares_and_reports_itself(tmp_path):
+    run = synthetic()
+    assert isinstance(run, Run)
+    assert run.compare().passed is True
+    assert run.report(tmp_path) == tmp_path / "report.html"

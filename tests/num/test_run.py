@@ -1,0 +1,265 @@
+"""Runs end to end on small problems: what is recorded, saved, refused, and kept when a run cannot go on."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sympy as sp
+
+import cflow_num as cn
+import cflow_sym as cs
+from cflow_num.errors import InputError, RunError
+from cflow_num.run import VARIABLES
+from cflow_sym.interface import MissingFlowError
+
+from .cases import random_smooth
+
+RMSPROP = {"learning_rate": 0.1, "beta2": 0.95}
+EVERYTHING = ("discrete", "stable", "central", "ablated")
+
+
+@pytest.fixture(scope="module")
+def ramp_run():
+    return cn.run(cn.problem("ramp"), "scalar_rmsprop", RMSPROP, steps=40, processes=EVERYTHING, quiet=True)
+
+
+def test_every_variable_has_dimensions_units_and_a_meaning(ramp_run):
+    assert list(ramp_run.tree.children) == list(EVERYTHING)
+    for name, group in ramp_run.tree.children.items():
+        assert group.sizes["step"] == 41
+        np.testing.assert_array_equal(group["step"], np.arange(41))
+        for variable in group.data_vars.values():
+            assert variable.dims in (("step",), ("step", "eig"))
+            assert variable.attrs["units"]
+            assert variable.attrs["long_name"]
+            assert variable.name in VARIABLES
+        needed = {"loss", "gradient_norm", "effective_eigenvalues", "n_gradients", "seconds", "nu"}
+        needed |= {"midpoint_loss", "displacement"} if name == "discrete" else {"distance_to_discrete"}
+        if name in ("central", "ablated"):
+            needed |= {"predicted_loss", "predicted_squared_gradient_norm", "sigma_eigenvalues", "residual"}
+            needed |= {"n_hessian_vectors", "n_curvature_gradients"}
+        assert needed <= set(group.data_vars)
+    assert ramp_run.config["hyperparameters"] == RMSPROP | {"epsilon": 0.0}
+    assert json.loads(ramp_run.tree.attrs["versions"])["jax"]
+
+
+def test_midpoints_are_unknown_at_both_ends_and_only_there(ramp_run):
+    for name in ("midpoint_loss", "distance_from_start"):
+        known = np.isfinite(ramp_run.tree["discrete"][name].values)
+        assert known[1:-1].all()
+        assert not known[[0, -1]].any()
+    assert np.isfinite(ramp_run.tree["central"]["distance_to_discrete"].values[1:-1]).all()
+    assert np.isfinite(ramp_run.tree["discrete"]["displacement"].values[1:-1, 0]).all()
+
+
+def test_a_run_file_comes_back_the_same(ramp_run, tmp_path):
+    path = ramp_run.save(tmp_path / "deep" / "run.nc")
+    assert [p.name for p in path.parent.iterdir()] == ["run.nc"]
+    again = cn.load(path)
+    assert again.config == ramp_run.config
+    for name, group in ramp_run.tree.children.items():
+        for variable in group.data_vars:
+            np.testing.assert_array_equal(again.tree[name][variable], group[variable])
+
+
+def test_distances_agree_with_a_direct_computation():
+    """On a quadratic below the threshold everything is known: no oscillation, the flow is exponential decay."""
+    quadratic = cn.problem("quadratic", n=6, sharpness=1.0)
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 0.3}, steps=25, quiet=True)
+    lam, w0, t = np.asarray(quadratic.data), np.asarray(quadratic.w0), np.arange(26)[:, None]
+    flow, discrete = w0 * np.exp(-0.3 * lam * t), w0 * (1 - 0.3 * lam) ** t
+    middle = (discrete[:-2] + 2 * discrete[1:-1] + discrete[2:]) / 4
+    expected = np.linalg.norm(flow[1:-1] - middle, axis=1)
+    for name, tolerance in (("stable", 1e-5), ("central", 3e-3)):  # Heun with step 1/2 against Tsit5
+        found = run.tree[name]["distance_to_discrete"].values[1:-1]
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert np.all(run.tree["central"]["sigma_eigenvalues"].fillna(0) == 0)
+    np.testing.assert_allclose(run.tree["discrete"]["effective_eigenvalues"][-1, 0], 0.3, rtol=1e-6)
+
+
+def test_capacity_grows_when_more_eigenvalues_arrive():
+    """Twelve directions reach the edge together; four are tracked at first."""
+    n = 12
+
+    def loss(w, slope):
+        x, y = w[:n], w[n]
+        return jnp.sum(x**2) * (1.5 + y) / 2 - slope * y
+
+    problem = cn.Problem(loss, jnp.full(n + 1, 1e-3).at[n].set(0.0), data=jnp.asarray(0.05))
+    run = cn.run(problem, "gradient_descent", {"learning_rate": 1.0}, steps=30, processes=("central",), quiet=True)
+    assert not run.reason
+    central = run.tree["central"]
+    assert float(central["effective_eigenvalues"].max()) < 2.02
+    trace = central["sigma_eigenvalues"].sum("eig")[-1]
+    np.testing.assert_allclose(trace, 2 * 0.05, rtol=1e-6)  # only the trace of Sigma is determined here
+
+
+def test_eigenvalues_every_so_many_steps():
+    quadratic = cn.problem("quadratic", n=6)
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 0.3}, steps=12, eig_every=4, quiet=True)
+    for name in ("discrete", "stable", "central"):
+        known = np.isfinite(run.tree[name]["effective_eigenvalues"].values[:, 0])
+        np.testing.assert_array_equal(np.flatnonzero(known), [0, 4, 8, 12])
+
+
+def test_the_chunk_length_changes_no_number(monkeypatch):
+    smooth = random_smooth(1)
+    runs = []
+    for chunk in (10, 7):
+        monkeypatch.setattr("cflow_num.run.CHUNK", chunk)
+        runs.append(cn.run(smooth, "gradient_descent", {"learning_rate": 0.1}, steps=20, quiet=True))
+    for name in ("discrete", "central"):
+        for variable in ("loss", "effective_eigenvalues"):
+            a, b = (r.tree[name][variable].values for r in runs)
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=f"{name} {variable}")
+
+
+def test_a_divergence_is_a_result_with_its_reason_and_data(tmp_path):
+    quadratic = cn.problem("quadratic", n=6, sharpness=1.0)
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 2.5}, steps=60, quiet=True)
+    assert "discrete process: it diverges" in run.reason
+    assert "smaller learning rate" in run.reason
+    assert 3 < run.tree["discrete"].sizes["step"] < 61
+    assert np.isfinite(run.tree["discrete"]["loss"]).all()
+    assert cn.load(run.save(tmp_path / "run.nc")).reason == run.reason
+
+
+def test_an_interrupted_run_keeps_its_data(monkeypatch):
+    from cflow_num.integrate import Process
+
+    advance, calls = Process.advance, []
+
+    def interrupted(self, carry):
+        calls.append(self.name)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return advance(self, carry)
+
+    monkeypatch.setattr(Process, "advance", interrupted)
+    quadratic = cn.problem("quadratic", n=6)
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 0.3}, steps=60, quiet=True)
+    assert run.reason.startswith("interrupted at step 10")
+    assert run.tree["central"].sizes["step"] == 11
+
+
+def test_a_new_optimizer_runs_without_any_change_here():
+    """RMSProp's norm version with a cube root, which exists in no library: three lines of data."""
+    s = cs.symbols
+    spec = cs.OptimizerSpec(
+        name="cube_root_prop",
+        title="Cube-root Scalar RMSProp",
+        hyperparameters=cs.optimizer("scalar_rmsprop").hyperparameters[:2],
+        states=(cs.State("nu", s.beta2 * s.nu + (1 - s.beta2) * cs.norm2(s.g)),),
+        update=-s.eta * s.g * s.nu ** sp.Rational(-1, 3),
+    )
+    run = cn.run(cn.problem("ramp"), spec, RMSPROP, steps=60, quiet=True)
+    assert not run.reason
+    assert run.tree["central"]["sigma_eigenvalues"][-1, 0] > 0
+    at_edge = run.tree["central"]["effective_eigenvalues"][-1, 0]
+    assert float(at_edge) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_float32(ramp_run):
+    ramp = cn.problem("ramp")
+    problem = cn.Problem(
+        lambda w, c: c["S"] * w[0] ** 2 / 2 - c["p"] * w[1],
+        ramp.w0.astype(jnp.float32),
+        data={name: x.astype(jnp.float32) for name, x in ramp.data.items()},
+    )
+    run = cn.run(problem, "scalar_rmsprop", RMSPROP, steps=40, processes=EVERYTHING, quiet=True)
+    assert run.config["dtype"] == "float32"
+    for name in ("stable", "central"):
+        np.testing.assert_allclose(run.tree[name]["loss"], ramp_run.tree[name]["loss"], rtol=1e-3, atol=1e-4)
+
+
+def test_the_published_integrator_agrees():
+    smooth = random_smooth(2, n=40)
+    hp = {"learning_rate": 0.35}
+    ends = [
+        cn.run(smooth, "gradient_descent", hp, steps=10, processes=("central",), integrator=name, quiet=True)
+        for name in ("heun", "published")
+    ]
+    losses = [r.tree["central"]["loss"].values for r in ends]
+    assert not any(r.reason for r in ends)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05, atol=0.02)
+
+
+BAD = {
+    "unknown optimizer": (dict(optimizer="scalar_rmsporp"), "scalar_rmsprop"),
+    "unknown hyperparameter": (dict(hyperparameters={"learning_rat": 0.1}), 'did you mean "learning_rate"'),
+    "missing hyperparameter": (dict(hyperparameters={}), "learning_rate"),
+    "negative": (
+        dict(hyperparameters={"learning_rate": -1.0}),
+        "learning_rate is -1, it must be greater than 0",
+    ),
+    "not a number": (dict(hyperparameters={"learning_rate": "fast"}), "'fast'"),
+    "nan": (dict(hyperparameters={"learning_rate": float("nan")}), "nan"),
+    "beta2 above 1": (
+        dict(optimizer="scalar_rmsprop", hyperparameters={"learning_rate": 0.1, "beta2": 1.0}),
+        "beta2 is 1, it must be between 0 and 1",
+    ),
+    "unknown switch": (
+        dict(optimizer="scalar_rmsprop", hyperparameters=RMSPROP | {"nestorov": True}),
+        "nestorov",
+    ),
+    "no steps": (dict(steps=0), "steps is 0"),
+    "half a step": (dict(steps=1.5), "steps is 1.5"),
+    "unknown process": (dict(processes=("discrete", "centrel")), 'did you mean "central"'),
+    "no process": (dict(processes=()), "at least one of"),
+    "unknown integrator": (dict(integrator="hern"), 'did you mean "heun"'),
+    "ablated without adaptation": (dict(processes=("ablated",)), "not defined for gradient_descent"),
+    "not a problem": (dict(problem=3), "cflow_num.Problem(loss, params)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_one_sentence(name):
+    change, says = BAD[name]
+    arguments = {
+        "problem": cn.problem("quadratic", n=3),
+        "optimizer": "gradient_descent",
+        "hyperparameters": {"learning_rate": 0.1},
+        "steps": 3,
+    } | change
+    problem, optimizer, hp = (arguments.pop(k) for k in ("problem", "optimizer", "hyperparameters"))
+    with pytest.raises((InputError, MissingFlowError)) as error:
+        cn.run(problem, optimizer, hp, quiet=True, **arguments)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_at_the_start():
+    problem = cn.Problem(lambda w: jnp.sum(jnp.log(w)), jnp.array([-1.0]))
+    with pytest.raises(InputError, match="loss is nan at the start"):
+        cn.run(problem, "gradient_descent", {"learning_rate": 0.1}, steps=3, quiet=True)
+
+
+def test_divergence_in_the_warm_start():
+    problem = cn.Problem(lambda w: jnp.sum(w**4), jnp.array([10.0]))
+    with pytest.raises(RunError, match="warm-start step"):
+        cn.run(problem, "gradient_descent", {"learning_rate": 1.0}, steps=3, warm_start=20, quiet=True)
+
+
+def test_damaged_and_foreign_files(tmp_path, ramp_run):
+    path = ramp_run.save(tmp_path / "run.nc")
+    damaged = tmp_path / "damaged.nc"
+    damaged.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        cn.load(damaged)
+    with pytest.raises(InputError, match="not a file"):
+        cn.load(tmp_path / "nothing.nc")
+
+
+def test_a_missing_generated_module_says_how_to_write_it(monkeypatch, tmp_path):
+    """Deleting a generated module makes a run fail with a sentence."""
+    from cflow_sym import generated
+
+    copy = tmp_path / "generated"
+    shutil.copytree(generated.__path__[0], copy)
+    (copy / "gradient_descent.py").unlink()
+    monkeypatch.setattr(generated, "__file__", str(copy / "__init__.py"))
+    with pytest.raises(MissingFlowError, match="cflow codegen") as error:
+        cn.run(cn.problem("quadratic", n=3), "gradient_descent", {"learning_rate": 0.1}, steps=3, quiet=True)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,232 @@
+"""Generated modules: the committed text is current, functions agree with automatic differentiation."""
+
+import ast
+import traceback
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_sym_derivation import ADAGRAD_NORM, RMSPROP
+
+import cflow_sym as cs
+from cflow_sym import codegen, generated, render
+from cflow_sym.interface import CompiledFlow, MissingFlowError, Moments
+
+SWITCHES = [(), ("bias_correction",), ("eps_in_sqrt",), ("bias_correction", "eps_in_sqrt")]
+COMMITTED = [("gradient_descent", ()), *(("scalar_rmsprop", on) for on in SWITCHES)]
+FLOWS = [*COMMITTED, ("rmsprop", ()), ("adagrad_norm", ())]
+N = 5
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    before = jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    yield
+    jax.config.update("jax_enable_x64", before[0])
+    jax.config.update("jax_numpy_dtype_promotion", before[1])
+
+
+def flow_of(name, switches):
+    own = {"rmsprop": RMSPROP, "adagrad_norm": ADAGRAD_NORM}
+    return own[name].compile() if name in own else generated.load(name, switches)
+
+
+def hyperparameters(flow, dtype=jnp.float64):
+    values = {"learning_rate": 0.3, "beta2": 0.9, "epsilon": 0.02}
+    return {h.name: jnp.asarray(values[h.name], dtype) for h in flow.HYPERPARAMETERS}
+
+
+def random_state(flow, key, dtype=jnp.float64):
+    shapes = {"scalar": (), "elementwise": (N,), "counter": ()}
+    keys = jax.random.split(key, len(flow.SLOW_STATES))
+    draws = {
+        n: jax.random.uniform(k, shapes[kind], dtype, 0.5, 2.0)
+        for (n, kind), k in zip(flow.SLOW_STATES.items(), keys, strict=True)
+    }
+    return {n: v * 5 if n == "t" else v for n, v in draws.items()}
+
+
+def close(a, b, rtol=1e-12):
+    return jax.tree.all(jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=rtol, atol=rtol), a, b))
+
+
+@pytest.fixture(params=FLOWS, ids=lambda case: "-".join([case[0], *case[1]]))
+def setting(request):
+    flow = flow_of(*request.param)
+    state = random_state(flow, jax.random.key(1))
+    g = jax.random.normal(jax.random.key(2), (N,), jnp.float64)
+    return flow, state, g, hyperparameters(flow)
+
+
+def test_protocol(setting):
+    flow = setting[0]
+    assert isinstance(flow, CompiledFlow)
+    assert flow.SOURCE_HASH
+
+
+def test_preconditioner_is_minus_one_over_the_slope_of_the_step(setting):
+    flow, state, g, hp = setting
+    jacobian = jax.jacobian(lambda g: flow.update_weights(jnp.zeros_like(g), state, g, hp))(g)
+    inverse = jnp.broadcast_to(1 / flow.preconditioner(state, hp), (N,))
+    assert close(jacobian, -jnp.diag(inverse))
+
+
+def test_preconditioner_drift_is_the_derivative(setting):
+    flow, state, _, hp = setting
+    state_dot = random_state(flow, jax.random.key(3))
+    _, expected = jax.jvp(lambda s: flow.preconditioner(s, hp), (state,), (state_dot,))
+    assert close(flow.preconditioner_drift(state, state_dot, hp), expected)
+
+
+def test_implicit_euler_of_the_slow_drift_is_the_update(setting):
+    flow, state, g, hp = setting
+    after = flow.update_state(state, g, hp)
+    drift = flow.slow_drift(after, g, hp)
+    assert close(jax.tree.map(lambda a, d: a - d, after, drift), state)
+
+
+def test_moments_enter_as_half_the_second_derivative(setting):
+    flow, state, g, hp = setting
+    kick = jax.random.normal(jax.random.key(4), (N,), jnp.float64)
+    drift = lambda x: flow.slow_drift(state, g + x * kick, hp)  # noqa: E731
+    one = jnp.asarray(1.0)
+    first = lambda x: jax.jvp(drift, (x,), (one,))[1]  # noqa: E731
+    expected = jax.tree.map(lambda a: a / 2, jax.jvp(first, (jnp.asarray(0.0),), (one,))[1])
+    moments = Moments(jnp.zeros(N), kick**2)
+    assert close(flow.slow_drift_moments(state, g, moments, hp), expected)
+    tripled = Moments(jnp.zeros(N), 3 * kick**2)
+    assert close(flow.slow_drift_moments(state, g, tripled, hp), jax.tree.map(lambda a: 3 * a, expected))
+    assert close(flow.averaged_squared_gradient(g, moments), g**2 + kick**2)
+
+
+def test_threshold_is_where_the_discrete_map_reaches_minus_one(setting):
+    flow, state, g, hp = setting
+    c, P = flow.threshold(state, hp), jnp.broadcast_to(flow.preconditioner(state, hp), (N,))
+    step = lambda w: flow.update_weights(w, state, c * P * w, hp)  # noqa: E731
+    assert close(jnp.linalg.eigvals(jax.jacobian(step)(g)).real, -jnp.ones(N))
+    assert close(flow.threshold_drift(state, state, hp), jnp.asarray(0.0))
+
+
+@pytest.mark.parametrize(("name", "switches"), [*COMMITTED, ("adagrad_norm", ())])
+def test_sigma_squared_balances_the_edge(name, switches):
+    flow = flow_of(name, switches)
+    hp = hyperparameters(flow)
+    state = random_state(flow, jax.random.key(5))
+    S = flow.threshold(state, hp) * flow.preconditioner(state, hp)  # at the edge
+    g, grad_S = jax.random.normal(jax.random.key(6), (2, N), jnp.float64)
+    u = jnp.eye(N)[0]
+
+    def rate(sigma_squared):
+        """d/dt (c P - S) along the flow, by automatic differentiation of P itself."""
+        moments = Moments(sigma_squared * grad_S / 2, sigma_squared * S**2 * u**2)
+        still, moved = flow.slow_drift(state, g, hp), flow.slow_drift_moments(state, g, moments, hp)
+        state_dot = jax.tree.map(jnp.add, still, moved)
+        _, P_dot = jax.jvp(lambda s: flow.preconditioner(s, hp), (state,), (state_dot,))
+        w_dot = -(g + moments.gradient_shift) / flow.preconditioner(state, hp)
+        return flow.threshold(state, hp) * P_dot - jnp.vdot(grad_S, w_dot)
+
+    at_zero, at_one = rate(jnp.asarray(0.0)), rate(jnp.asarray(1.0))
+    expected = -at_zero / (at_one - at_zero)  # the rate is affine in the variance
+    stated = flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp, state["t"])
+    assert close(stated, expected)
+    if "bias_correction" in switches:
+        assert not close(flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp), expected, rtol=1e-6)
+
+
+def test_elementwise_closed_form_refuses_with_its_reason():
+    flow = RMSPROP.compile()
+    with pytest.raises(NotImplementedError, match="one entry for each weight"):
+        flow.sigma_squared(1.0, 1.0, 1.0, 1.0, {})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_dtype_jit_and_vmap(setting, dtype):
+    flow = setting[0]
+    hp = hyperparameters(flow, dtype)
+    w = jnp.linspace(0.5, 1.5, N, dtype=dtype)
+    g = w * 2
+
+    @jax.jit
+    def everything(w, g):
+        state = flow.update_state(flow.initial_state(w, hp), g, hp)
+        moments = Moments(g, g**2)
+        drift = flow.slow_drift(state, g, hp)
+        return (
+            state,
+            flow.update_weights(w, state, g, hp),
+            flow.preconditioner(state, hp),
+            flow.preconditioner_drift(state, drift, hp),
+            flow.threshold(state, hp),
+            drift,
+            flow.slow_drift_moments(state, g, moments, hp),
+            flow.filter_coefficients(state, hp),
+            flow.averaged_squared_gradient(g, moments),
+            flow.predicted_loss(g[0], g[1]),
+            () if "elementwise" in flow.SLOW_STATES.values() else flow.sigma_squared(*g[:4], hp),
+        )
+
+    assert {leaf.dtype for leaf in jax.tree.leaves(everything(w, g))} == {jnp.dtype(dtype)}
+    many = jax.vmap(everything)(jnp.stack([w, 2 * w]), jnp.stack([g, g]))
+    assert close(jax.tree.map(lambda a: a[0], many), everything(w, g), rtol=1e-6)
+
+
+def test_committed_modules_and_notes_are_current(tmp_path):
+    assert codegen.write_generated(check=True) == []
+    folder = Path(__file__).parents[2] / "derivations"
+    assert render.write_derivations(folder, check=True) == []
+    assert set(codegen.write_generated(tmp_path, ["gradient_descent"], check=True)) == {
+        tmp_path / "gradient_descent.py"
+    }
+    (path,) = codegen.write_generated(tmp_path, ["gradient_descent"])
+    path.write_text(path.read_text().replace("1 / eta", "2 / eta"))
+    assert codegen.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
+
+
+def test_modules_are_readable_and_free_of_sympy():
+    for path in (Path(codegen.__file__).parent / "generated").glob("[a-z]*.py"):
+        text = path.read_text()
+        assert max(map(len, text.splitlines())) <= 110, path
+        assert "sympy" not in text
+        functions = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
+        assert all(ast.get_docstring(f) for f in functions)
+        assert "generated by cflow codegen; do not edit" in text
+
+
+def test_tracebacks_show_the_generated_line():
+    flow = cs.compile(cs.derive("scalar_rmsprop"))
+    with pytest.raises(KeyError) as caught:
+        flow.preconditioner({}, {})
+    assert 'hp["learning_rate"]' in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_hash_follows_the_spec():
+    base, variant = cs.optimizer("scalar_rmsprop"), cs.optimizer("scalar_rmsprop", bias_correction=True)
+    assert codegen.source_hash(base, "published") != codegen.source_hash(variant, "published")
+    assert codegen.source_hash(base, "published") != codegen.source_hash(base, "consistent")
+
+
+def test_missing_modules(monkeypatch):
+    with pytest.raises(MissingFlowError, match="did you mean 'scalar_rmsprop'"):
+        generated.load("scalar_rmspop")
+    with pytest.raises(MissingFlowError, match="cflow codegen scalar_rmsprop"):
+        generated.load("scalar_rmsprop", ("nesterov",))
+    assert generated.load("scalar_rmsprop", ("eps_in_sqrt", "bias_correction")).SWITCHES == (
+        "bias_correction",
+        "eps_in_sqrt",
+    )
+    monkeypatch.setattr(generated, "available", lambda: ())
+    with pytest.raises(MissingFlowError, match="run `cflow codegen gradient_descent`"):
+        generated.load("gradient_descent")
+
+
+def test_notes_render_every_step():
+    for name in cs.optimizers():
+        d = cs.derive(name)
+        note = d.to_markdown()
+        assert note == d.to_markdown()
+        assert all(assumption in note for assumption in d.assumptions)
+        assert note.count("$$") % 2 == 0
+        assert r"\begin{document}" in d.to_latex()
