@@ -16,9 +16,12 @@ import jax
 jax.config.update("jax_enable_x64", True)
 
 import cflow_num as cn
+from cflow_num.canvas import save
+from cflow_num.plot import gradient_norm
 from cflow_num.run import versions
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 RUNS = {
     "gradient descent, learning rate 0.8": ("gradient_descent", {"learning_rate": 0.8}, 800, 0),
     "Scalar RMSProp, learning rate 0.1, beta2 0.99": (
@@ -34,6 +37,7 @@ RUNS = {
         5,
     ),
 }
+PICTURED = "Scalar RMSProp, learning rate 0.1, beta2 0.99"
 LIMITS = {"gradient_descent": {"distance_ratio": 0.22, "predicted_loss": 0.07}}
 LIMITS["scalar_rmsprop"] = {"distance_ratio": 0.025, "predicted_loss": 0.03}
 
@@ -49,11 +53,14 @@ def cpu_model() -> str:
 def measure(integrator: str | None = None) -> dict:
     """Run everything and return the numbers by run."""
     found = {}
+    RESULTS.mkdir(exist_ok=True)
     for title, (optimizer, hp, steps, warm_start) in RUNS.items():
         print(title, flush=True)
         run = cn.run(cn.problem("digits-mlp"), optimizer, hp, steps=steps, warm_start=warm_start, integrator=integrator)
         comparison = run.compare()
         print(comparison, flush=True)
+        if integrator is None and title == PICTURED:
+            save(gradient_norm(run), RESULTS / "scalar_rmsprop_gradient_norm.png")
         found[title] = comparison.to_dict() | {"steps": steps, "optimizer": optimizer}
     return found
 
@@ -86,8 +93,7 @@ def main() -> None:
         "machine": {"processor": cpu_model(), "versions": versions() | {"commit": commit.stdout.strip()}},
         "runs": found,
     }
-    out = ROOT / "benchmarks" / "results" / name
-    out.parent.mkdir(exist_ok=True)
+    out = RESULTS / name
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {out.relative_to(ROOT)}")
     if integrator is None:

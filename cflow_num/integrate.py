@@ -34,7 +34,7 @@ PROCESSES = ("discrete", "stable", "central", "ablated")
 INTEGRATORS = {"heun": (HalfExplicitHeun, 0.5), "published": (Published, 0.25)}  # solver, time step
 DEFAULT_INTEGRATOR = "heun"
 CAPACITY_STEP = 4
-_RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops
+_RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
 
 
@@ -168,13 +168,17 @@ class Process:
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
         finite = np.isfinite(np.asarray(records.seen.loss))
-        checks = [(~finite, "its loss is not finite")]
+        checks = [(~finite, "its loss is not finite, use a smaller learning rate")]
         if int(records.reason) != 0:
             checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
         if records.log is not None:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
+            limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
             checks += [
-                (~(residual <= _RESIDUAL_LIMIT), f"the complementarity residual exceeds {_RESIDUAL_LIMIT:g}"),
+                (
+                    ~(residual <= limit),
+                    f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})",
+                ),
                 (
                     ~(eigen <= _EIGEN_LIMIT),
                     f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
@@ -242,10 +246,11 @@ class _Path(NamedTuple):
 
 def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Path:
     """Advance any process by `length` steps."""
+    dtype = carry.V.dtype
     if isinstance(flow, DiscreteOptimizer):
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
-        return _Path(states, after, None, jnp.ones(length), jnp.zeros((), jnp.int32))
+        return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
     if isinstance(flow, CentralFlow):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
@@ -255,13 +260,13 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
     solution = dfx.diffeqsolve(
         term,
         method,
-        t0=0.0,
-        t1=float(length),
-        dt0=dt,
+        t0=jnp.zeros((), dtype),
+        t1=jnp.asarray(length, dtype),
+        dt0=dt.astype(dtype),
         y0=carry.y,
         args=flow,
         saveat=dfx.SaveAt(
-            subs=[dfx.SubSaveAt(ts=jnp.arange(1.0, length + 1)), dfx.SubSaveAt(t1=True)],
+            subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
             solver_state=carry.solver is not None,
         ),
         stepsize_controller=controller,

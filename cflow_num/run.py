@@ -21,7 +21,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from .discrete import DiscreteOptimizer, midpoints
-from .errors import InputError, RunError
+from .errors import InputError, RunError, nearest
 from .files import replacing
 from .flows.base import FlowState, Observation
 from .hyperparameters import as_arrays, resolve
@@ -248,6 +248,11 @@ class _Recorder:
         for name, values in seen.scalars.items():
             self.put(name, first, values)
 
+    def forget_after(self, last: int) -> None:
+        """Make everything after step `last` unknown: what a failed process left is no result."""
+        for values in self.arrays.values():
+            values[last + 1 :] = np.nan
+
     def dataset(self, end: int, attrs: dict[str, Any]) -> xr.Dataset:
         """Return the first `end` + 1 steps as a dataset with units and meanings."""
         variables = {}
@@ -263,7 +268,7 @@ class _Recorder:
         return xr.Dataset(variables, coords={"step": step}, attrs=attrs)
 
 
-def _check_arguments(problem: Any, steps: int, warm_start: int, processes: Sequence[str], eig_every: int) -> None:
+def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
     if not isinstance(problem, Problem):
         raise InputError(
             f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
@@ -280,8 +285,6 @@ def _check_arguments(problem: Any, steps: int, warm_start: int, processes: Seque
         raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
     for name in processes:
         if name not in PROCESSES:
-            from .errors import nearest
-
             raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
     loss = float(problem.value(problem.w0))
     if not np.isfinite(loss):
@@ -307,12 +310,16 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
 def _loop(
     discrete: DiscreteOptimizer, everything: dict[str, Process], y0: FlowState, steps: int, quiet: bool
 ) -> tuple[dict[str, _Recorder], int, str]:
-    """Advance all processes in lockstep; return what was recorded, the last step reached and why it ended early."""
+    """Advance all processes in lockstep; return what was recorded, the last step reached and what went wrong.
+
+    A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
+    """
     recorders = {name: _Recorder(steps) for name in everything}
     carries: dict[str, Carry] = {}
     lockstep = _Lockstep(discrete, recorders, y0)
-    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True)
-    reached, reason = 0, ""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
+    reached, ended, reasons = 0, False, []
     try:
         for name, process in everything.items():
             bar.set_description(f"starting {name}")
@@ -321,29 +328,30 @@ def _loop(
             if process.constrained:
                 _at_start(recorders[name], seen)
             recorders[name].put("seconds", 0, np.zeros(1))
-        while reached < steps and not reason:
-            chunk, failures = {}, []
-            for name, process in everything.items():
-                verb = "running" if process.compile_seconds else "compiling"
-                bar.set_description(f"{verb} {name}")
+        while reached < steps and not ended and carries:
+            taken, chunk = min(CHUNK, steps, steps - reached), {}
+            for name in list(carries):
+                process, recorder = everything[name], recorders[name]
+                compiling = not process.compile_seconds
+                bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
                 began = process.seconds
-                carries[name], records = process.advance(carries[name])
-                chunk[name] = records
-                failure = process.failure(records) or _explosion(records, recorders[name])
-                if failure:
-                    failures.append((failure[0], f"the {name} process: {failure[1]}"))
-                _store(recorders[name], reached + 1, records, began, process.seconds)
+                carries[name], chunk[name] = process.advance(carries[name])
+                _store(recorder, reached + 1, chunk[name], began, process.seconds)
+                failure = process.failure(chunk[name]) or _explosion(chunk[name], recorder)
+                if failure and failure[0] < taken:  # the others go on, unless it is the optimizer itself
+                    good = reached + failure[0]
+                    reasons.append(f"the {name} process stopped at step {good} of {steps}: {failure[1]}")
+                    recorder.forget_after(good)
+                    del carries[name]
+                    if name == "discrete":
+                        ended, taken = True, failure[0]
             lockstep.add(reached, chunk)
-            taken = min(CHUNK, steps, steps - reached)
-            if failures and (first := min(failures))[0] < taken:
-                taken = first[0]
-                reason = f"ended at step {reached + taken} of {steps}: {first[1]} at step {reached + taken + 1}"
             reached += taken
             bar.update(taken)
     except KeyboardInterrupt:
-        reason = f"interrupted at step {reached} of {steps}"
+        reasons.append(f"interrupted at step {reached} of {steps}")
     bar.close()
-    return recorders, reached, reason
+    return recorders, reached, "; ".join(reasons)
 
 
 def _at_start(recorder: _Recorder, seen: Observation) -> None:
@@ -377,7 +385,7 @@ def _explosion(records: Records, recorder: _Recorder) -> tuple[int, str] | None:
     if not bad.any():
         return None
     step = int(np.argmax(bad))
-    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), a smaller learning rate is needed;"
+    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), use a smaller learning rate"
 
 
 class _Lockstep:

@@ -1,7 +1,9 @@
 """Runs end to end on small problems: what is recorded, saved, refused, and kept when a run cannot go on."""
 
 import json
+import re
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import sympy as sp
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError, RunError
+from cflow_num.problems.valley import valley_loss
 from cflow_num.run import VARIABLES
 from cflow_sym.interface import MissingFlowError
 
@@ -108,7 +111,7 @@ def test_the_chunk_length_changes_no_number(monkeypatch):
     smooth = random_smooth(1)
     runs = []
     for chunk in (10, 7):
-        monkeypatch.setattr("cflow_num.run.CHUNK", chunk)
+        monkeypatch.setattr(sys.modules["cflow_num.run"], "CHUNK", chunk)
         runs.append(cn.run(smooth, "gradient_descent", {"learning_rate": 0.1}, steps=20, quiet=True))
     for name in ("discrete", "central"):
         for variable in ("loss", "effective_eigenvalues"):
@@ -119,8 +122,9 @@ def test_the_chunk_length_changes_no_number(monkeypatch):
 def test_a_divergence_is_a_result_with_its_reason_and_data(tmp_path):
     quadratic = cn.problem("quadratic", n=6, sharpness=1.0)
     run = cn.run(quadratic, "gradient_descent", {"learning_rate": 2.5}, steps=60, quiet=True)
-    assert "discrete process: it diverges" in run.reason
-    assert "smaller learning rate" in run.reason
+    assert "the discrete process stopped at step" in run.reason
+    assert "use a smaller learning rate" in run.reason
+    assert "the central process stopped at step 0" in run.reason  # constant curvature: nothing can keep the edge
     assert 3 < run.tree["discrete"].sizes["step"] < 61
     assert np.isfinite(run.tree["discrete"]["loss"]).all()
     assert cn.load(run.save(tmp_path / "run.nc")).reason == run.reason
@@ -174,16 +178,37 @@ def test_float32(ramp_run):
         np.testing.assert_allclose(run.tree[name]["loss"], ramp_run.tree[name]["loss"], rtol=1e-3, atol=1e-4)
 
 
+def test_a_flow_that_fails_stops_alone():
+    """Curvature that no oscillation can lower: the central flow ends, the stable flow goes on."""
+    quadratic = cn.problem("quadratic", n=4, sharpness=1.0)
+    processes = ("stable", "central")
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 2.5}, steps=12, processes=processes, quiet=True)
+    assert run.reason.startswith("the central process stopped at step 0 of 12")
+    assert np.isfinite(run.tree["stable"]["loss"]).all()
+    assert np.isfinite(run.tree["central"]["loss"]).sum() == 1
+
+
 def test_the_published_integrator_agrees():
-    smooth = random_smooth(2, n=40)
-    hp = {"learning_rate": 0.35}
-    ends = [
-        cn.run(smooth, "gradient_descent", hp, steps=10, processes=("central",), integrator=name, quiet=True)
-        for name in ("heun", "published")
-    ]
-    losses = [r.tree["central"]["loss"].values for r in ends]
-    assert not any(r.reason for r in ends)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05, atol=0.02)
+    def loss(w, c):
+        return valley_loss(w[:3], c) + jnp.sum(w[3:] ** 2) / 20
+
+    valley = cn.problem("valley", x0=0.0)
+    problem = cn.Problem(loss, jnp.concatenate([valley.w0, jnp.zeros(30)]), data=valley.data)
+    heun, published = (
+        cn.run(
+            problem,
+            "gradient_descent",
+            {"learning_rate": 1.0},
+            steps=40,
+            processes=("central",),
+            integrator=integrator,
+            quiet=True,
+        ).tree["central"]
+        for integrator in ("heun", "published")
+    )
+    np.testing.assert_allclose(published["loss"], heun["loss"], rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(published["sigma_eigenvalues"][-1, 0], heun["sigma_eigenvalues"][-1, 0], rtol=2e-2)
+    assert float(published["effective_eigenvalues"][:, 0].max()) < 2.02
 
 
 BAD = {
@@ -205,12 +230,10 @@ BAD = {
         "nestorov",
     ),
     "no steps": (dict(steps=0), "steps is 0"),
-    "half a step": (dict(steps=1.5), "steps is 1.5"),
     "unknown process": (dict(processes=("discrete", "centrel")), 'did you mean "central"'),
     "no process": (dict(processes=()), "at least one of"),
     "unknown integrator": (dict(integrator="hern"), 'did you mean "heun"'),
     "ablated without adaptation": (dict(processes=("ablated",)), "not defined for gradient_descent"),
-    "not a problem": (dict(problem=3), "cflow_num.Problem(loss, params)"),
 }
 
 
@@ -228,6 +251,13 @@ def test_bad_input_is_refused_in_one_sentence(name):
         cn.run(problem, optimizer, hp, quiet=True, **arguments)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_arguments_of_the_wrong_kind():
+    good = {"problem": cn.problem("quadratic"), "steps": 3, "warm_start": 0, "processes": ("stable",), "eig_every": 1}
+    for change, says in (({"steps": 1.5}, "steps is 1.5"), ({"problem": 3}, "cflow_num.Problem(loss, params)")):
+        with pytest.raises(InputError, match=re.escape(says)):
+            sys.modules["cflow_num.run"]._check_arguments(**good | change)
 
 
 def test_a_loss_that_is_not_finite_at_the_start():
@@ -258,6 +288,7 @@ def test_a_missing_generated_module_says_how_to_write_it(monkeypatch, tmp_path):
 
     copy = tmp_path / "generated"
     shutil.copytree(generated.__path__[0], copy)
+    shutil.copytree(cs.optimizers.__path__[0], tmp_path / "optimizers")
     (copy / "gradient_descent.py").unlink()
     monkeypatch.setattr(generated, "__file__", str(copy / "__init__.py"))
     with pytest.raises(MissingFlowError, match="cflow codegen") as error:

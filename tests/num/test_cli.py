@@ -1,0 +1,153 @@
+"""The command line as a user meets it: what it prints, what it writes, what it refuses and with which code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cflow_num.cli import main
+
+SMALL = [
+    *("--optimizer", "scalar_rmsprop", "--problem", "ramp", "--learning-rate", "0.1", "--beta2", "0.95"),
+    *("--steps", "12", "--quiet"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["run", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_its_configuration_and_one_file(folder):
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "run.nc"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["optimizer"] == "scalar_rmsprop"
+    assert config["hyperparameters"] == {"learning_rate": 0.1, "beta2": 0.95, "epsilon": 0.0}
+
+
+def test_compare_and_report(folder, tmp_path, capsys):
+    assert main(["compare", str(folder / "run.nc")]) == 0
+    assert "verdict" in capsys.readouterr().out
+    assert main(["compare", str(folder / "run.nc"), "--json"]) == 0
+    assert "rows" in json.loads(capsys.readouterr().out)
+    assert main(["report", str(folder / "run.nc"), "--out", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_listings(capsys):
+    assert main(["optimizers"]) == 0
+    assert "scalar_rmsprop" in capsys.readouterr().out
+    assert main(["problems"]) == 0
+    assert "digits-mlp" in capsys.readouterr().out
+
+
+def test_derive_and_codegen_print_and_write(capsys, tmp_path):
+    assert main(["derive", "gradient_descent"]) == 0
+    assert r"\sigma^2" in capsys.readouterr().out
+    assert main(["derive", "gradient_descent", "--latex"]) == 0
+    assert r"\begin{document}" in capsys.readouterr().out
+    assert main(["codegen", "scalar_rmsprop", "--switches", "bias_correction"]) == 0
+    assert "SWITCHES = ('bias_correction',)" in capsys.readouterr().out.replace('"', "'")
+    assert main(["codegen", "gradient_descent", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "gradient_descent.py").exists()
+    capsys.readouterr()
+    assert main(["codegen", "gradient_descent", "--out", str(tmp_path), "--check"]) == 0
+    (tmp_path / "gradient_descent.py").write_text("# stale\n")
+    assert main(["codegen", "gradient_descent", "--out", str(tmp_path), "--check"]) == 1
+    assert "stale" in capsys.readouterr().err
+
+
+def test_a_divergence_is_saved_and_its_exit_code_tells(tmp_path, capsys):
+    arguments = ["--optimizer", "gradient_descent", "--problem", "quadratic:n=4", "--learning-rate", "3", "--quiet"]
+    assert main(["run", *arguments, "--steps", "60", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "diverges" in error
+    assert "smaller learning rate" in error
+    assert (tmp_path / "run.nc").exists()
+    assert main(["compare", str(tmp_path / "run.nc")]) == 0
+
+
+RUN = ["run", "--out", "OUT", "--quiet", "--steps", "3"]
+QUADRATIC = [*RUN, "--problem", "quadratic:n=3", "--optimizer"]
+BAD = {
+    "unknown optimizer": ([*QUADRATIC, "scalar_rmsporp", "--learning-rate", "0.1"], "did you mean 'scalar_rmsprop'"),
+    "unknown problem": (
+        [*RUN, "--problem", "digits-mpl", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        'did you mean "digits-mlp"',
+    ),
+    "unknown option": (
+        [*RUN, "--problem", "digits-mlp:widht=3", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        'did you mean "width"',
+    ),
+    "option of the wrong type": (
+        [*RUN, "--problem", "digits-mlp:width=big", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        "must be of type int",
+    ),
+    "option without a value": (
+        [*RUN, "--problem", "quadratic:n", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        "has no value",
+    ),
+    "missing learning rate": ([*QUADRATIC, "gradient_descent"], "needs learning_rate"),
+    "negative learning rate": ([*QUADRATIC, "gradient_descent", "--learning-rate", "-1"], "greater than 0"),
+    "beta2 out of range": (
+        [*QUADRATIC, "scalar_rmsprop", "--learning-rate", "0.1", "--beta2", "1.5"],
+        "beta2 is 1.5, it must be between 0 and 1",
+    ),
+    "a hyperparameter it has not": (
+        [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--beta2", "0.9"],
+        'no hyperparameter "beta2"',
+    ),
+    "not a number": (
+        [*QUADRATIC, "gradient_descent", "--set", "learning_rate=fast"],
+        "NAME=VALUE with a number",
+    ),
+    "unknown process": (
+        [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--processes", "centrel"],
+        'did you mean "central"',
+    ),
+    "no such run": (["compare", "nowhere/run.nc"], "is not a file"),
+    "derive nothing": (["derive"], "pass one optimizer or --all"),
+    "derive the unknown": (["derive", "adagard"], "no optimizer 'adagard'"),
+    "unknown command": (["rnu"], ""),
+    "not an integer": ([*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--warm-start", "many"], ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_sentence_and_a_code(name, capsys, tmp_path):
+    arguments, says = BAD[name]
+    assert main([str(tmp_path / "out") if a == "OUT" else a for a in arguments]) == 1
+    out, error = capsys.readouterr()
+    assert "Traceback" not in out + error
+    assert says in error
+    if says:
+        assert error.startswith("cflow: ")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_work(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    assert main(["run", *SMALL, "--out", str(file / "run")]) == 1
+    assert capsys.readouterr().err.startswith("cflow: cannot write")
+
+
+def test_a_damaged_run_file(folder, tmp_path, capsys):
+    damaged = tmp_path / "run.nc"
+    damaged.write_bytes((folder / "run.nc").read_bytes()[:500])
+    for command in ("compare", "report"):
+        assert main([command, str(damaged)]) == 1
+        assert "damaged" in capsys.readouterr().err
+
+
+def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():
+    code = "import sys; from cflow_num.cli import main; code = main(['--help']); print(code, 'jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0
+    assert "compare" in done.stdout
+    assert done.stdout.strip().endswith("0 False")
