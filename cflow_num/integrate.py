@@ -235,7 +235,7 @@ def _advance(flow: Flow, carry: Carry, length: int, eig_every: int, solver: type
 
 
 class _Path(NamedTuple):
-    """The states at the steps of a chunk, the carry after them, the logs, gradients taken, 0 or 1 for failure."""
+    """The states at the steps of a chunk, the carry after them, logs, gradients taken by each step, 1 for failure."""
 
     states: FlowState
     after: Carry
@@ -279,6 +279,7 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
     after = carry._replace(y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state)
     reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
     if isinstance(path, LoggedState):
-        return _Path(path.state, after, path.log, path.log.n_gradients, reason)
+        taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
+        return _Path(path.state, after, path.log, taken, reason)
     per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
     return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

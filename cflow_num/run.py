@@ -20,39 +20,17 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from .discrete import DiscreteOptimizer, midpoints
+from .discrete import DiscreteOptimizer
 from .errors import InputError, RunError, nearest
 from .files import replacing
-from .flows.base import FlowState, Observation
+from .flows.base import FlowState
 from .hyperparameters import as_arrays, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
 from .loss import Problem
+from .record import Lockstep, Recorder
 
 CHUNK = 10  # steps per compiled call
 _EXPLOSION = 1e4  # rise of the loss, relative to the largest seen in the first step, that counts as divergence
-
-# name: (extra dimension, units, meaning)
-VARIABLES = {
-    "loss": ("", "1", "training loss at the weights of the step"),
-    "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
-    "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
-    "threshold": ("", "1", "c: effective eigenvalues equilibrate there"),
-    "nu": ("", "loss^2/weight^2", "moving average of the squared gradient norm used in the step"),
-    "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
-    "midpoint_loss": ("", "1", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
-    "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
-    "displacement": ("eig", "(weight * P)^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),
-    "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
-    "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
-    "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
-    "sigma_eigenvalues": ("eig", "weight^2 * P", "generalized eigenvalues of the covariance Sigma, P metric"),
-    "residual": ("", "1", "relative residual of the complementarity problem"),
-    "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
-    "n_gradients": ("", "1", "gradient evaluations so far"),
-    "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
-    "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
-    "seconds": ("", "s", "processor wall time so far, without compilation"),
-}
 
 
 class Run:
@@ -220,54 +198,6 @@ def _commit() -> str:
         return "unknown"
 
 
-class _Recorder:
-    """Arrays over steps 0..steps for one process, filled as chunks arrive; nan where nothing is known."""
-
-    def __init__(self, steps: int):
-        self.steps, self.arrays = steps, {}
-
-    def put(self, name: str, first: int, values: Any) -> None:
-        """Store `values` (leading axis: steps from `first` on), cutting what reaches beyond the last step."""
-        values = np.asarray(values)[: max(self.steps + 1 - first, 0)]
-        old = self.arrays.get(name)
-        width = values.shape[1:]
-        if old is None:
-            old = np.full((self.steps + 1, *width), np.nan)
-        elif width and old.shape[1] < width[0]:
-            old = np.pad(old, ((0, 0), (0, width[0] - old.shape[1])), constant_values=np.nan)
-        if width:
-            old[first : first + len(values), : width[0]] = values
-        else:
-            old[first : first + len(values)] = values
-        self.arrays[name] = old
-
-    def observe(self, first: int, seen: Observation) -> None:
-        """Store observations with a leading axis of steps."""
-        for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold"):
-            self.put(name, first, getattr(seen, name))
-        for name, values in seen.scalars.items():
-            self.put(name, first, values)
-
-    def forget_after(self, last: int) -> None:
-        """Make everything after step `last` unknown: what a failed process left is no result."""
-        for values in self.arrays.values():
-            values[last + 1 :] = np.nan
-
-    def dataset(self, end: int, attrs: dict[str, Any]) -> xr.Dataset:
-        """Return the first `end` + 1 steps as a dataset with units and meanings."""
-        variables = {}
-        for name, values in self.arrays.items():
-            dim, units, meaning = VARIABLES.get(name, ("", "1", name))
-            dims = ("step", "eig") if dim else ("step",)
-            variables[name] = xr.Variable(dims, values[: end + 1], {"units": units, "long_name": meaning})
-        widest = max((a.shape[1] for a in self.arrays.values() if a.ndim == 2), default=0)
-        for name, variable in variables.items():
-            if "eig" in variable.dims:
-                variables[name] = variable.pad({"eig": (0, widest - variable.sizes["eig"])}, constant_values=np.nan)
-        step = xr.Variable("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})
-        return xr.Dataset(variables, coords={"step": step}, attrs=attrs)
-
-
 def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
     if not isinstance(problem, Problem):
         raise InputError(
@@ -309,14 +239,14 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
 
 def _loop(
     discrete: DiscreteOptimizer, everything: dict[str, Process], y0: FlowState, steps: int, quiet: bool
-) -> tuple[dict[str, _Recorder], int, str]:
+) -> tuple[dict[str, Recorder], int, str]:
     """Advance all processes in lockstep; return what was recorded, the last step reached and what went wrong.
 
     A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
     """
-    recorders = {name: _Recorder(steps) for name in everything}
+    recorders = {name: Recorder(steps) for name in everything}
     carries: dict[str, Carry] = {}
-    lockstep = _Lockstep(discrete, recorders, y0)
+    lockstep = Lockstep(discrete.problem, recorders, np.asarray(y0.w))
     interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
     reached, ended, reasons = 0, False, []
@@ -324,10 +254,7 @@ def _loop(
         for name, process in everything.items():
             bar.set_description(f"starting {name}")
             carries[name], seen = process.start(y0)
-            recorders[name].observe(0, jax.tree.map(lambda x: x[None], seen._replace(V=jnp.zeros(()))))
-            if process.constrained:
-                _at_start(recorders[name], seen)
-            recorders[name].put("seconds", 0, np.zeros(1))
+            recorders[name].start(seen, process.constrained)
         while reached < steps and not ended and carries:
             taken, chunk = min(CHUNK, steps, steps - reached), {}
             for name in list(carries):
@@ -336,7 +263,7 @@ def _loop(
                 bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
                 began = process.seconds
                 carries[name], chunk[name] = process.advance(carries[name])
-                _store(recorder, reached + 1, chunk[name], began, process.seconds)
+                recorder.chunk(reached + 1, chunk[name], began, process.seconds)
                 failure = process.failure(chunk[name]) or _explosion(chunk[name], recorder)
                 if failure and failure[0] < taken:  # the others go on, unless it is the optimizer itself
                     good = reached + failure[0]
@@ -354,77 +281,10 @@ def _loop(
     return recorders, reached, "; ".join(reasons)
 
 
-def _at_start(recorder: _Recorder, seen: Observation) -> None:
-    recorder.put("sigma_eigenvalues", 0, np.zeros((1, seen.effective_eigenvalues.shape[0])))
-    recorder.put("predicted_loss", 0, seen.loss[None])
-    recorder.put("predicted_squared_gradient_norm", 0, seen.gradient_norm[None] ** 2)
-    for name in ("residual", "n_gradients", "n_hessian_vectors", "n_curvature_gradients"):
-        recorder.put(name, 0, np.zeros(1))
-
-
-def _store(recorder: _Recorder, first: int, records: Records, began: float, ended: float) -> None:
-    recorder.observe(first, records.seen)
-    n = records.w.shape[0]
-    recorder.put("seconds", first, began + (ended - began) * np.arange(1, n + 1) / n)
-    for name, values in records.predictions.items():
-        recorder.put(name, first, values)
-    if records.log is None:
-        before = recorder.arrays.get("n_gradients", np.zeros(first + 1))[first - 1] if first > 1 else 0.0
-        recorder.put("n_gradients", 0, np.zeros(1)) if first == 1 else None
-        recorder.put("n_gradients", first, before + np.cumsum(np.asarray(records.n_gradients)))
-        return
-    for name in ("sigma_eigenvalues", "residual", "eigen_residual"):
-        recorder.put(name, first, getattr(records.log, name))
-    for name in ("n_gradients", "n_hessian_vectors", "n_curvature_gradients"):
-        recorder.put(name, first, getattr(records.log, name))
-
-
-def _explosion(records: Records, recorder: _Recorder) -> tuple[int, str] | None:
+def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
     loss, first = np.asarray(records.seen.loss), recorder.arrays["loss"][0]
     bad = loss - first > _EXPLOSION * max(abs(first), np.finfo(loss.dtype).tiny)
     if not bad.any():
         return None
     step = int(np.argmax(bad))
     return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), use a smaller learning rate"
-
-
-class _Lockstep:
-    """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
-
-    def __init__(self, discrete: DiscreteOptimizer, recorders: dict[str, _Recorder], y0: FlowState):
-        self.recorders = recorders
-        self.w0 = np.asarray(y0.w)
-        self.tails: dict[str, np.ndarray] = {name: self.w0[None] for name in recorders}
-        self.covectors: np.ndarray | None = None
-        self.value = eqx.filter_jit(lambda problem, path: jax.lax.map(problem.value, path))
-        self.problem = discrete.problem
-
-    def add(self, reached: int, chunk: dict[str, Records]) -> None:
-        """Add the steps from `reached` + 1 on; midpoints are known up to the last but one."""
-        if "discrete" not in chunk:
-            return
-        windows = {name: np.concatenate([self.tails[name], np.asarray(r.w)]) for name, r in chunk.items()}
-        path = windows["discrete"]  # (T + 2, n), (T + 1, n) at first
-        first = reached if len(self.tails["discrete"]) == 2 else reached + 1
-        middle = np.asarray(midpoints(path))
-        recorder = self.recorders["discrete"]
-        recorder.put("midpoint_loss", first, self.value(self.problem, middle))
-        recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
-        for name, window in windows.items():
-            if name != "discrete":
-                aligned = window[-len(middle) - 1 : -1]  # (T, n) same steps as the midpoints
-                distance = np.linalg.norm(aligned - middle, axis=1)
-                self.recorders[name].put("distance_to_discrete", first, distance)
-        log = chunk["central"].log if "central" in chunk else None
-        if log is not None:
-            covectors = np.asarray(log.sigma_covectors)  # (T, n, k) steps reached + 1 ...
-            if self.covectors is not None:
-                more = covectors.shape[2] - self.covectors.shape[2]
-                last = np.pad(self.covectors, ((0, 0), (0, 0), (0, more)))
-                covectors = np.concatenate([last, covectors])
-            used = covectors[-len(middle) - 1 : -1]
-            start = first + len(middle) - len(used)
-            delta = path[1:-1][-len(used) :] - middle[-len(used) :]  # (T, n) w_t - midpoint
-            recorder.put("displacement", start, np.einsum("tnk,tn->tk", used, delta))
-            self.covectors = np.asarray(log.sigma_covectors[-1:])
-        self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}

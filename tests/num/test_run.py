@@ -14,7 +14,7 @@ import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError, RunError
 from cflow_num.problems.valley import valley_loss
-from cflow_num.run import VARIABLES
+from cflow_num.record import VARIABLES
 from cflow_sym.interface import MissingFlowError
 
 from .cases import random_smooth

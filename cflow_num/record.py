@@ -1,0 +1,158 @@
+"""What is recorded of each process, step by step, and how weights are compared in lockstep instead of being kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import xarray as xr
+
+from .discrete import midpoints
+from .flows.base import Observation
+from .integrate import Records
+from .loss import Problem
+
+# name: (extra dimension, units, meaning)
+VARIABLES = {
+    "loss": ("", "1", "training loss at the weights of the step"),
+    "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
+    "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
+    "threshold": ("", "1", "c: effective eigenvalues equilibrate there"),
+    "nu": ("", "loss^2/weight^2", "moving average of the squared gradient norm used in the step"),
+    "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
+    "midpoint_loss": ("", "1", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
+    "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
+    "displacement": ("eig", "(weight * P)^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),
+    "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
+    "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
+    "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
+    "sigma_eigenvalues": ("eig", "weight^2 * P", "generalized eigenvalues of the covariance Sigma, P metric"),
+    "residual": ("", "1", "relative residual of the complementarity problem"),
+    "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
+    "n_gradients": ("", "1", "gradient evaluations so far"),
+    "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
+    "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
+    "seconds": ("", "s", "processor wall time so far, without compilation"),
+}
+
+
+class Recorder:
+    """Arrays over steps 0..steps for one process, filled as chunks arrive; nan where nothing is known."""
+
+    def __init__(self, steps: int):
+        self.steps, self.arrays = steps, {}
+
+    def put(self, name: str, first: int, values: Any) -> None:
+        """Store `values` (leading axis: steps from `first` on), cutting what reaches beyond the last step."""
+        values = np.asarray(values)[: max(self.steps + 1 - first, 0)]
+        old = self.arrays.get(name)
+        width = values.shape[1:]
+        if old is None:
+            old = np.full((self.steps + 1, *width), np.nan)
+        elif width and old.shape[1] < width[0]:
+            old = np.pad(old, ((0, 0), (0, width[0] - old.shape[1])), constant_values=np.nan)
+        if width:
+            old[first : first + len(values), : width[0]] = values
+        else:
+            old[first : first + len(values)] = values
+        self.arrays[name] = old
+
+    def start(self, seen: Observation, constrained: bool) -> None:
+        """Store step 0: nothing has been spent, nothing oscillates."""
+        self._observe(0, jax.tree.map(lambda x: x[None], seen._replace(V=seen.loss)))
+        zero = np.zeros(1)
+        self.put("seconds", 0, zero)
+        self.put("n_gradients", 0, zero)
+        if constrained:
+            self.put("sigma_eigenvalues", 0, np.zeros((1, seen.effective_eigenvalues.shape[0])))
+            self.put("predicted_loss", 0, seen.loss[None])
+            self.put("predicted_squared_gradient_norm", 0, seen.gradient_norm[None] ** 2)
+            for name in ("residual", "n_hessian_vectors", "n_curvature_gradients"):
+                self.put(name, 0, zero)
+
+    def chunk(self, first: int, records: Records, began: float, ended: float) -> None:
+        """Store the steps from `first` on, which took from `began` to `ended` seconds of the process's time."""
+        self._observe(first, records.seen)
+        n = records.w.shape[0]
+        self.put("seconds", first, began + (ended - began) * np.arange(1, n + 1) / n)
+        self.put("n_gradients", first, self.arrays["n_gradients"][first - 1] + np.cumsum(records.n_gradients))
+        for name, values in records.predictions.items():
+            self.put(name, first, values)
+        if records.log is not None:
+            for name in (
+                "sigma_eigenvalues",
+                "residual",
+                "eigen_residual",
+                "n_hessian_vectors",
+                "n_curvature_gradients",
+            ):
+                self.put(name, first, getattr(records.log, name))
+
+    def _observe(self, first: int, seen: Observation) -> None:
+        for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold"):
+            self.put(name, first, getattr(seen, name))
+        for name, values in seen.scalars.items():
+            self.put(name, first, values)
+
+    def forget_after(self, last: int) -> None:
+        """Make everything after step `last` unknown: what a failed process left is no result."""
+        for values in self.arrays.values():
+            values[last + 1 :] = np.nan
+
+    def dataset(self, end: int, attrs: dict[str, Any]) -> xr.Dataset:
+        """Return the first `end` + 1 steps as a dataset with units and meanings."""
+        variables = {}
+        for name, values in self.arrays.items():
+            dim, units, meaning = VARIABLES.get(name, ("", "1", name))
+            dims = ("step", "eig") if dim else ("step",)
+            variables[name] = xr.Variable(dims, values[: end + 1], {"units": units, "long_name": meaning})
+        widest = max((a.shape[1] for a in self.arrays.values() if a.ndim == 2), default=0)
+        for name, variable in variables.items():
+            if "eig" in variable.dims:
+                variables[name] = variable.pad({"eig": (0, widest - variable.sizes["eig"])}, constant_values=np.nan)
+        step = xr.Variable("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})
+        return xr.Dataset(variables, coords={"step": step}, attrs=attrs)
+
+
+class Lockstep:
+    """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
+
+    def __init__(self, problem: Problem, recorders: dict[str, Recorder], w0: np.ndarray):
+        self.recorders = recorders
+        self.w0 = w0
+        self.tails: dict[str, np.ndarray] = {name: self.w0[None] for name in recorders}
+        self.covectors: np.ndarray | None = None
+        self.value = eqx.filter_jit(lambda problem, path: jax.lax.map(problem.value, path))
+        self.problem = problem
+
+    def add(self, reached: int, chunk: dict[str, Records]) -> None:
+        """Add the steps from `reached` + 1 on; midpoints are known up to the last but one."""
+        if "discrete" not in chunk:
+            return
+        windows = {name: np.concatenate([self.tails[name], np.asarray(r.w)]) for name, r in chunk.items()}
+        path = windows["discrete"]  # (T + 2, n), (T + 1, n) at first
+        first = reached if len(self.tails["discrete"]) == 2 else reached + 1
+        middle = np.asarray(midpoints(path))
+        recorder = self.recorders["discrete"]
+        recorder.put("midpoint_loss", first, self.value(self.problem, middle))
+        recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
+        for name, window in windows.items():
+            if name != "discrete":
+                aligned = window[-len(middle) - 1 : -1]  # (T, n) same steps as the midpoints
+                distance = np.linalg.norm(aligned - middle, axis=1)
+                self.recorders[name].put("distance_to_discrete", first, distance)
+        log = chunk["central"].log if "central" in chunk else None
+        if log is not None:
+            covectors = np.asarray(log.sigma_covectors)  # (T, n, k) steps reached + 1 ...
+            if self.covectors is not None:
+                more = covectors.shape[2] - self.covectors.shape[2]
+                last = np.pad(self.covectors, ((0, 0), (0, 0), (0, more)))
+                covectors = np.concatenate([last, covectors])
+            used = covectors[-len(middle) - 1 : -1]
+            start = first + len(middle) - len(used)
+            delta = path[1:-1][-len(used) :] - middle[-len(used) :]  # (T, n) w_t - midpoint
+            recorder.put("displacement", start, np.einsum("tnk,tn->tk", used, delta))
+            self.covectors = np.asarray(log.sigma_covectors[-1:])
+        self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}
