@@ -38,8 +38,11 @@ RUNS = {
     ),
 }
 PICTURED = "Scalar RMSProp, learning rate 0.1, beta2 0.99"
-LIMITS = {"gradient_descent": {"distance_ratio": 0.22, "predicted_loss": 0.07}}
-LIMITS["scalar_rmsprop"] = {"distance_ratio": 0.025, "predicted_loss": 0.03}
+# What the project asked of full runs before it measured them; the tests read these, too.
+LIMITS = {
+    "gradient_descent": {"distance_ratio": 0.22, "predicted_loss": 0.07},
+    "scalar_rmsprop": {"distance_ratio": 0.025, "predicted_loss": 0.03},
+}
 
 
 def cpu_model() -> str:

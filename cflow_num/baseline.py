@@ -13,7 +13,6 @@ from jax.experimental.sparse.linalg import lobpcg_standard
 from jaxtyping import Array, Float
 
 from .eigenpairs import Eigenpairs
-from .errors import InputError
 from .time_stepping import HalfExplicitEuler
 
 
@@ -53,10 +52,6 @@ class Published(HalfExplicitEuler):
     eigenpairs: ClassVar = staticmethod(lobpcg_eigenpairs)
 
     @staticmethod
-    def check(n: int, capacity: int) -> None:
-        """Raise `InputError` where LOBPCG cannot run: it needs more than five weights per eigenvalue."""
-        if n <= 5 * capacity:
-            raise InputError(
-                f'integrator "published" needs more than {5 * capacity} weights for {capacity} eigenvalues and this '
-                f'problem has {n}: use integrator "heun"'
-            )
+    def fits(n: int, capacity: int) -> bool:
+        """Return whether LOBPCG can run: it needs more than five weights for each eigenvalue."""
+        return n > 5 * capacity

@@ -1,4 +1,4 @@
-"""The `cflow` command: flat flags, one subcommand a verb. The one place, with `testing`, that composes both packages.
+"""The `cflow` command: flat flags, one subcommand a verb. The one place that composes both packages.
 
 Nothing slow is imported before it is needed: `--help` pays neither for JAX nor for SymPy.
 Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ended early with a reason (data saved).

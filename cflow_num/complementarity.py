@@ -231,7 +231,7 @@ def solve_sdcp(
     Semismooth Newton from X0; if that fails an infeasible Nesterov-Todd interior-point method and Newton from
     there; both on a problem balanced by a diagonal scaling (k = 1: X = max(0, -A/B)). Pure, jittable, batched
     by `jax.vmap`. Failure is told in the second result, never raised. Newton's iterations go to rounding
-    whatever the tolerance. Where B is singular X may not be unique; Y is for symmetric B.
+    whatever the tolerance. Where B is singular X may not be unique; Y is unique if B is symmetric.
 
     Args:
         A: symmetric matrix (k, k).

@@ -17,10 +17,6 @@ class DiscreteOptimizer(Flow):
         slow = self.optimizer.initial_state(w, self.hp)
         return FlowState(w, self.optimizer.update_state(slow, self.problem.gradient(w), self.hp))
 
-    def step(self, y: FlowState) -> FlowState:
-        """Return the state one step later; two gradients, of which compilers under scan share none."""
-        return self._advance(y, self.problem.gradient(y.w))[0]
-
     def steps(self, y: FlowState, length: int) -> FlowState:
         """Return the states at the next `length` steps, stacked; one gradient a step."""
 

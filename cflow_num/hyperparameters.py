@@ -34,6 +34,8 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
     values = dict(values)
     if isinstance(optimizer, str):
         switches = tuple(sorted(name for name, value in values.items() if value is True))
+        for name in [name for name, value in values.items() if value is False]:
+            generated.load(optimizer, (name,))  # refuses a switch that the optimizer does not have
         values = {name: value for name, value in values.items() if not isinstance(value, bool)}
         flow = generated.load(optimizer, switches)
     elif hasattr(optimizer, "compile"):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cflow_sym.interface import CompiledFlow, Moments
+from cflow_sym.interface import CompiledFlow
 
 from .baseline import Published
 from .discrete import DiscreteOptimizer
@@ -91,8 +91,11 @@ class Process:
         solver, dt = INTEGRATORS[integrator]
         self._options = (chunk, eig_every, solver, jnp.asarray(dt))
         self.seconds, self.compile_seconds = 0.0, 0.0
-        if integrator == "published" and self.constrained:
-            Published.check(problem.n_weights, self.capacity)
+        if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
+            raise InputError(
+                f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
+                f'problem has {problem.n_weights}: use integrator "heun"'
+            )
 
     @property
     def constrained(self) -> bool:
@@ -148,12 +151,14 @@ class Process:
             return False
         seen = records.seen.effective_eigenvalues[:, self.capacity] / records.seen.threshold
         largest = np.fmax(np.asarray(records.log.untracked), np.asarray(seen))
-        return bool(np.nanmax(largest) > 1 - 1.5 * ACTIVE_GAP)
+        return bool(np.any(largest > 1 - 1.5 * ACTIVE_GAP))
 
     def _grow(self, carry: Carry) -> Carry:
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
         self.capacity = min(old + CAPACITY_STEP, n)
+        if issubclass(self._options[2], Published) and not Published.fits(n, self.capacity):
+            raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
         scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
         new = scale * start_block(n, extra, carry.V.dtype, seed=self.capacity)
@@ -188,6 +193,7 @@ class Process:
         return min(found, default=None)
 
 
+_PROGRAMS_KEPT = 32
 _PROGRAMS: dict[Any, Callable] = {}  # compiled chunks by everything that is not an array
 
 
@@ -197,6 +203,8 @@ def _compiled(arguments: tuple) -> Callable:
     shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
     key = (tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes)
     if key not in _PROGRAMS:
+        while len(_PROGRAMS) >= _PROGRAMS_KEPT:
+            del _PROGRAMS[next(iter(_PROGRAMS))]
         _PROGRAMS[key] = _advance.lower(*arguments).compile()
     return _PROGRAMS[key]
 
@@ -225,10 +233,9 @@ def _advance(flow: Flow, carry: Carry, length: int, eig_every: int, solver: type
     V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), path.states))
     predictions = {}
     if (log := path.log) is not None:
-        moments = Moments(jnp.zeros_like(log.gradient_variance), log.gradient_variance)
         predictions = {
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
-            "predicted_squared_gradient_norm": flow.optimizer.averaged_squared_gradient(seen.gradient_norm, moments),
+            "predicted_squared_gradient_norm": log.squared_gradient_norm,
         }
     after = path.after._replace(V=V, step=carry.step + length)
     return after, Records(path.states.w, seen, log, predictions, path.n_gradients, path.reason)

@@ -184,12 +184,12 @@ class Problem(eqx.Module):
         """
         n, k = U.shape
         pairs = [(i, j) for j in range(k) for i in range(j + 1)]  # the first a(a+1)/2 pairs are those of i, j < a
-        m, size = len(pairs), min(_DIRECTIONS_AT_ONCE, len(pairs))
+        m, size = len(pairs), _directions_at_once(k)
         padded = -(-m // size) * size
         I, J = (np.array([p[x] for p in pairs] + [0] * (padded - m)) for x in (0, 1))
         Z = jnp.where(jnp.asarray(I == J)[:, None], U.T[J], U.T[I] + U.T[J])  # (padded, n)
         a = jnp.asarray(k if n_active is None else n_active)
-        n_blocks = -(-(a * (a + 1) // 2) // size)
+        n_blocks = directions_evaluated(k, a) // size
 
         def block(b: Array, TZ: Array) -> Array:
             z = jax.lax.dynamic_slice_in_dim(Z, b * size, size)
@@ -207,8 +207,22 @@ class Problem(eqx.Module):
         return D[columns * (columns + 1) // 2 + rows]
 
 
+def directions_evaluated(k: int, n_active: Int[Array, ""]) -> Int[Array, ""]:
+    """Return how many third-derivative directions `curvature_gradients` evaluates: whole blocks of them.
+
+    >>> int(directions_evaluated(4, jnp.asarray(1))), int(directions_evaluated(4, jnp.asarray(3)))
+    (4, 8)
+    """
+    size = _directions_at_once(k)
+    return -(-(n_active * (n_active + 1) // 2) // size) * size
+
+
+def _directions_at_once(k: int) -> int:
+    return min(_DIRECTIONS_AT_ONCE, k * (k + 1) // 2)
+
+
 def _is_weight(x: Any) -> bool:
-    return eqx.is_inexact_array(x) or (isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating))
+    return isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _check_scalar(loss: Callable, args: tuple) -> None:

@@ -28,8 +28,9 @@ VARIABLES = {
     "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
     "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
     "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
-    "sigma_eigenvalues": ("eig", "weight^2 * P", "generalized eigenvalues of the covariance Sigma, P metric"),
-    "residual": ("", "1", "relative residual of the complementarity problem"),
+    "sigma_eigenvalues": ("eig", "weight^2 * P", "eigenvalues of Sigma in the P metric, mean of the last sub-step"),
+    "residual": ("", "1", "largest relative residual of the complementarity problems of the step"),
+    "eigen_converged": ("", "1", "1 where the effective eigenvalues recorded have reached their tolerance"),
     "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
     "n_gradients": ("", "1", "gradient evaluations so far"),
     "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
@@ -93,13 +94,15 @@ class Recorder:
     def _observe(self, first: int, seen: Observation) -> None:
         for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold"):
             self.put(name, first, getattr(seen, name))
+        self.put("eigen_converged", first, np.asarray(seen.converged, float))
         for name, values in seen.scalars.items():
             self.put(name, first, values)
 
-    def forget_after(self, last: int) -> None:
-        """Make everything after step `last` unknown: what a failed process left is no result."""
-        for values in self.arrays.values():
-            values[last + 1 :] = np.nan
+    def forget_after(self, last: int, *names: str) -> None:
+        """Make everything (or the variables named) after step `last` unknown: what a failed process left there."""
+        for name in names or tuple(self.arrays):
+            if name in self.arrays:
+                self.arrays[name][last + 1 :] = np.nan
 
     def dataset(self, end: int, attrs: dict[str, Any]) -> xr.Dataset:
         """Return the first `end` + 1 steps as a dataset with units and meanings."""
@@ -156,3 +159,10 @@ class Lockstep:
             recorder.put("displacement", start, np.einsum("tnk,tn->tk", used, delta))
             self.covectors = np.asarray(log.sigma_covectors[-1:])
         self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}
+
+    def close(self, last: int) -> None:
+        """Make unknown what needs the step after the last one: the midpoint there and all that is measured from it."""
+        for recorder in self.recorders.values():
+            recorder.forget_after(
+                last - 1, "midpoint_loss", "distance_from_start", "displacement", "distance_to_discrete"
+            )

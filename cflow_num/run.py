@@ -30,7 +30,7 @@ from .loss import Problem
 from .record import Lockstep, Recorder
 
 CHUNK = 10  # steps per compiled call
-_EXPLOSION = 1e4  # rise of the loss, relative to the largest seen in the first step, that counts as divergence
+_EXPLOSION = 1e4  # rise of the loss, relative to the largest in the first chunk, that counts as divergence
 
 
 class Run:
@@ -155,7 +155,7 @@ def run(
     }
     if on_start is not None:
         on_start(config)
-    began = time.perf_counter()
+    began, found_versions = time.perf_counter(), versions()
     discrete = DiscreteOptimizer(problem, arrays, flow)
     y0 = _warm_start(discrete, warm_start)
     recorders, end, reason = _loop(discrete, everything, y0, steps, quiet)
@@ -169,7 +169,7 @@ def run(
         "config": json.dumps(config),
         "reason": reason,
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
-        "versions": json.dumps(versions()),
+        "versions": json.dumps(found_versions),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "total_seconds": time.perf_counter() - began,
     }
@@ -249,7 +249,7 @@ def _loop(
     lockstep = Lockstep(discrete.problem, recorders, np.asarray(y0.w))
     interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
-    reached, ended, reasons = 0, False, []
+    reached, ended, reasons, failed = 0, False, [], {}
     try:
         for name, process in everything.items():
             bar.set_description(f"starting {name}")
@@ -262,28 +262,40 @@ def _loop(
                 compiling = not process.compile_seconds
                 bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
                 began = process.seconds
-                carries[name], chunk[name] = process.advance(carries[name])
+                try:
+                    carries[name], chunk[name] = process.advance(carries[name])
+                except RunError as error:
+                    reasons.append(f"the {name} process stopped at step {reached} of {steps}: {error}")
+                    failed[name] = reached
+                    del carries[name]
+                    continue
                 recorder.chunk(reached + 1, chunk[name], began, process.seconds)
                 failure = process.failure(chunk[name]) or _explosion(chunk[name], recorder)
                 if failure and failure[0] < taken:  # the others go on, unless it is the optimizer itself
                     good = reached + failure[0]
                     reasons.append(f"the {name} process stopped at step {good} of {steps}: {failure[1]}")
-                    recorder.forget_after(good)
+                    failed[name] = good
                     del carries[name]
                     if name == "discrete":
                         ended, taken = True, failure[0]
             lockstep.add(reached, chunk)
+            for name, good in failed.items():
+                recorders[name].forget_after(good)
+                if name == "central" and "discrete" in recorders:
+                    recorders["discrete"].forget_after(good, "displacement")
             reached += taken
             bar.update(taken)
     except KeyboardInterrupt:
         reasons.append(f"interrupted at step {reached} of {steps}")
     bar.close()
+    lockstep.close(reached)
     return recorders, reached, "; ".join(reasons)
 
 
 def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
-    loss, first = np.asarray(records.seen.loss), recorder.arrays["loss"][0]
-    bad = loss - first > _EXPLOSION * max(abs(first), np.finfo(loss.dtype).tiny)
+    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: CHUNK + 1]
+    first, scale = early[0], np.max(np.abs(early[np.isfinite(early)]))
+    bad = loss - first > _EXPLOSION * scale
     if not bad.any():
         return None
     step = int(np.argmax(bad))

@@ -20,24 +20,32 @@ from jaxtyping import Array, Float
 from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import RELIEF_RATE, CentralFlow, Tangent
+from .loss import directions_evaluated
+from .symmetric import svec
 
 
 class Log(NamedTuple):
     """What a step leaves behind, riding in the solution so that it can be saved; none of it feeds back.
 
+    Of the last step, which may be shorter than one optimizer step:
+
     - `sigma_eigenvalues (k,)`: x in Sigma = V diag(x) V', averaged over the step, V'PV = I, falling;
     - `sigma_covectors (n, k)`: P V, so that (P V)' delta are the oscillation's coordinates;
-    - `oscillation_energy ()`: <Sigma, H>; `gradient_variance ()`: tr(H Sigma H);
-    - `residual ()`: largest relative residual of the complementarity problems of the step;
+    - `oscillation_energy ()`: <Sigma, H>; `squared_gradient_norm ()`: its predicted time average.
+
+    Of all steps since flow time was last a whole number:
+
+    - `residual ()`: largest relative residual of the complementarity problems;
     - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
-    - `eigen_residual ()`: largest residual of a critical pair, relative to c;
-    - `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`: running counts.
+    - `eigen_residual ()`: largest residual of a critical pair, relative to c.
+
+    Since the start: `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`.
     """
 
     sigma_eigenvalues: Float[Array, " k"]
     sigma_covectors: Float[Array, "n k"]
     oscillation_energy: Float[Array, ""]
-    gradient_variance: Float[Array, ""]
+    squared_gradient_norm: Float[Array, ""]
     residual: Float[Array, ""]
     untracked: Float[Array, ""]
     eigen_residual: Float[Array, ""]
@@ -114,7 +122,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
             solver_state.V,
             solver_state.X,
             jnp.zeros_like(solver_state.X),
-            y0.log._replace(residual=0 * y0.log.residual, untracked=0 * h, eigen_residual=0 * h),
+            _fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0)),
         )
 
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
@@ -122,7 +130,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
             k = carry.X.shape[0]
             V = tangent.pairs.U                                               # (n, K)
-            P = flow.optimizer.preconditioner(carry.point.slow, flow.hp)
+            P = flow.optimizer.preconditioner(carry.point.slow, flow.hp)      # () or (n,)
             turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * carry.V[:, :k])  # (k, k)
             offset = jax.tree.map(
                 lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
@@ -130,12 +138,12 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
                 carry.rates,
                 carry.point,
             )
-            relief = RELIEF_RATE * tangent.c * h if self.relieved else jnp.inf
+            relief = RELIEF_RATE * tangent.c * h / n_stages if self.relieved else jnp.inf
             rates, X, info = flow.equilibrium(tangent, offset, h * a[i], turn @ carry.X @ turn.T, relief)
             all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
             point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)
             mean_X = turn @ carry.mean_X @ turn.T + b * X
-            log = _logged(carry.log, tangent, P, mean_X, info.residual)
+            log = _logged(flow, carry.log, tangent, mean_X, info.residual)
             return _Stage(point, all_rates, V, X, mean_X, log), None
 
         rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
@@ -177,24 +185,31 @@ def empty_log(flow: CentralFlow, y: FlowState) -> Log:
     return Log(vector, matrix, zero, zero, zero, zero, zero, zero, zero, zero)
 
 
-def _logged(log: Log, tangent: Tangent, P: Array, X: Float[Array, "k k"], residual: Array) -> Log:
+def _fresh(log: Log, whole: Array) -> Log:
+    """Forget the largest residuals where a new unit of flow time begins."""
+    names = ("residual", "untracked", "eigen_residual")
+    return log._replace(**{name: jnp.where(whole, 0, getattr(log, name)) for name in names})
+
+
+def _logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
     """Return the log after a stage, with X (k, k) the mean covariance so far in the stage's basis."""
     k = X.shape[0]
     pairs, c = tangent.pairs, tangent.c
-    U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues           # (n, k), (n, k), (K,)
+    U, lam = pairs.U[:, :k], pairs.eigenvalues                                # (n, k), (K,)
     x, Y = jnp.linalg.eigh((X + X.T) / 2)
-    x, Y = jnp.maximum(x[::-1], 0), Y[:, ::-1]  # falling
-    n_near = jnp.sum(tangent.near).astype(X.dtype)
+    x, Y = x[::-1], Y[:, ::-1]                                                # falling
+    P = flow.optimizer.preconditioner(tangent.y.slow, flow.hp)                # () or (n,)
+    moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), tangent.moments)
     eigen_residual = jnp.max(jnp.where(tangent.near, pairs.residuals[:k], 0)) / c
     return Log(
         sigma_eigenvalues=x,
         sigma_covectors=jnp.broadcast_to(P, (U.shape[0],))[:, None] * (U @ Y),
         oscillation_energy=jnp.sum(jnp.diag(X) * lam[:k]),
-        gradient_variance=jnp.sum((HU.T @ HU) * X),
+        squared_gradient_norm=jnp.sum(flow.optimizer.averaged_squared_gradient(tangent.g, moments)),
         residual=jnp.maximum(log.residual, residual),
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
         n_gradients=log.n_gradients + 1,
         n_hessian_vectors=log.n_hessian_vectors + pairs.n_hessian_vectors,
-        n_curvature_gradients=log.n_curvature_gradients + n_near * (n_near + 1) / 2,
+        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(tangent.near)),
     )

@@ -8,15 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import hypothesis
 import jax
 import jaxtyping
-import pytest
 
 jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("cflow", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("cflow")
 _hook = jaxtyping.install_import_hook("cflow_num", "beartype.beartype")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_network_proxy_needed():
-    """Tests read bundled data only; nothing here may reach a network."""
-    return

@@ -1,5 +1,6 @@
 """The corridor is enforced by tests, not by hope: import contracts, lazy imports, the list of forbidden modules."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,21 @@ def test_the_contract_names_every_module_of_the_symbolic_side():
     modules = {p.stem for p in (ROOT / "cflow_sym").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     doors = {"__init__", "interface", "generated"}
     assert {m.removeprefix("cflow_sym.") for m in contract["forbidden_modules"]} == modules - doors
+
+
+def test_the_numerical_side_enters_through_the_doors_only():
+    """The package root re-exports everything lazily, which an import contract cannot see."""
+    doors = {"cflow_sym.interface", "cflow_sym.generated"}
+    for path in (ROOT / "cflow_num").rglob("*.py"):
+        if path.name == "cli.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                whole = node.module == "cflow_sym"
+                names = [f"cflow_sym.{a.name}" for a in node.names] if whole else [node.module]
+            used = {".".join(n.split(".")[:2]) for n in names if n.split(".")[0] == "cflow_sym"}
+            assert used <= doors, (path, used)
 
 
 @pytest.mark.parametrize("package", ["cflow_sym", "cflow_num", "cflow_num.cli", "cflow_sym.generated"])

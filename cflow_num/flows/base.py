@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -83,7 +82,3 @@ class Flow(eqx.Module):
         unknown = jnp.full((V.shape[1],), jnp.nan, y.w.dtype)
         return Observation(loss, jnp.linalg.norm(g), unknown, V, c, scalars, jnp.asarray(True))
 
-
-def displaced(y: FlowState, dy: FlowState, step: Float[Array, ""] | float = 1.0) -> FlowState:
-    """Return y + step dy."""
-    return jax.tree.map(lambda a, b: a + step * b, y, dy)

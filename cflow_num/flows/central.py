@@ -37,8 +37,8 @@ class Tangent(NamedTuple):
     """The averaged dynamics at one point, affine in svec(X), and their effect on the edge slack A.
 
     With m = k(k+1)/2: rates at X = 0 in `still`, linear parts in `moved` (leading axis m), curvature gradients
-    `D (m, n)`, eigenpairs in `pairs`, `slack (k,)` the diagonal of A, `c ()`, and what X contributes to the
-    averaged squared gradient norm, `variance (m,)`.
+    `D (m, n)`, eigenpairs in `pairs`, `slack (k,)` the diagonal of A, `c ()`, the gradient `g (n,)` and what X
+    contributes to its moments in `moments` (leading axis m).
     """
 
     y: FlowState
@@ -49,7 +49,8 @@ class Tangent(NamedTuple):
     slack: Float[Array, " k"]
     c: Float[Array, ""]
     near: Bool[Array, " k"]
-    variance: Float[Array, " m"]
+    g: Float[Array, " n"]
+    moments: Moments
 
 
 class CentralFlow(Flow):
@@ -91,7 +92,7 @@ class CentralFlow(Flow):
         w_moved = -(D / 2) / P if self.sharpness_reduction else jnp.zeros_like(D)
         still = FlowState(self.weights_drift(y, g), opt.slow_drift(y.slow, g, hp))
         return Tangent(
-            y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, jnp.sum(variance, axis=1)
+            y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, g, moments
         )
 
     def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:

@@ -5,11 +5,6 @@ import numpy as np
 
 from cflow_num.loss import Problem
 
-OPTIMIZERS = {
-    "gradient_descent": {"learning_rate": 0.5},
-    "scalar_rmsprop": {"learning_rate": 0.1, "beta2": 0.95},
-}
-
 
 def random_smooth(seed: int, n: int = 5, scale: float = 1.0) -> Problem:
     """Return a smooth non-convex loss in n variables, bounded below: quartic well, cubic coupling, waves."""

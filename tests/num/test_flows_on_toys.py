@@ -20,7 +20,7 @@ from cflow_num.problems.valley import valley_central_flow, valley_loss
 from cflow_num.time_stepping import HalfExplicitHeun
 from cflow_sym.generated import load
 
-from .cases import random_smooth
+from .cases import random_smooth, rotated, rotation
 
 
 def integrate(process, y, steps):
@@ -57,6 +57,29 @@ def test_scalar_rmsprop_on_the_ramp():
     np.testing.assert_allclose([float(s["nu"]) for s in states[1:]], nu[10::10], rtol=1e-3)
     P = np.sqrt(nu) / 0.1
     np.testing.assert_allclose(X[20:] / P[21:], sigma_squared[21:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("integrator", ["heun", "published"])
+def test_an_infeasible_start_is_relieved_at_the_stated_rate(integrator):
+    """The sharpness starts 20% above the threshold: it falls by RELIEF_RATE c a unit (published: within one step)."""
+    valley = problem("valley", x0=0.0, z0=0.0)
+    padded = Problem(_padded_valley_loss, jnp.zeros(30).at[1].set(1.4), data=valley.data)
+    flow = Process(
+        "central",
+        padded,
+        load("gradient_descent"),
+        as_arrays({"learning_rate": 1.0}, jnp.float64),
+        integrator=integrator,
+    )
+    carry, _ = flow.start(FlowState(padded.w0, {"t": jnp.asarray(1.0)}))
+    _, records = flow.advance(carry)
+    sharpness = np.asarray(records.seen.effective_eigenvalues[:4, 0])
+    expected = [2.2, 2.0, 2.0, 2.0] if integrator == "heun" else [2.0, 2.0, 2.0, 2.0]
+    np.testing.assert_allclose(sharpness, expected, atol=5e-3)
+
+
+def _padded_valley_loss(w, c):
+    return valley_loss(w[:3], c) + jnp.sum(w[3:] ** 2) / 20
 
 
 def test_heun_is_second_order_on_the_edge():
@@ -138,6 +161,17 @@ def _path(optimizer, steps):
 
 
 _gradient = eqx.filter_jit(lambda problem, w: problem.gradient(w))
+
+
+@pytest.mark.parametrize("name", ["gradient_descent", "scalar_rmsprop"])
+@settings(max_examples=20)
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_the_discrete_run_is_rotation_equivariant(name, seed, turn):
+    smooth, R = random_smooth(seed), rotation(turn, 5)
+    hp = as_arrays({"learning_rate": 0.02, "beta2": 0.9, "epsilon": 0.0}, jnp.float64)
+    hp = {h.name: hp[h.name] for h in load(name).HYPERPARAMETERS}
+    here, there = (_path(DiscreteOptimizer(p, hp, load(name)), 15) for p in (smooth, rotated(smooth, R)))
+    np.testing.assert_allclose(there, here @ R.T, rtol=1e-8, atol=1e-8)
 
 
 @given(st.integers(0, 10_000), st.integers(3, 20))

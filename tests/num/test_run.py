@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError, RunError
 from cflow_num.problems.valley import valley_loss
-from cflow_num.record import VARIABLES
+from cflow_num.record import VARIABLES, Lockstep, Recorder
 from cflow_sym.interface import MissingFlowError
 
 from .cases import random_smooth
@@ -65,6 +66,59 @@ def test_a_run_file_comes_back_the_same(ramp_run, tmp_path):
     for name, group in ramp_run.tree.children.items():
         for variable in group.data_vars:
             np.testing.assert_array_equal(again.tree[name][variable], group[variable])
+
+
+@pytest.mark.parametrize("steps", [20, 25])
+def test_the_last_midpoint_is_unknown_whatever_the_chunks(steps):
+    run = cn.run(cn.problem("quadratic", n=6), "gradient_descent", {"learning_rate": 0.3}, steps=steps, quiet=True)
+    assert np.flatnonzero(np.isnan(run.tree["discrete"]["midpoint_loss"])).tolist() == [0, steps]
+    assert np.flatnonzero(np.isnan(run.tree["stable"]["distance_to_discrete"])).tolist() == [0, steps]
+
+
+def test_predictions_at_the_edge_of_the_ramp(ramp_run):
+    """E|grad|^2 = p^2 + sigma^2 S^2 and E[L] = L + sigma^2 S / 2: H u, not u, carries the oscillation."""
+    central, S, p, eta = ramp_run.tree["central"], 10.0, 0.1, 0.1
+    sigma_squared = eta**2 / 4 - p**2 / S**2
+    predicted = central["predicted_squared_gradient_norm"].values[20:]
+    np.testing.assert_allclose(predicted, p**2 + sigma_squared * S**2, rtol=1e-4)
+    rise = (central["predicted_loss"] - central["loss"]).values[20:]
+    np.testing.assert_allclose(rise, sigma_squared * S / 2, rtol=1e-4)
+
+
+def test_a_start_near_zero_loss_is_no_divergence():
+    ramp = cn.problem("ramp", x0=1e-4)
+    run = cn.run(ramp, "scalar_rmsprop", RMSPROP, steps=20, processes=("discrete", "stable"), quiet=True)
+    assert not run.reason
+
+
+def test_lockstep_aligns_weights_and_directions():
+    """Hand-made chunks: three weights, directions that turn at every step, against a direct computation."""
+    rng, T, n, k = np.random.default_rng(0), 4, 3, 2
+    discrete, central = rng.normal(size=(2, 2 * T + 1, n))
+    central[0] = discrete[0]
+    covectors = rng.normal(size=(2 * T + 1, n, k))
+    problem = cn.problem("quadratic", n=n)
+    recorders = {"discrete": Recorder(2 * T), "central": Recorder(2 * T)}
+    lockstep = Lockstep(problem, recorders, discrete[0])
+    for b in range(2):
+        steps = slice(1 + b * T, 1 + (b + 1) * T)
+        log = SimpleNamespace(sigma_covectors=covectors[steps])
+        lockstep.add(
+            b * T,
+            {
+                "discrete": SimpleNamespace(w=discrete[steps], log=None),
+                "central": SimpleNamespace(w=central[steps], log=log),
+            },
+        )
+    lockstep.close(2 * T)
+    middle = (discrete[:-2] + 2 * discrete[1:-1] + discrete[2:]) / 4
+    inner = slice(1, 2 * T)
+    distance = recorders["central"].arrays["distance_to_discrete"][inner]
+    np.testing.assert_allclose(distance, np.linalg.norm(central[inner] - middle, axis=1))
+    expected = np.einsum("tnk,tn->tk", covectors[inner], discrete[inner] - middle)
+    np.testing.assert_allclose(recorders["discrete"].arrays["displacement"][inner], expected)
+    value = [float(problem.value(jnp.asarray(w))) for w in middle]
+    np.testing.assert_allclose(recorders["discrete"].arrays["midpoint_loss"][inner], value)
 
 
 def test_distances_agree_with_a_direct_computation():
@@ -127,6 +181,7 @@ def test_a_divergence_is_a_result_with_its_reason_and_data(tmp_path):
     assert "the central process stopped at step 0" in run.reason  # constant curvature: nothing can keep the edge
     assert 3 < run.tree["discrete"].sizes["step"] < 61
     assert np.isfinite(run.tree["discrete"]["loss"]).all()
+    assert np.isnan(run.tree["central"]["distance_to_discrete"]).all()
     assert cn.load(run.save(tmp_path / "run.nc")).reason == run.reason
 
 
@@ -211,6 +266,21 @@ def test_the_published_integrator_agrees():
     assert float(published["effective_eigenvalues"][:, 0].max()) < 2.02
 
 
+def test_the_published_integrator_says_when_it_cannot_follow():
+    """Twelve eigenvalues of 24 weights are more than its eigen-solver takes: the flow ends with a reason."""
+
+    def loss(w, slope):
+        x, y = w[:12], w[12]
+        return jnp.sum(x**2) * (1.5 + y) / 2 - slope * y + jnp.sum(w[13:] ** 2) / 20
+
+    problem = cn.Problem(loss, jnp.full(24, 1e-3).at[12].set(0.0), data=jnp.asarray(0.05))
+    processes = ("stable", "central")
+    arguments = dict(steps=20, processes=processes, integrator="published", quiet=True)
+    run = cn.run(problem, "gradient_descent", {"learning_rate": 1.0}, **arguments)
+    assert "the central process stopped at step" in run.reason
+    assert "use heun" in run.reason
+
+
 BAD = {
     "unknown optimizer": (dict(optimizer="scalar_rmsporp"), "scalar_rmsprop"),
     "unknown hyperparameter": (dict(hyperparameters={"learning_rat": 0.1}), 'did you mean "learning_rate"'),
@@ -227,6 +297,10 @@ BAD = {
     ),
     "unknown switch": (
         dict(optimizer="scalar_rmsprop", hyperparameters=RMSPROP | {"nestorov": True}),
+        "nestorov",
+    ),
+    "a switch it has not, off": (
+        dict(optimizer="scalar_rmsprop", hyperparameters=RMSPROP | {"nestorov": False}),
         "nestorov",
     ),
     "no steps": (dict(steps=0), "steps is 0"),
