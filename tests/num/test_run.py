@@ -14,6 +14,7 @@ import sympy as sp
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError, RunError
+from cflow_num.integrate import Records
 from cflow_num.problems.valley import valley_loss
 from cflow_num.record import VARIABLES, Lockstep, Recorder
 from cflow_sym.interface import MissingFlowError
@@ -103,13 +104,12 @@ def test_lockstep_aligns_weights_and_directions():
     for b in range(2):
         steps = slice(1 + b * T, 1 + (b + 1) * T)
         log = SimpleNamespace(sigma_covectors=covectors[steps])
-        lockstep.add(
-            b * T,
-            {
-                "discrete": SimpleNamespace(w=discrete[steps], log=None),
-                "central": SimpleNamespace(w=central[steps], log=log),
-            },
-        )
+        rest = {"seen": None, "predictions": {}, "n_gradients": None, "reason": None}
+        chunk = {
+            "discrete": Records(discrete[steps], log=None, **rest),
+            "central": Records(central[steps], log=log, **rest),
+        }
+        lockstep.add(b * T, chunk)
     lockstep.close(2 * T)
     middle = (discrete[:-2] + 2 * discrete[1:-1] + discrete[2:]) / 4
     inner = slice(1, 2 * T)
