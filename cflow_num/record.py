@@ -132,8 +132,11 @@ class Lockstep:
 
     def add(self, reached: int, chunk: dict[str, Records]) -> None:
         """Add the steps from `reached` + 1 on; midpoints are known up to the last but one."""
-        if "discrete" not in chunk:
-            return
+        if "discrete" in chunk:
+            with np.errstate(over="ignore", invalid="ignore"):  # a diverging run reaches infinity before it is stopped
+                self._add(reached, chunk)
+
+    def _add(self, reached: int, chunk: dict[str, Records]) -> None:
         windows = {name: np.concatenate([self.tails[name], np.asarray(r.w)]) for name, r in chunk.items()}
         path = windows["discrete"]  # (T + 2, n), (T + 1, n) at first
         first = reached if len(self.tails["discrete"]) == 2 else reached + 1
