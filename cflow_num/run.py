@@ -30,7 +30,7 @@ from .loss import Problem
 from .record import Lockstep, Recorder
 
 CHUNK = 10  # steps per compiled call
-_EXPLOSION = 1e4  # rise of the loss, relative to the largest in the first chunk, that counts as divergence
+_EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
 
 
 class Run:
@@ -294,7 +294,7 @@ def _loop(
 
 def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
     loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: CHUNK + 1]
-    first, scale = early[0], np.max(np.abs(early[np.isfinite(early)]))
+    first, scale = early[0], np.median(np.abs(early[np.isfinite(early)]))
     bad = loss - first > _EXPLOSION * scale
     if not bad.any():
         return None
