@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ende
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -82,6 +83,7 @@ class Derive:
 
         names = _names(self.name, self.all, "derive")
         if names is None or self.out is not None or self.check:
+            _only_printed(self.switches, self.latex)
             return _write(write_derivations, self.out or Path("derivations"), names, self.check, "cflow derive")
         d = cs.optimizer(names[0], **dict.fromkeys(self.switches, True)).derive()
         print(d.to_latex() if self.latex else d.to_markdown())
@@ -109,6 +111,7 @@ class Codegen:
 
         names = _names(self.name, self.all, "codegen")
         if names is None or self.out is not None or self.check:
+            _only_printed(self.switches)
             folder = self.out or Path(generated.__path__[0])
             return _write(codegen.write_generated, folder, names, self.check, "cflow codegen")
         import cflow_sym as cs
@@ -254,6 +257,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code (the console script passes it to the system)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters still gets its verdict
     try:
         command = tyro.cli(
             _command_type(),
@@ -298,6 +303,12 @@ def _names(name: str, every: bool, verb: str) -> list[str] | None:
     if bool(name) == every:
         raise InputError(f"pass one optimizer or --all, for instance: cflow {verb} scalar_rmsprop")
     return None if every else [name]
+
+
+def _only_printed(switches: tuple[str, ...], latex: bool = False) -> None:
+    """Refuse options that apply to printing where files are written."""
+    if switches or latex:
+        raise InputError("--switches and --latex are for printing one optimizer: leave out --out, --all and --check")
 
 
 def _write(write: Any, folder: Path, names: list[str] | None, check: bool, command: str) -> int:

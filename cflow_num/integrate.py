@@ -156,7 +156,7 @@ class Process:
     def _grow(self, carry: Carry) -> Carry:
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
-        self.capacity = min(old + CAPACITY_STEP, n)
+        self.capacity = min(2 * old, n)
         if issubclass(self._options[2], Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old

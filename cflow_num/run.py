@@ -30,6 +30,7 @@ from .loss import Problem
 from .record import Lockstep, Recorder
 
 CHUNK = 10  # steps per compiled call
+_MOST_STEPS = 10_000_000
 _EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
 
 
@@ -88,6 +89,12 @@ def load(path: str | os.PathLike[str]) -> Run:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or not a run file") from error
     if "config" not in tree.attrs or "reason" not in tree.attrs:
         raise InputError(f"{path} is a netCDF file but not one that cflow wrote: it has no config attribute")
+    try:
+        complete = {"optimizer", "problem", "steps", "hyperparameters"} <= set(json.loads(tree.attrs["config"]))
+    except (ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise InputError(f"{path} cannot be used, its config attribute is damaged: run again")
     return Run(tree)
 
 
@@ -211,6 +218,8 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
     ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
+    if steps > _MOST_STEPS:
+        raise InputError(f"steps is {steps}, it must be at most {_MOST_STEPS}: every step is kept in memory")
     if isinstance(processes, str) or not processes:
         raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
     for name in processes:
@@ -278,6 +287,7 @@ def _loop(
                     del carries[name]
                     if name == "discrete":
                         ended, taken = True, failure[0]
+                        break
             lockstep.add(reached, chunk)
             for name, good in failed.items():
                 recorders[name].forget_after(good)
