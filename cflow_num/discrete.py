@@ -36,6 +36,7 @@ class DiscreteOptimizer(Flow):
 def midpoints(path: Float[Array | np.ndarray, "t n"]) -> Float[Array | np.ndarray, "t-2 n"]:
     """Return the second-order midpoints (w_{t-1} + 2 w_t + w_{t+1}) / 4: an exact period-two oscillation cancels.
 
+    >>> import jax.numpy as jnp
     >>> t = jnp.arange(5.0)
     >>> path = (3 + t + (-1) ** t)[:, None]
     >>> midpoints(path)[:, 0].tolist()
