@@ -180,7 +180,7 @@ def _intro(d: Derivation) -> str:
     return "\n\n".join([
         f"One step of {spec.title} first updates its states with the gradient $g$ at the current weights, "
         f"then moves the "
-        "weights with the updated states:",
+        "weights with the updated states (written without a prime in the last line):",
         _math(r"\begin{aligned}" + r"\\ ".join(updates) + r"\end{aligned}"),
         "At the edge of stability the weights oscillate around a smooth path. This note derives the "
         "differential equation of "
