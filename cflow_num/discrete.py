@@ -15,7 +15,7 @@ class DiscreteOptimizer(Flow):
     def first(self, w: Float[Array, " n"]) -> FlowState:
         """Return the state at w before the first step: every state updated once, the weights not moved."""
         slow = self.optimizer.initial_state(w, self.hp)
-        return FlowState(w, self.optimizer.update_state(slow, self.problem.gradient(w), self.hp))
+        return FlowState(w, self.optimizer.update_state(slow, self.gradient(w), self.hp))
 
     def steps(self, y: FlowState, length: int) -> FlowState:
         """Return the states at the next `length` steps, stacked; one gradient a step."""
@@ -24,12 +24,12 @@ class DiscreteOptimizer(Flow):
             carry = self._advance(*carry)
             return carry, carry[0]
 
-        _, path = jax.lax.scan(body, (y, self.problem.gradient(y.w)), None, length=length)
+        _, path = jax.lax.scan(body, (y, self.gradient(y.w)), None, length=length)
         return path
 
     def _advance(self, y: FlowState, g: Float[Array, " n"]) -> tuple[FlowState, Float[Array, " n"]]:
         w = self.optimizer.update_weights(y.w, y.slow, g, self.hp)            # (n,)
-        g = self.problem.gradient(w)                                          # (n,)
+        g = self.gradient(w)                                          # (n,)
         return FlowState(w, self.optimizer.update_state(y.slow, g, self.hp)), g
 
 

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from cflow_sym import generated
 from cflow_sym.interface import CompiledFlow
 
 from .errors import InputError, nearest
+from .loss import Problem
 
 
-def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, float]]:
-    """Return the generated code and the checked hyperparameters, defaults filled in.
+class Schedule(eqx.Module):
+    """A hyperparameter that depends on time, from a function of the number of steps already taken (as optax has it).
+
+    >>> halving = Schedule(lambda count: 0.5**count)
+    >>> float(halving(jnp.asarray(1.0))), float(halving(jnp.asarray(3.0)))
+    (1.0, 0.25)
+    """
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, t: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the value at the update with count t = 1, 2, ...; t need not be a whole number along a flow."""
+        return jnp.asarray(self.function(t - 1), t.dtype)
+
+    def rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the derivative by t."""
+        return jax.jvp(self, (t,), (jnp.ones_like(t),))[1]
+
+
+def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
+    """Return the generated code and the checked hyperparameters (numbers, or functions of the step), defaults filled in.
 
     **Arguments:**
 
     - `optimizer`: the name of a built-in optimizer, anything with `.compile()` (a spec, a derivation), or a
       compiled flow.
-    - `values`: hyperparameters by name; for a built-in optimizer also its switches, which are true or false.
+    - `values`: hyperparameters by name; for a built-in optimizer also its switches, which are true or false. One that
+      may be scheduled can be a function of the number of steps taken, such as an optax schedule.
 
     **Raises:** `InputError` naming the value, its range and the remedy.
 
@@ -49,33 +72,71 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
     return flow, _checked(flow, values)
 
 
-def as_arrays(hp: Mapping[str, float], dtype: Any) -> dict[str, Array]:
-    """Return the hyperparameters as arrays `()`, so that one compiled program serves all values."""
-    return {name: jnp.asarray(value, dtype) for name, value in hp.items()}
+def as_arrays(flow: CompiledFlow, hp: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
+    """Return the hyperparameters as arrays `()` (one compiled program serves all values), schedules and blocks."""
+    dtype = problem.w0.dtype
+    out = {name: Schedule(x) if callable(x) else jnp.asarray(x, dtype) for name, x in hp.items()}
+    return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
 
 
-def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, float]:
+def describe(hp: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters as they are stored with a run: numbers, and schedules by name and first value.
+
+    >>> describe({"learning_rate": 0.1})
+    {'learning_rate': 0.1}
+    """
+    return {name: _name(x) if callable(x) else x for name, x in hp.items()}
+
+
+def _name(schedule: Callable) -> str:
+    text = getattr(schedule, "text", None) or getattr(schedule, "__qualname__", type(schedule).__name__)
+    return f"schedule {text}, {float(schedule(jnp.zeros(()))):g} at first"
+
+
+def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
     known = {h.name: h for h in flow.HYPERPARAMETERS}
     for name in values:
         if name not in known:
-            names = ", ".join(known)
-            raise InputError(f'{flow.NAME} has no hyperparameter "{name}", it has {names}{nearest(name, known)}')
-    out = {}
+            names = ", ".join(known) or "none"
+            near = nearest(name, known) if isinstance(name, str) else ""
+            raise InputError(f'{flow.NAME} has no hyperparameter "{name}", it has {names}{near}')
+    out: dict[str, Any] = {}
     for name, h in known.items():
         value = values.get(name, h.default)
         if value is None:
             raise InputError(f"{flow.NAME} needs {name} ({h.meaning}): pass {name}=VALUE, {_range(h)}")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise InputError(f"{name} is {value!r}, it must be a number {_range(h)}")
-        value = float(value)
-        inside = h.lower <= value if h.closed_below else h.lower < value
-        if not (math.isfinite(value) and inside and value < h.upper):
-            raise InputError(f"{name} is {value:g}, it must be {_range(h)}")
-        out[name] = value
+        out[name] = _checked_schedule(h, value) if callable(value) else _checked_number(h, value, name)
     return out
 
 
+def _checked_schedule(h: Any, schedule: Callable) -> Callable:
+    if not h.schedulable:
+        raise InputError(f"{h.name} is a function, it must be a number {_range(h)}: only a learning rate has schedules")
+    try:
+        first = jnp.asarray(schedule(jnp.zeros(())))
+        value = float(first) if jnp.ndim(first) == 0 else math.nan
+    except Exception as error:
+        raise InputError(
+            f"the schedule of {h.name} fails at step 0 ({type(error).__name__}: {str(error).splitlines()[0]}): pass a "
+            "JAX function of the number of steps taken"
+        ) from error
+    _checked_number(h, value, f"the schedule of {h.name} at step 0")
+    return schedule
+
+
+def _checked_number(h: Any, value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} is {value!r}, it must be a number {_range(h)}")
+    value = float(value)
+    inside = h.lower <= value if h.closed_below else h.lower < value
+    if not (math.isfinite(value) and inside and value < h.upper):
+        raise InputError(f"{name} is {value:g}, it must be {_range(h)}")
+    return value
+
+
 def _range(h: Any) -> str:
+    if math.isinf(h.lower):
+        return f"less than {h.upper:g}" if math.isfinite(h.upper) else "finite"
     if math.isinf(h.upper):
         return f"at least {h.lower:g}" if h.closed_below else f"greater than {h.lower:g}"
     return f"between {h.lower:g} {'(included) ' if h.closed_below else ''}and {h.upper:g}"

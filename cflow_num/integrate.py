@@ -7,6 +7,7 @@ for constrained flows, the `Log` of the last sub-step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from .flows.stable import StableFlow
 from .loss import Problem
 from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
 
-PROCESSES = ("discrete", "stable", "central", "ablated")
+PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
+CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
 INTEGRATORS = {"heun": (HalfExplicitHeun, 0.5), "published": (Published, 0.25)}  # solver, time step
 DEFAULT_INTEGRATOR = "heun"
 CAPACITY_STEP = 4
@@ -86,10 +88,15 @@ class Process:
                 f"the ablated flow is not defined for {optimizer.NAME}: its preconditioner does not adapt; "
                 "leave it out of the processes"
             )
+        if name == "stationary" and not optimizer.STATIONARY:
+            raise InputError(
+                f"the stationary flow is not defined for {optimizer.NAME}: it has no state that can stand still; "
+                "leave it out of the processes"
+            )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
         solver, dt = INTEGRATORS[integrator]
-        self._options = (chunk, eig_every, solver, jnp.asarray(dt))
+        self._options = (chunk, eig_every, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
@@ -100,7 +107,7 @@ class Process:
     @property
     def constrained(self) -> bool:
         """Whether the process carries an oscillation fixed by complementarity."""
-        return self.name in ("central", "ablated")
+        return self.name in CONSTRAINED
 
     def flow(self) -> Flow:
         """Return the flow (or optimizer) with the current capacity."""
@@ -109,7 +116,8 @@ class Process:
             return DiscreteOptimizer(*args)
         if self.name == "stable":
             return StableFlow(*args)
-        return CentralFlow(*args, self.capacity, self.name == "central")
+        at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
+        return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
 
     def start(self, y: FlowState) -> tuple[Carry, Observation]:
         """Return the carry at step 0 and the observation there."""
@@ -128,13 +136,35 @@ class Process:
         step, k = jnp.zeros((), jnp.int32), self.capacity
         if not isinstance(flow, CentralFlow):
             return Carry(y, V, None, step), seen
-        solver = SolverState(V, jnp.zeros((k, k), y.w.dtype))
-        return Carry(LoggedState(y, empty_log(flow, y)), V, solver, step), seen
+        chunk, eig_every, solver, dt = self._options
+        per_unit = math.ceil(max(1 / dt, float(_stiffness(flow, y))) - 1e-9)  # explicit in the states: dt * rate <= 1
+        self._options = (chunk, eig_every, solver, 1 / per_unit)
+        memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
+        carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)
+        return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
+
+    def _settle(self, carry: Carry) -> Carry:
+        """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
+        for _ in range(_SETTLING_ITERATIONS):
+            flow = self.flow()
+            assert isinstance(flow, CentralFlow)
+            slow, memory, change, untracked = _rest(flow, carry.y.state, carry.solver)
+            state = carry.y.state._replace(slow=slow)
+            carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
+            if float(untracked) > 1 - 1.5 * ACTIVE_GAP and self.capacity < carry.V.shape[0]:
+                carry = self._grow(carry)
+            elif float(change) < _SETTLED:
+                return carry
+        raise RunError(
+            f"the states do not come to rest at the start (relative change {float(change):.2g} after "
+            f"{_SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
+        )
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:
-            arguments = (self.flow(), carry, *self._options)
+            *options, dt = self._options
+            arguments = (self.flow(), carry, *options, jnp.asarray(dt))
             began = time.perf_counter()
             compiled = _compiled(arguments)
             self.compile_seconds += time.perf_counter() - began
@@ -191,6 +221,44 @@ class Process:
             ]
         found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
         return min(found, default=None)
+
+
+_SETTLING_ITERATIONS = 60
+_SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest
+
+
+@eqx.filter_jit
+def _stiffness(flow: Flow, y: FlowState) -> Array:
+    """Return the fastest relaxation rate of the slow states that have dynamics of their own."""
+    g = flow.gradient(y.w)
+    resting = flow.at_rest if isinstance(flow, CentralFlow) else ()
+    own = {name: s for name, s in y.slow.items() if name not in resting and name != "t"}
+    if not own:
+        return jnp.zeros(())
+
+    def drift(own: dict[str, Array]) -> dict[str, Array]:
+        rates = flow.optimizer.slow_drift(y.slow | own, g, flow.hp)
+        return {name: rates[name] for name in own}
+
+    _, slopes = jax.jvp(drift, (own,), (jax.tree.map(jnp.ones_like, own),))
+    return jnp.max(jnp.stack([jnp.max(-slope) for slope in jax.tree.leaves(slopes)]))
+
+
+@eqx.filter_jit
+def _rest(flow: CentralFlow, y: FlowState, memory: SolverState) -> tuple[dict[str, Array], SolverState, Array, Array]:
+    """Return the states one Newton step closer to rest, weights held, with their change and what was not tracked."""
+    tangent = flow.linearize(y, memory.V)
+    k = memory.X.shape[0]
+    P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
+    V = tangent.pairs.U                                                       # (n, K)
+    turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * memory.V[:, :k])   # (k, k)
+    weight = jnp.asarray(1e-12, y.w.dtype)  # of a displacement in which the weights stand still
+    offset = jax.tree.map(jnp.zeros_like, y)
+    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn @ memory.X @ turn.T)
+    slow = y.slow | {name: y.slow[name] + weight * rates.slow[name] for name in flow.at_rest}
+    change = jnp.max(jnp.abs(flow.optimizer.preconditioner(slow, flow.hp) / P - 1))
+    untracked = tangent.pairs.eigenvalues[k] / tangent.c if V.shape[1] > k else jnp.zeros(())
+    return slow, SolverState(V, X), change, untracked
 
 
 _PROGRAMS_KEPT = 32
@@ -289,4 +357,7 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
         taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
         return _Path(path.state, after, path.log, taken, reason)
     per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
+    if flow.optimizer.MEMORYLESS:  # no dynamics of their own: follow the weights
+        path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
+        per_step = per_step + 1
     return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

@@ -48,6 +48,25 @@ class Raveler:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
+class Blocks(eqx.Module):
+    """The blocks that the weights fall into: one for each array of the parameters, in order.
+
+    >>> blocks = Blocks((2, 1))
+    >>> blocks.total(jnp.array([1.0, 2.0, 3.0])).tolist(), blocks.spread(jnp.array([5.0, 6.0])).tolist()
+    ([3.0, 3.0], [5.0, 5.0, 6.0])
+    """
+
+    sizes: tuple[int, ...] = eqx.field(static=True)
+
+    def total(self, v: Float[Array, " n"]) -> Float[Array, " B"]:
+        """Return the sums over the blocks."""
+        return jnp.stack([jnp.sum(part) for part in jnp.split(v, np.cumsum(self.sizes)[:-1].tolist())])
+
+    def spread(self, x: Float[Array, " B"]) -> Float[Array, " n"]:
+        """Return each block's value at each of its weights."""
+        return jnp.repeat(x, np.array(self.sizes), total_repeat_length=sum(self.sizes))
+
+
 class _Hoisted(eqx.Module):
     """A function whose captured arrays have become arguments, through its jaxpr."""
 
@@ -129,6 +148,11 @@ class Problem(eqx.Module):
     def n_weights(self) -> int:
         """Number n of weights."""
         return self.w0.size
+
+    @property
+    def blocks(self) -> Blocks:
+        """The arrays of the parameters as blocks of weights."""
+        return Blocks(tuple(int(np.prod(shape)) for shape in self._raveler.shapes))
 
     def params(self, w: Float[Array, " n"]) -> PyTree:
         """Return the pytree of parameters for the weight vector `w`."""

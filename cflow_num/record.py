@@ -10,9 +10,8 @@ import numpy as np
 import xarray as xr
 
 from .discrete import midpoints
-from .flows.base import Observation
+from .flows.base import Flow, Observation
 from .integrate import Records
-from .loss import Problem
 
 # name: (extra dimension, units, meaning)
 VARIABLES = {
@@ -20,7 +19,8 @@ VARIABLES = {
     "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
     "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
     "threshold": ("", "1", "c: effective eigenvalues equilibrate there"),
-    "nu": ("", "loss^2/weight^2", "moving average of the squared gradient norm used in the step"),
+    "nu": ("", "loss^2/weight^2", "second-moment state used in the step"),
+    "optimization_speed": ("", "loss", "g' P^-1 g: decrease of the loss in one step, to first order"),
     "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
     "midpoint_loss": ("", "1", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
     "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
@@ -122,13 +122,13 @@ class Recorder:
 class Lockstep:
     """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
 
-    def __init__(self, problem: Problem, recorders: dict[str, Recorder], w0: np.ndarray):
+    def __init__(self, flow: Flow, recorders: dict[str, Recorder], w0: np.ndarray):
         self.recorders = recorders
         self.w0 = w0
         self.tails: dict[str, np.ndarray] = {name: self.w0[None] for name in recorders}
         self.covectors: np.ndarray | None = None
-        self.value = eqx.filter_jit(lambda problem, path: jax.lax.map(problem.value, path))
-        self.problem = problem
+        self.value = eqx.filter_jit(lambda flow, path: jax.lax.map(flow.value, path))
+        self.flow = flow
 
     def add(self, reached: int, chunk: dict[str, Records]) -> None:
         """Add the steps from `reached` + 1 on; midpoints are known up to the last but one."""
@@ -142,7 +142,7 @@ class Lockstep:
         first = reached if len(self.tails["discrete"]) == 2 else reached + 1
         middle = np.asarray(midpoints(path))
         recorder = self.recorders["discrete"]
-        recorder.put("midpoint_loss", first, self.value(self.problem, middle))
+        recorder.put("midpoint_loss", first, self.value(self.flow, middle))
         recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
         for name, window in windows.items():
             if name != "discrete":

@@ -24,7 +24,7 @@ from .discrete import DiscreteOptimizer
 from .errors import InputError, RunError, nearest
 from .files import replacing
 from .flows.base import FlowState
-from .hyperparameters import as_arrays, resolve
+from .hyperparameters import as_arrays, describe, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
 from .loss import Problem
 from .record import Lockstep, Recorder
@@ -120,7 +120,8 @@ def run(
     - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches.
     - `steps`: how many optimizer steps; one unit of flow time each.
     - `warm_start`: discrete steps taken by all processes before step 0.
-    - `processes`: any of `discrete`, `stable`, `central`, `ablated`.
+    - `processes`: any of `discrete`, `stable`, `central`, `ablated` (the edge is kept without reduction of sharpness)
+      and `stationary` (the states are at rest at every time); the last two where they are defined.
     - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
     - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
     - `quiet`: no progress bar.
@@ -139,7 +140,7 @@ def run(
     """
     flow, hp = resolve(optimizer, hyperparameters)
     _check_arguments(problem, steps, warm_start, processes, eig_every)
-    arrays = as_arrays(hp, problem.w0.dtype)
+    arrays = as_arrays(flow, hp, problem)
     everything = {
         name: Process(name, problem, flow, arrays, integrator=integrator, chunk=min(CHUNK, steps), eig_every=eig_every)
         for name in PROCESSES
@@ -149,7 +150,7 @@ def run(
         "optimizer": flow.NAME,
         "title": flow.TITLE,
         "switches": list(flow.SWITCHES),
-        "hyperparameters": hp,
+        "hyperparameters": describe(hp),
         "problem": problem.name,
         "problem_description": problem.description,
         "n_weights": problem.n_weights,
@@ -165,6 +166,7 @@ def run(
     began, found_versions = time.perf_counter(), versions()
     discrete = DiscreteOptimizer(problem, arrays, flow)
     y0 = _warm_start(discrete, warm_start)
+    _check_preconditioner(discrete, y0)
     recorders, end, reason = _loop(discrete, everything, y0, steps, quiet)
     groups = {
         name: recorder.dataset(end, {"compile_seconds": everything[name].compile_seconds})
@@ -246,6 +248,19 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
     return y
 
 
+def _check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
+    """Refuse a start at which some weight has no preconditioner: its gradient has always been zero."""
+    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
+    bad = ~(np.isfinite(P) & (P > 0))
+    if bad.any():
+        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
+        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
+        raise InputError(
+            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
+            f"is zero: {remedy}"
+        )
+
+
 def _loop(
     discrete: DiscreteOptimizer, everything: dict[str, Process], y0: FlowState, steps: int, quiet: bool
 ) -> tuple[dict[str, Recorder], int, str]:
@@ -255,7 +270,7 @@ def _loop(
     """
     recorders = {name: Recorder(steps) for name in everything}
     carries: dict[str, Carry] = {}
-    lockstep = Lockstep(discrete.problem, recorders, np.asarray(y0.w))
+    lockstep = Lockstep(discrete, recorders, np.asarray(y0.w))
     interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
     reached, ended, reasons, failed = 0, False, [], {}

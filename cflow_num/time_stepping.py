@@ -138,7 +138,8 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
                 carry.rates,
                 carry.point,
             )
-            relief = RELIEF_RATE * tangent.c * h / n_stages if self.relieved else jnp.inf
+            gently = self.relieved and not flow.at_rest  # states at rest get to the edge at once
+            relief = RELIEF_RATE * tangent.c * h / n_stages if gently else jnp.inf
             rates, X, info = flow.equilibrium(tangent, offset, h * a[i], turn @ carry.X @ turn.T, relief)
             all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
             point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)

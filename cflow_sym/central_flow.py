@@ -54,7 +54,7 @@ def edge_point(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, seed: int, degree: i
     """Draw a point at the edge: a random loss with H u = c P u, and u, Hu, S, grad_S, sigma_squared."""
     point = random_point(spec, seed)
     metric, g = point.vector(P), point.vector(_s.g)
-    model = random_model(seed, metric, curvature=c, degree=degree, gradient=g)
+    model = random_model(seed, metric, curvature=point(c), degree=degree, gradient=g)
     u = model.directions[0]
     Hu, grad_S = model.derivative(u), model.derivative(u, u)
     amplitude = sp.Rational(seed + 2, 7)
@@ -70,13 +70,13 @@ def edge_point(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, seed: int, degree: i
 def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: sp.Expr, order: str) -> list[Step]:
     """Return the steps to the averaged rates: for any covariance, then for one critical direction."""
     steps = []
-    w_rate = -(_s.g + _s.gradient_shift) / P
+    w_rate = -(_s.g + _s.gradient_shift) / P - spec.decay * _s.w
 
     def check_w(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(3):
             point = random_point(spec, seed)
-            model = random_model(seed, (sp.Integer(1),) * 2, degree=4, gradient=point.vector(_s.g))
-            deltas = expansion.displacements(seed, 2)
+            model = random_model(seed, point.ones, degree=4, gradient=point.vector(_s.g))
+            deltas = expansion.displacements(seed, point.dimension)
             brute = two_point_average(
                 model, deltas, lambda g, p=point: p.with_values({_s.g: g}).vector(spec.weight_update)
             )
@@ -162,8 +162,8 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
     """
     inverse = _s.S / c if edge else P
     both = {
-        "reduced_w": -(_s.g + _s.sigma_squared * _s.grad_S / 2) / inverse,
-        "ablated_w": -_s.g / inverse,
+        "reduced_w": -(_s.g + _s.sigma_squared * _s.grad_S / 2) / inverse - spec.decay * _s.w,
+        "ablated_w": -_s.g / inverse - spec.decay * _s.w,
     }
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
@@ -187,10 +187,10 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
     )
     steps = [
         Step("reduced_w", REDUCED, "insert the edge into the flow", r"\dot w",
-             -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P, both["reduced_w"], why, check, CRITICAL,
+             -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w, both["reduced_w"], why, check, CRITICAL,
              f"{CF}, part II"),
         Step("ablated_w", REDUCED, "drop the shift of the gradient", r"\dot w_{\rm ablated}",
-             -_s.g / P, both["ablated_w"],
+             -_s.g / P - spec.decay * _s.w, both["ablated_w"],
              "The same step size without implicit reduction of the sharpness: a flow to compare with, which "
              "shows what "
              "the oscillation does beyond setting the step size.", check, "", f"{CF}, part II"),

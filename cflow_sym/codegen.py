@@ -16,11 +16,12 @@ from pathlib import Path
 from types import ModuleType
 
 from cflow_sym.derivation import Derivation
-from cflow_sym.module_writer import ModuleWriter, source_hash
+from cflow_sym.module_writer import ModuleWriter, step_module
 from cflow_sym.optimizers import names as optimizer_names
 from cflow_sym.optimizers import optimizer
 from cflow_sym.recipe import derive
 from cflow_sym.spec import OptimizerSpec
+from cflow_sym.step_writer import StepWriter, source_hash
 
 
 def generate(d: Derivation) -> str:
@@ -39,10 +40,26 @@ def compile(d: Derivation) -> ModuleType:
     >>> compile(derive("gradient_descent")).NAME
     'gradient_descent'
     """
-    source = generate(d)
-    name = f"cflow_compiled_{d.spec.module_name}_{source_hash(d.spec, d.order)}"
+    return _module(d.spec, generate(d), f"{d.spec.module_name}_{source_hash(d.spec, d.order)}")
+
+
+def compile_step(spec: OptimizerSpec) -> ModuleType:
+    """Return the optimizer's own step, `initial_state`, `update_state` and `update_weights`, without any flow.
+
+    It works for optimizers that no flow is derived for, such as those with momentum.
+
+    >>> compile_step(optimizer("gradient_descent")).NAME
+    'gradient_descent'
+    """
+    spec = spec.with_options()
+    source = "\n".join(step_module(StepWriter(spec))) + "\n"
+    return _module(spec, source, f"{spec.module_name}_step_{source_hash(spec, 'step')}")
+
+
+def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
+    name = f"cflow_compiled_{name}"
     filename = f"<{name}>"
-    module = ModuleType(name, doc=f"Compiled flow of {d.spec.title}.")
+    module = ModuleType(name, doc=f"Compiled from {spec.title}.")
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(builtins.compile(source, filename, "exec"), module.__dict__)

@@ -104,7 +104,7 @@ class Derivation:
     steps: tuple[Step, ...]
 
     def __getitem__(self, key: str) -> sp.Expr:
-        for step in self.steps:
+        for step in reversed(self.steps):  # a later result of the same name stands for the earlier one
             if step.key == key:
                 return step.after
         raise KeyError(f"no step {key!r}; the steps are {', '.join(s.key for s in self.steps)}")
@@ -119,7 +119,8 @@ class Derivation:
         return self
 
     def _flow(self, prefix: str) -> Flow:
-        return Flow({s.key.removeprefix(prefix): s.after for s in self.steps if s.key.startswith(prefix)})
+        found = {s.key.removeprefix(prefix): s.after for s in self.steps if s.key.startswith(prefix)}
+        return Flow({name: e for name, e in found.items() if name not in self.spec.memoryless})
 
     @property
     def preconditioner(self) -> sp.Expr:
@@ -135,6 +136,17 @@ class Derivation:
     def threshold(self) -> sp.Expr:
         """C: no period-two instability iff H <= c P."""
         return self["threshold"]
+
+    @property
+    def threshold_drift(self) -> sp.Expr:
+        """dc/dt, linear in the rates of scheduled hyperparameters (0 where c is constant)."""
+        return self["threshold_drift"]
+
+    @property
+    def stationary(self) -> dict[str, sp.Expr]:
+        """The values at which slow states stand still, for those that can."""
+        prefix = "stationary_"
+        return {s.key.removeprefix(prefix): s.after for s in self.steps if s.key.startswith(prefix)}
 
     @property
     def stable_flow(self) -> Flow:
@@ -190,7 +202,11 @@ class Derivation:
     def assumptions(self) -> tuple[str, ...]:
         """Everything taken for granted, each once, in order of use."""
         found = [s.assumption for s in self.steps if s.assumption]
-        return tuple(dict.fromkeys([*self.spec.assumptions, *found]))
+        frozen = [
+            f"The sign of {a} is held fixed: it is not zero where the gradient passes through zero."
+            for a in self.spec.frozen_signs
+        ]
+        return tuple(dict.fromkeys([*self.spec.assumptions, *frozen, *found]))
 
     def to_markdown(self) -> str:
         """Return the derivation as a Markdown note."""

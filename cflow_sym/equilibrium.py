@@ -12,7 +12,7 @@ import sympy as sp
 
 from cflow_sym.central_flow import CF, CRITICAL, EDGE, edge_point
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import STEP, LocalModel, Point, add, agree, is_zero, random_point, scale
+from cflow_sym.exact import STEP, LocalModel, Point, Vector, add, agree, is_zero, random_point, scale
 from cflow_sym.notation import (
     Coordinate,
     Total,
@@ -21,6 +21,7 @@ from cflow_sym.notation import (
     is_elementwise,
     latex_of,
     orient,
+    rate_symbol,
     rebias,
     symbols,
 )
@@ -30,23 +31,28 @@ _s = symbols
 
 
 def rates_of(spec: OptimizerSpec) -> dict[str, sp.Symbol]:
-    """Return the symbols `nu_dot`, ..., `t_dot` that stand for the rates of the slow states."""
-    return {
-        s.name: (Coordinate if isinstance(s, Coordinate) else sp.Symbol)(f"{s.name}_dot", real=True)
-        for s in spec.state_updates
-    }
+    """Return the symbols `nu_dot`, ..., `t_dot` of the rates of slow states and scheduled hyperparameters."""
+    return {s.name: rate_symbol(s) for s in (*spec.state_updates, *spec.scheduled)}
 
 
-def drift(P: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
-    """Return dP/dt by the chain rule, linear in the rates of the slow states.
+def drift(f: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
+    """Return df/dt by the chain rule, linear in the rates of the slow states; schedules move with the counter.
 
     >>> import cflow_sym as cs
     >>> spec = cs.optimizer("scalar_rmsprop")
     >>> drift(spec.derive().preconditioner, spec)
     nu_dot/(2*eta*sqrt(nu))
     """
-    slopes = {s: rebias(sp.factor(debias(P.diff(s)))) for s in spec.state_updates}
-    return sp.Add(*(slope * rates_of(spec)[s.name] for s, slope in slopes.items()))
+    rates = {s: rate_symbol(s) for s in spec.state_updates}
+    rates |= {s: rate_symbol(s) * rates[_s.t] for s in spec.scheduled}
+    return sp.Add(*(rebias(sp.factor(debias(f.diff(s)))) * rate for s, rate in rates.items()))
+
+
+def speeds_of(spec: OptimizerSpec, point: Point, flow: Mapping[str, sp.Expr]) -> dict[sp.Symbol, Vector]:
+    """Return how fast everything moves at a point that P and c may depend on."""
+    states = {s: point.vector(flow[s.name]) for s in spec.state_updates}
+    counts = states[_s.t][0]
+    return states | {s: scale(counts, point.vector(rate_symbol(s))) for s in spec.scheduled}
 
 
 def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
@@ -56,13 +62,30 @@ def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
 
 def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
     """Return the step for dP/dt."""
-    rates = rates_of(spec)
+    return Step(
+        "preconditioner_drift", EDGE, "differentiate along the flow", r"\dot P", P, drift(P, spec),
+        "The chain rule; an explicit dependence on the step count enters through its rate, which is 1, a schedule "
+        "through its own.", _chain_rule_check(spec),
+    )  # fmt: skip
+
+
+def threshold_drift_step(spec: OptimizerSpec, c: sp.Expr) -> Step:
+    """Return the step for dc/dt."""
+    return Step(
+        "threshold_drift", EDGE, "differentiate along the flow", r"\dot c", c, drift(c, spec),
+        "The threshold moves with a schedule only where decoupled decay shifts it.", _chain_rule_check(spec),
+    )  # fmt: skip
+
+
+def _chain_rule_check(spec: OptimizerSpec) -> Callable[[sp.Expr, sp.Expr], bool]:
+    """Compare with central differences of the expression itself."""
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(3):
             point = random_point(spec, seed)
-            speeds = {s: scale(sp.Rational(k + 1, 3), point.vector(s)) for k, s in enumerate(spec.state_updates)}
-            slopes = {rates[s.name]: state_value(point, s, v) for s, v in speeds.items()}
+            chosen = {s: scale(sp.Rational(k + 1, 3), point.vector(s)) for k, s in enumerate(spec.state_updates)}
+            slopes = {rate_symbol(s): state_value(point, s, v) for s, v in chosen.items()}
+            speeds = speeds_of(spec, point.with_values(slopes), {s.name: rate_symbol(s) for s in spec.state_updates})
             ahead, behind = (
                 point.with_values(
                     {s: state_value(point, s, add(point.vector(s), scale(h, v))) for s, v in speeds.items()}
@@ -70,17 +93,12 @@ def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
                 for h in (STEP, -STEP)
             )
             slope = scale(1 / (2 * STEP), add(ahead.vector(before), scale(-1, behind.vector(before))))
-            if not all(
-                is_zero(a - b, 1 + abs(b)) for a, b in zip(point.with_values(slopes).vector(after), slope, strict=True)
-            ):
+            stated = point.with_values(slopes).vector(after)
+            if not all(is_zero(a - b, 1 + abs(b)) for a, b in zip(stated, slope, strict=True)):
                 return False
         return True
 
-    return Step(
-        "preconditioner_drift", EDGE, "differentiate along the flow", r"\dot P", P, drift(P, spec),
-        "The chain rule; an explicit dependence on the step count enters through its rate, which is "
-        "1.", check,
-    )  # fmt: skip
+    return check
 
 
 def path_rate(
@@ -91,7 +109,7 @@ def path_rate(
     f: Callable[[sp.Matrix, Point], sp.Expr],
 ) -> sp.Expr:
     """Differentiate f(Hessian, point) along the flow through a point by central differences."""
-    speeds = {s: point.vector(flow[s.name]) for s in spec.state_updates}
+    speeds = speeds_of(spec, point, flow)
     w_speed = point.vector(flow["w"])
     values = []
     for h in (STEP, -STEP):
@@ -102,18 +120,18 @@ def path_rate(
 
 def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Expr], c: sp.Expr) -> list[Step]:
     """Return the rate of u'(cP - H)u, the edge, and sigma^2."""
-    rates = rates_of(spec)
-    P_dot = debias(drift(P, spec).xreplace({rates[n]: e for n, e in central.items() if n != "w"}))
+    rates, edge_value = rates_of(spec), c * P
+    edge_dot = debias(drift(edge_value, spec).xreplace({rates[n]: e for n, e in central.items() if n != "w"}))
     flow_w = debias(central["w"])
-    balance = sp.expand(contract(Total(sp.expand(c * _s.u**2 * P_dot)) - Total(sp.expand(_s.grad_S * flow_w))))
+    balance = sp.expand(contract(Total(sp.expand(_s.u**2 * edge_dot)) - Total(sp.expand(_s.grad_S * flow_w))))
     driving, coefficient = (balance.coeff(_s.sigma_squared, k) for k in (0, 1))
     A_dot = orient(rebias(_collected(driving) + _s.sigma_squared * _collected(coefficient)))
-    gap = contract(c * Total(_s.u**2 * P)) - _s.S
+    gap = contract(Total(_s.u**2 * edge_value)) - _s.S
 
     def check_rate(before: sp.Expr, after: sp.Expr) -> bool:
         def curvature_gap(H: sp.Matrix, point: Point) -> sp.Expr:
             u = sp.Matrix(point.values[_s.u])
-            return (u.T * (c * sp.diag(*point.vector(P)) - H) * u)[0]
+            return (u.T * (sp.diag(*point.vector(edge_value)) - H) * u)[0]
 
         for seed in range(3):
             point, model = edge_point(spec, P, c, seed)
@@ -128,10 +146,10 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             point, model = edge_point(spec, P, c, seed)
             balanced = point.with_values({_s.sigma_squared: point(after)})
             slope = path_rate(
-                spec, balanced, model, central, lambda H, p: (H - c * sp.diag(*p.vector(P))).det()
+                spec, balanced, model, central, lambda H, p: (H - sp.diag(*p.vector(edge_value))).det()
             )  # fmt: skip
-            trace = (model.hessian((0, 0)) - c * sp.diag(*point.vector(P))).norm() + 1
-            if not is_zero(slope, trace):
+            size = (model.hessian(scale(0, point.ones)) - sp.diag(*point.vector(edge_value))).norm() + 1
+            if not is_zero(slope, size ** (point.dimension - 1)):
                 return False
         return True
 
@@ -165,7 +183,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
         for seed in range(3):
             point, _ = edge_point(spec, P, c, seed)
             state = next(iter(edge))
-            if not agree(point.with_values({state: point(after)})(c * P), point.values[_s.S]):
+            if not agree(point.with_values({state: point(after)})(edge_value), point.values[_s.S]):
                 return False
         return True
 
@@ -204,7 +222,7 @@ def _collected(expr: sp.Expr) -> sp.Expr:
     """Collect by contraction, each coefficient factored."""
     if expr.atoms(Coordinate):
         return expr
-    named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.S)
+    named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
     return sp.collect(expr, named, sp.factor) if sp.collect(expr, named).is_Add else sp.factor(expr)
 
 

@@ -20,7 +20,17 @@ from typing import Any
 
 import sympy as sp
 
-from cflow_sym.notation import Coordinate, Total, expand_names, is_elementwise, symbols
+from cflow_sym.notation import (
+    BlockCoordinate,
+    BlockTotal,
+    Coordinate,
+    Frozen,
+    Total,
+    expand_names,
+    is_elementwise,
+    rate_symbol,
+    symbols,
+)
 from cflow_sym.spec import Hyperparameter, OptimizerSpec
 
 DIGITS = 120
@@ -69,22 +79,26 @@ def agree(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class Point:
-    """Values for symbols: scalars and, for coordinates, vectors. Calling it evaluates an expression."""
+    """Values for symbols: scalars and, for coordinates, vectors. Calling it evaluates an expression.
+
+    `blocks` holds the number of the block that each coordinate belongs to (all in one by default).
+    """
 
     values: dict[sp.Symbol, Any]
     dimension: int
+    blocks: tuple[int, ...] = ()
 
     def __call__(self, expr: sp.Expr) -> Any:
         """Return the value: a number, or a tuple where the expression is elementwise."""
-        expr = expand_names(expr).replace(
-            lambda e: isinstance(e, Total),
-            lambda e: sp.Add(*(self._coordinate(e.args[0], i) for i in range(self.dimension))),
-        )
+        expr = expand_names(expr)
         if is_elementwise(expr):
             return tuple(self._coordinate(expr, i) for i in range(self.dimension))
         return self._coordinate(expr, 0)
 
     def _coordinate(self, expr: sp.Expr, i: int) -> sp.Expr:
+        for kind in (Total, BlockTotal, Frozen):  # from the outermost: replacing goes from the top down
+            inner = {e: self._value(e, i) for e in expr.atoms(kind)} if expr.has(kind) else {}
+            expr = expr.xreplace(inner)
         used = expr.atoms(sp.Symbol)
         values = {s: v[i] if isinstance(v, tuple) else v for s, v in self.values.items() if s in used}
         long = any(v.is_Float or (v.is_Rational and max(abs(v.p), v.q) > 10**9) for v in values.values())
@@ -92,6 +106,18 @@ class Point:
             return expr.evalf(DIGITS, subs=values)  # exact roots of long numbers would be factored
         result = expr.xreplace(values)
         return result if result.is_Rational else (sp.N(result, DIGITS) if not result.free_symbols else result)
+
+    def _value(self, e: sp.Expr, i: int) -> sp.Expr:
+        if isinstance(e, Frozen):
+            return sp.sign(self._coordinate(e.args[0], i))
+        blocks = self.blocks or (0,) * self.dimension
+        members = [j for j in range(self.dimension) if isinstance(e, Total) or blocks[j] == blocks[i]]
+        return sp.Add(*(self._coordinate(e.args[0], j) for j in members))
+
+    @property
+    def ones(self) -> Vector:
+        """A vector of ones."""
+        return (sp.Integer(1),) * self.dimension
 
     def vector(self, expr: sp.Expr) -> Vector:
         """Return the value as a vector, a scalar repeated."""
@@ -105,19 +131,32 @@ class Point:
 
 def draw_hyperparameter(h: Hyperparameter, rng: random.Random) -> sp.Rational:
     """Draw an admissible value."""
-    return draw(rng, h.lower, min(h.upper, h.lower + 2))
+    return draw(rng, h.lower, min(h.upper, h.lower + (h.typical or 2)))
 
 
 def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
-    """Draw admissible hyperparameters, states (squares: roots stay rational), a count and a gradient."""
+    """Draw admissible hyperparameters, states (squares: roots stay rational), a count, weights and a gradient.
+
+    Scheduled hyperparameters also get a rate. With blockwise states there is one dimension more and two blocks.
+    """
     rng = random.Random(f"{spec.name}-{seed}")
     values: dict[sp.Symbol, Any] = {h.symbol: draw_hyperparameter(h, rng) for h in spec.active_hyperparameters}
     values[symbols.t] = sp.Integer(rng.randint(2, 9))
+    blocks = (0,) * dimension
+    if "blockwise" in spec.kinds.values():
+        dimension, blocks = dimension + 1, (*blocks, 1)
     for state in spec.state_symbols.values():
         roots = [draw(rng, 1, 3) for _ in range(dimension)]
+        if isinstance(state, BlockCoordinate):
+            roots = [roots[block] for block in blocks]
         values[state] = tuple(r * r for r in roots) if isinstance(state, Coordinate) else roots[0] ** 2
+    for name, kind in spec.kinds.items():
+        if kind == "filtered":
+            values[spec.all_symbols[name]] = draw_vector(rng, dimension)
     values[symbols.g] = draw_vector(rng, dimension)
-    return Point(values, dimension)
+    values[symbols.w] = draw_vector(rng, dimension)
+    values |= {rate_symbol(s): draw(rng) for s in spec.scheduled}
+    return Point(values, dimension, blocks)
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,9 @@ def _derivatives(model, delta) -> dict:
 
 def averages_as_stated(f: sp.Expr, point: Point, before: sp.Expr, after: sp.Expr, order: str, seed: int) -> bool:
     """Compare `after` with brute-force averages on a random loss; published order is exact on quadratics."""
-    ones = (sp.Integer(1),) * point.dimension
-    model = random_model(seed, ones, degree=2 if order == "published" else 5, gradient=point.vector(_s.g))
+    model = random_model(seed, point.ones, degree=2 if order == "published" else 5, gradient=point.vector(_s.g))
     deltas = displacements(seed, point.dimension)
-    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), (sp.Integer(0),) * point.dimension)
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), scale(0, point.ones))
     brute = second_order(model, deltas, lambda g: point.with_values({_s.g: g})(f))
     full, bare = point.with_values(moments(model, deltas))(after), point.with_values(zero)(after)
     stated = add(full, scale(-1, bare)) if isinstance(full, tuple) else full - bare
@@ -143,10 +142,8 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
     def check_cross(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in CASES:
             point: Point = point_of(seed)
-            deltas = displacements(seed, 2)
-            cubic, flat = (
-                random_model(seed, (sp.Integer(1),) * 2, degree=d, gradient=point.vector(_s.g)) for d in (5, 2)
-            )
+            deltas = displacements(seed, point.dimension)
+            cubic, flat = (random_model(seed, point.ones, degree=d, gradient=point.vector(_s.g)) for d in (5, 2))
             both = [second_order(m, deltas, lambda g, p=point: p.with_values({_s.g: g})(f)) for m in (cubic, flat)]
             difference = add(both[0], scale(-1, both[1])) if isinstance(both[0], tuple) else both[0] - both[1]
             if not agree(difference, point.with_values(moments(cubic, deltas))(after)):
@@ -155,8 +152,8 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
 
     def check_fourth(before: sp.Expr, after: sp.Expr) -> bool:
         point: Point = point_of(4)
-        delta = displacements(4, 2)[0]
-        model = random_model(4, (sp.Integer(1),) * 2, gradient=point.vector(_s.g))
+        delta = displacements(4, point.dimension)[0]
+        model = random_model(4, point.ones, gradient=point.vector(_s.g))
 
         def average(amplitude: sp.Expr) -> tuple:
             return two_point_average(

@@ -58,7 +58,10 @@ class Filter(NamedTuple):
 
 
 class HyperparameterInfo(NamedTuple):
-    """Name, symbol and range of one hyperparameter, as data: `lower < value < upper` (closed where said)."""
+    """Name, symbol and range of one hyperparameter, as data: `lower < value < upper` (closed where said).
+
+    A `schedulable` one may be a `Schedule` instead of a number.
+    """
 
     name: str
     symbol: str
@@ -67,16 +70,64 @@ class HyperparameterInfo(NamedTuple):
     upper: float
     closed_below: bool
     meaning: str
+    schedulable: bool = False
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A hyperparameter that depends on time: `schedule(t)` is its value at the update with count t (1, 2, ...)."""
+
+    def __call__(self, t: Scalar) -> Scalar:
+        """Return the value at count t, which need not be a whole number along a flow."""
+        ...
+
+    def rate(self, t: Scalar) -> Scalar:
+        """Return the derivative of the value by t."""
+        ...
+
+
+def value_at(value: Any, t: Any) -> Any:
+    """Return a hyperparameter's value at count t: a number is itself, a schedule is evaluated.
+
+    >>> value_at(0.1, 3.0), value_at(lambda t: t / 10, 3.0)
+    (0.1, 0.3)
+    """
+    return value(t) if callable(value) else value
+
+
+def rate_at(value: Any, t: Any) -> Any:
+    """Return how fast a hyperparameter changes at count t: 0 for a number.
+
+    >>> rate_at(0.1, 3.0)
+    0.0
+    """
+    return value.rate(t) if callable(value) else 0 * value
+
+
+class Blocks(Protocol):
+    """The blocks (layers) that the weights fall into; passed as `hp["blocks"]` to flows with blockwise states."""
+
+    def total(self, v: Vector) -> Any:
+        """Return the sums over the blocks: (n,) -> (B,)."""
+        ...
+
+    def spread(self, x: Any) -> Vector:
+        """Return each block's value at each of its weights: (B,) -> (n,)."""
+        ...
 
 
 @runtime_checkable
 class CompiledFlow(Protocol):
     """The protocol that every generated module fulfils (a module is checked like an object).
 
-    `SLOW_STATES` maps a state's name to its kind: `"scalar"` (shape `()`), `"elementwise"` (shape `(n,)`) or
-    `"counter"` (`()`). Every flow has the counter `t`: the number of updates of the states made so far.
-    `P` depends on slow states only. A flow's state at time t is the one used in the step that leaves w_t
-    (published convention): `update_state(initial_state(w), g(w_0))` starts a flow.
+    `SLOW_STATES` maps a state's name to its kind: `"scalar"` (shape `()`), `"elementwise"` (`(n,)`), `"blockwise"`
+    (`(B,)`, `hp["blocks"]` maps to weights and back) or `"counter"` (`()`). Every flow has the counter `t`: the number
+    of updates of the states made so far. `P` depends on slow states and t only. A flow's state at time t is the one
+    used in the step that leaves w_t (published convention): `update_state(initial_state(w), g(w_0))` starts a flow.
+
+    States in `STATIONARY` have a value at which they stand still, `stationary_state`; those in `MEMORYLESS` are there
+    at every time, so their rates are not used. Everywhere `g` is the gradient of the loss plus
+    `l2_penalty(hp)`/2 |w|^2. Hyperparameters are arrays `()` or, where schedulable, schedules.
     """
 
     NAME: str
@@ -85,6 +136,8 @@ class CompiledFlow(Protocol):
     HYPERPARAMETERS: tuple[HyperparameterInfo, ...]
     SLOW_STATES: Mapping[str, str]
     FILTERED_STATES: tuple[str, ...]
+    MEMORYLESS: tuple[str, ...]
+    STATIONARY: tuple[str, ...]
     SOURCE_HASH: str
 
     def initial_state(self, w: Vector, hp: Hyperparameters) -> State:
@@ -99,8 +152,12 @@ class CompiledFlow(Protocol):
         """Return w' from the updated state: the second half of a discrete step."""
         ...
 
+    def l2_penalty(self, hp: Hyperparameters) -> Scalar:
+        """Return rho: coupled weight decay adds rho/2 |w|^2 to the loss, and g is the gradient of the sum."""
+        ...
+
     def preconditioner(self, state: State, hp: Hyperparameters) -> Preconditioner:
-        """Return P, positive: w' - w = -P^{-1} g. Gradient descent: 1/eta."""
+        """Return P, positive: w' - w = -P^{-1} g - decay w. Gradient descent: 1/eta."""
         ...
 
     def preconditioner_drift(self, state: State, state_dot: State, hp: Hyperparameters) -> Preconditioner:
@@ -123,6 +180,14 @@ class CompiledFlow(Protocol):
         """Return what the oscillation adds to the rates of the slow states, linear in `moments`."""
         ...
 
+    def stationary_state(self, state: State, g: Vector, hp: Hyperparameters) -> State:
+        """Return, for the states in `STATIONARY`, the values at which they stand still without oscillation."""
+        ...
+
+    def stationary_state_moments(self, state: State, g: Vector, moments: Moments, hp: Hyperparameters) -> State:
+        """Return what the oscillation adds to these values, linear in `moments`."""
+        ...
+
     def filter_coefficients(self, state: State, hp: Hyperparameters) -> Filter:
         """Return the filter's coefficients; empty without momentum."""
         ...
@@ -135,10 +200,12 @@ class CompiledFlow(Protocol):
         grad_S_sq_norm: Scalar,
         hp: Hyperparameters,
         t: Scalar | float = math.inf,
+        w_dot_grad_S: Scalar | float = 0.0,
     ) -> Scalar:
         """Return the unclamped variance along the unit eigenvector for one critical eigenvalue at the edge.
 
-        `t` is the counter, which matters while bias correction lasts; at infinity it has died out. Scalar
+        `t` is the counter, which matters while bias correction lasts (at infinity it has died out) and for
+        schedules; `w_dot_grad_S` matters for decoupled decay. Scalar
         preconditioners only; a flow with an elementwise P raises `NotImplementedError` with the reason.
         """
         ...

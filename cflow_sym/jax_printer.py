@@ -1,4 +1,7 @@
-"""SymPy expressions as readable JAX code: `Total` becomes `jnp.sum`, operators get spaces."""
+"""SymPy expressions as readable JAX code: `Total` becomes `jnp.sum`, operators get spaces.
+
+States with one value for each block have shape (B,). In an expression of shape (n,) they are spread over the weights.
+"""
 
 # SymPy annotates most results as Basic, so these checks say nothing here:
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -13,19 +16,43 @@ import sympy as sp
 from sympy.printing.numpy import JaxPrinter
 from sympy.printing.precedence import PRECEDENCE
 
-from cflow_sym.notation import Coordinate, symbols
+from cflow_sym.notation import BlockCoordinate, Coordinate, symbols
 
 _LIGHT = {symbols.beta1, symbols.beta2, symbols.kappa1, symbols.kappa2}
 
 
 class ModulePrinter(JaxPrinter):
-    """SymPy's JAX printer with `jnp` as the module's name and without stray brackets."""
+    """SymPy's JAX printer with `jnp` as the module's name and without stray brackets.
+
+    `blockwise` says that the expression has shape (B,), so that states of blocks stand as they are.
+    """
+
+    def __init__(self, settings: dict[str, Any], blockwise: bool = False) -> None:
+        super().__init__(settings)
+        self.blockwise = blockwise
+
+    def _over_weights(self, summand: sp.Expr) -> str:
+        outer, self.blockwise = self.blockwise, False
+        text = self._print(summand)
+        self.blockwise = outer
+        return text
+
+    def _print_Symbol(self, expr: Any) -> str:
+        name = super()._print_Symbol(expr)
+        return f"blocks.spread({name})" if isinstance(expr, BlockCoordinate) and not self.blockwise else name
+
+    def _print_BlockTotal(self, expr: Any) -> str:
+        total = f"blocks.total({self._over_weights(expr.args[0])})"
+        return total if self.blockwise else f"blocks.spread({total})"
+
+    def _print_Frozen(self, expr: Any) -> str:
+        return f"jnp.sign({self._print(expr.args[0])})"
 
     def _module_format(self, fqn: str, register: bool = True) -> str:
         return fqn.replace("jax.numpy.", "jnp.")
 
     def _print_Total(self, expr: Any) -> str:
-        return f"jnp.sum({self._print(expr.args[0])})"
+        return f"jnp.sum({self._over_weights(expr.args[0])})"
 
     def _print_Mul(self, expr: Any) -> str:
         coefficient, rest = expr.as_coeff_Mul()
@@ -71,14 +98,14 @@ def reading_order(product: sp.Expr) -> list[sp.Expr]:
     return sorted(sp.Mul.make_args(product), key=place)
 
 
-def jax_code(expr: sp.Expr) -> str:
-    """Return JAX code for an expression, elementwise in coordinates.
+def jax_code(expr: sp.Expr, blockwise: bool = False) -> str:
+    """Return JAX code for an expression, elementwise in coordinates (or, of shape (B,), in blocks).
 
     >>> s = symbols
     >>> jax_code(-s.eta * s.g / (sp.sqrt(s.nu) + s.epsilon))
     '-eta * g / (epsilon + jnp.sqrt(nu))'
     """
-    text = ModulePrinter({"fully_qualified_modules": True}).doprint(sp.sympify(expr))
+    text = ModulePrinter({"fully_qualified_modules": True}, blockwise).doprint(sp.sympify(expr))
     text = text.replace("**", "\0")
     text = re.sub(r"\s*([*/])\s*", r" \1 ", text)
     return text.replace("\0", "**")

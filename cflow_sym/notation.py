@@ -1,9 +1,10 @@
 """The symbol table: every letter of the theory once, with its LaTeX, its shape and its meaning.
 
 A vector quantity is written as *its representative coordinate*: `g` stands for g_i, `nu / g**2` acts
-elementwise. Contractions are written with the linear function `Total`, the sum over coordinates, so that
-scalar, elementwise and blockwise states go through one mechanism. `contract` pulls scalars out of it and
-gives the well-known ones a name: Total(g**2) becomes `grad_sq_norm`.
+elementwise. Contractions are written with two linear functions, `Total`, the sum over all coordinates, and
+`BlockTotal`, the sum over the coordinates of the same block (layer), so that scalar, elementwise and blockwise
+states go through one mechanism. `contract` pulls out of them what is constant there and gives the well-known
+contractions a name: Total(g**2) becomes `grad_sq_norm`.
 """
 
 # SymPy annotates most results as Basic, so these checks say nothing here:
@@ -22,8 +23,12 @@ class Coordinate(sp.Symbol):
     """The representative coordinate of a vector of shape (n,)."""
 
 
-class Total(sp.Function):
-    """Sum over the coordinates, `Total(g * u)` = sum_i g_i u_i; linear, contracted by `contract`."""
+class BlockCoordinate(Coordinate):
+    """A coordinate of a vector that is constant on every block: one value for each of the B blocks."""
+
+
+class _Sum(sp.Function):
+    """A sum of coordinates: linear, real where its summand is."""
 
     nargs = 1
     is_commutative = True
@@ -31,16 +36,57 @@ class Total(sp.Function):
     def _eval_is_real(self) -> bool | None:
         return self.args[0].is_real
 
+    def _eval_is_nonnegative(self) -> bool | None:
+        return self.args[0].is_nonnegative or None
+
     def _eval_derivative(self, s: Any) -> sp.Expr:
         if isinstance(s, Coordinate):
             raise TypeError(
-                f"Total(...) cannot be differentiated by the coordinate {s}; displace {s} by a scalar instead"
+                f"{type(self).__name__}(...) cannot be differentiated by the coordinate {s}; displace {s} by a "
+                f"scalar instead"
             )
-        return Total(self.args[0].diff(s))
+        return self.func(self.args[0].diff(s))
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
-        body = rf"\textstyle\sum\left[{printer._print(self.args[0])}\right]"
+        body = rf"{self._sign}\left[{printer._print(self.args[0])}\right]"
         return body if exp is None else rf"\left({body}\right)^{{{exp}}}"
+
+
+class Total(_Sum):
+    """Sum over the coordinates, `Total(g * u)` = sum_i g_i u_i; linear, contracted by `contract`."""
+
+    _sign = r"\textstyle\sum"
+
+
+class BlockTotal(_Sum):
+    """Sum over the coordinates of the same block: one value for each block, so elementwise where it stands."""
+
+    _sign = r"\textstyle\sum_{\rm block}"
+
+
+class Frozen(sp.Function):
+    """The sign of a quantity that keeps it while the gradient passes through zero: +1 or -1, a constant.
+
+    >>> x = sp.Symbol("x", real=True)
+    >>> (Frozen(x) * x).diff(x), Frozen(x) ** 2
+    (Frozen(x), 1)
+    """
+
+    nargs = 1
+    is_commutative = True
+    is_real = True
+    is_nonzero = True
+
+    def _eval_derivative(self, s: Any) -> sp.Expr:
+        return sp.Integer(0)
+
+    def _eval_power(self, exponent: Any) -> sp.Expr | None:
+        if exponent.is_Integer:
+            return sp.Integer(1) if exponent % 2 == 0 else self
+        return None
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        return rf"\mathrm{{sign}}\left({printer._print(self.args[0])}\right)"
 
 
 @dataclass(frozen=True)
@@ -67,11 +113,15 @@ TABLE: tuple[Entry, ...] = (
     Entry("beta2", r"\beta_2", "beta2", "()", "decay of the second moment", "positive"),
     Entry("epsilon", r"\epsilon", "epsilon", "()", "small constant that keeps a denominator from "
                                                    "0", "nonnegative"),
-    Entry("gamma", r"\gamma", "weight_decay", "()", "weight decay", "nonnegative"),
+    Entry("gamma", r"\gamma", "weight_decay", "()", "decoupled weight decay: the weights shrink beside the "
+                                                   "step", "nonnegative"),
+    Entry("rho", r"\rho", "l2", "()", "coupled weight decay: the loss gains rho/2 times the squared norm of the "
+                                     "weights", "nonnegative"),
     Entry("t", "t", "t", "()", "number of updates of the states made so far, the current one "
                                "included", "positive"),
     Entry("nu", r"\nu", "nu", "()", "second moment: a running average or sum of squared "
                                     "gradients", "positive"),
+    Entry("nu_0", r"\nu_0", "initial_accumulator", "()", "second moment before the first step", "nonnegative"),
     Entry("nu_hat", r"\hat\nu", "nu_hat", "()", "second moment after bias correction", "positive"),
     Entry("denominator", "D", "denominator", "()", "what the gradient is divided by", "positive"),
     Entry("kappa1", r"\kappa_1", "kappa1", "()", "rate of the first moment in continuous time", "positive"),
@@ -91,6 +141,8 @@ TABLE: tuple[Entry, ...] = (
         "times gradient of S"),
     Entry("grad_S_sq_norm", r"\|\nabla S\|^2", "grad_S_sq_norm", "()", "squared norm of the gradient of "
         "S", "positive"),
+    Entry("w_dot_grad_S", r"\langle w,\nabla S\rangle", "w_dot_grad_S", "()", "weights times gradient of "
+        "S"),
     Entry("grad_dot_u", r"\langle g,u\rangle", "grad_dot_u", "()", "gradient along the critical direction"),
     Entry("loss", "L", "loss", "()", "training loss"),
     Entry("curvature_of_oscillation", r"\langle\Sigma,H\rangle", "curvature_of_oscillation", "()", "Hessian "
@@ -148,6 +200,7 @@ NAMED_CONTRACTIONS: tuple[tuple[sp.Expr, sp.Expr], ...] = (
     (_s.g * _s.grad_S, _s.grad_dot_grad_S),
     (_s.grad_S**2, _s.grad_S_sq_norm),
     (_s.g * _s.u, _s.grad_dot_u),
+    (_s.w * _s.grad_S, _s.w_dot_grad_S),
     (_s.u**2, sp.Integer(1)),
 )
 _NAMES = dict(NAMED_CONTRACTIONS)
@@ -162,46 +215,83 @@ def norm2(vector: sp.Expr) -> sp.Expr:
     return Total(vector**2)
 
 
-def state_symbol(name: str, elementwise: bool = False, assumption: str = "positive") -> sp.Symbol:
-    """Return the symbol of a state: a `Coordinate` where it has one value for each weight.
+def block_norm2(vector: sp.Expr) -> sp.Expr:
+    """Return the squared norm of the part of a vector in the same block (layer).
 
-    >>> state_symbol("nu", elementwise=True) == symbols.nu
+    >>> block_norm2(symbols.g)
+    BlockTotal(g**2)
+    """
+    return BlockTotal(vector**2)
+
+
+_CLASSES = {"elementwise": Coordinate, "filtered": Coordinate, "blockwise": BlockCoordinate}
+
+
+def state_symbol(name: str, kind: str = "scalar") -> sp.Symbol:
+    """Return the symbol of a state: a `Coordinate` where it has one value for each weight (or block).
+
+    Slow states are positive; filtered states (averages of the gradient itself) have any sign.
+
+    >>> state_symbol("nu", "elementwise") == symbols.nu
     False
     """
-    return (Coordinate if elementwise else sp.Symbol)(name, **{assumption: True})
+    assumption = "real" if kind == "filtered" else "positive"
+    return _CLASSES.get(kind, sp.Symbol)(name, **{assumption: True})
+
+
+def rate_symbol(symbol: sp.Symbol) -> sp.Symbol:
+    """Return the symbol of a rate of change, `nu_dot` for `nu`.
+
+    >>> rate_symbol(symbols.eta)
+    eta_dot
+    """
+    return (type(symbol) if isinstance(symbol, Coordinate) else sp.Symbol)(f"{symbol.name}_dot", real=True)
 
 
 def is_elementwise(expr: sp.Basic) -> bool:
     """Say whether an expression has one value for each coordinate (a coordinate outside every `Total`).
 
-    >>> is_elementwise(symbols.g**2), is_elementwise(norm2(symbols.g))
-    (True, False)
+    >>> is_elementwise(symbols.g**2), is_elementwise(norm2(symbols.g)), is_elementwise(block_norm2(symbols.g))
+    (True, False, True)
     """
     if isinstance(expr, Coordinate):
         return True
     return not isinstance(expr, Total) and any(is_elementwise(arg) for arg in expr.args)
 
 
+def is_blockwise(expr: sp.Basic) -> bool:
+    """Say whether an expression is constant on every block: no coordinate but those of blocks.
+
+    >>> is_blockwise(block_norm2(symbols.g)), is_blockwise(symbols.g), is_blockwise(symbols.eta)
+    (True, False, True)
+    """
+    if isinstance(expr, Coordinate):
+        return isinstance(expr, BlockCoordinate)
+    return isinstance(expr, _Sum) or all(is_blockwise(arg) for arg in expr.args)
+
+
 def contract(expr: sp.Expr) -> sp.Expr:
-    """Use the linearity of `Total`, then give named contractions their names.
+    """Use the linearity of `Total` and `BlockTotal`, then give named contractions their names.
 
     >>> contract(Total(symbols.eta * symbols.g * (symbols.g + symbols.grad_S)))
     eta*grad_dot_grad_S + eta*grad_sq_norm
     """
 
-    def contract_one(argument: sp.Expr) -> sp.Expr:
+    def contract_one(kind: Any, argument: sp.Expr) -> sp.Expr:
+        stays = is_elementwise if kind is Total else lambda factor: not is_blockwise(factor)
         result: sp.Expr = sp.Integer(0)
         for term in sp.Add.make_args(sp.expand(argument)):
             inside, outside = sp.Integer(1), sp.Integer(1)
             for factor in sp.Mul.make_args(term):
-                if is_elementwise(factor):
+                if stays(factor):
                     inside *= factor
                 else:
                     outside *= factor
-            result += outside * _NAMES.get(inside, Total(inside))
+            name = _NAMES.get(inside) if kind is Total else None
+            result += outside * (kind(inside) if name is None else name)
         return result
 
-    return sp.sympify(expr).replace(lambda e: isinstance(e, Total), lambda e: contract_one(e.args[0]))
+    return sp.sympify(expr).replace(lambda e: isinstance(e, _Sum), lambda e: contract_one(e.func, e.args[0]))
 
 
 def expand_names(expr: sp.Expr) -> sp.Expr:
@@ -211,6 +301,15 @@ def expand_names(expr: sp.Expr) -> sp.Expr:
     Total(g**2)
     """
     return sp.sympify(expr).xreplace({name: Total(inside) for inside, name in NAMED_CONTRACTIONS if name != 1})
+
+
+def drop_sums(expr: sp.Expr) -> sp.Expr:
+    """Read an expression in one dimension, where every sum over coordinates is its only term.
+
+    >>> drop_sums(symbols.nu + norm2(symbols.g))
+    g**2 + nu
+    """
+    return sp.sympify(expr).replace(lambda e: isinstance(e, _Sum), lambda e: e.args[0])
 
 
 def debias(expr: sp.Expr) -> sp.Expr:
@@ -234,8 +333,9 @@ def rebias(expr: sp.Expr) -> sp.Expr:
     >>> rebias(sp.Symbol("debias_beta2", positive=True))
     1 - beta2**t
     """
-    names = [s for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")]
-    return expr.xreplace({s: 1 - _SYMBOLS[s.name.removeprefix("debias_")] ** symbols.t for s in names})
+    names = {s: s.name.removeprefix("debias_") for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")}
+    bases = {s: _SYMBOLS.get(name, sp.Symbol(name, positive=True)) for s, name in names.items()}
+    return expr.xreplace({s: 1 - base**symbols.t for s, base in bases.items()})
 
 
 def orient(expr: sp.Expr) -> sp.Expr:
@@ -274,13 +374,14 @@ def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
     >>> latex_names(symbols.grad_sq_norm)[symbols.grad_sq_norm]
     '\\\\|g\\\\|^2'
     """
+    decorated = {"_dot": r"\dot{%s}", "_old": r"{%s}_{t-1}", "_new": r"{%s}'"}
     names: dict[sp.Symbol, str] = {}
     for symbol in expr.atoms(sp.Symbol):
         row = entry(symbol)
-        base = symbol.name.removesuffix("_dot")
         if row is not None:
             names[symbol] = row.latex
-        elif base != symbol.name:
-            dotted = entry(base)
-            names[symbol] = rf"\dot{{{dotted.latex if dotted else base}}}"
+        for suffix, pattern in decorated.items():
+            base = symbol.name.removesuffix(suffix)
+            if base != symbol.name:
+                names[symbol] = pattern % latex_of(base)
     return names

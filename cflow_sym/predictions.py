@@ -68,14 +68,15 @@ def prediction_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, squared_gradie
             metric = sp.Add(*(p * a * a for p, a in zip(point.vector(P), u, strict=True)))
             delta = scale(sp.sqrt(amplitude), u)
             brute = (model.loss(delta) + model.loss(scale(-1, delta))) / 2
-            if not agree(Point({_s.loss: sp.Integer(0), _s.trace_X: amplitude * metric}, 2)(after), brute):
+            stated = point.with_values({_s.loss: sp.Integer(0), _s.trace_X: amplitude * metric})
+            if not agree(stated(after), brute):
                 return False
         return True
 
     def check_norm(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in CASES:
             point, model = edge_point(spec, P, c, seed, degree=2)  # on a quadratic the published order is exact
-            flat = point.with_values({_s.grad_S: (sp.Integer(0),) * 2})
+            flat = point.with_values({_s.grad_S: scale(0, point.ones)})
             delta = scale(sp.sqrt(point.values[_s.sigma_squared]), point.values[_s.u])
             brute = two_point_average(model, [delta], lambda g: sp.Add(*(a * a for a in g)))
             if not agree(flat(after), brute):
@@ -112,7 +113,7 @@ def alternating_part(state: sp.Symbol, new: sp.Expr, kick: sp.Expr) -> sp.Expr:
     return sp.Mul(response, 1 / (1 + new.diff(state)))
 
 
-def alternating_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
+def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> list[Step]:
     """Return what the alternating part of each state adds to the mean step: two named remainders a state."""
     kick = _s.Hu if is_elementwise(P) else _s.S * _s.u
     steps: list[Step] = []
@@ -134,7 +135,7 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
                 f"remainder_{key}_{state.name}", DROPPED, "keep the remainder", r"\text{dropped from }\dot w",
                 spec.weight_update, _tidy(expr), why + f" Dropped: the flow's ${latex_of(state)}$ does not "
                                                        f"alternate.",
-                _alternating_check(spec, P, state, kind),
+                _alternating_check(spec, P, c, state, kind),
             ))  # fmt: skip
     return steps
 
@@ -143,7 +144,7 @@ def _tidy(expr: sp.Expr) -> sp.Expr:
     return orient(rebias(sp.factor(sp.expand(debias(contract(expr))))))
 
 
-def _alternating_check(spec: OptimizerSpec, P: sp.Expr, state: sp.Symbol, kind: str):
+def _alternating_check(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Symbol, kind: str):
     """Solve for the state's period-two part with the optimizer's own update, then average its own step."""
     new = spec.state_updates[state]
 
@@ -168,7 +169,7 @@ def _alternating_check(spec: OptimizerSpec, P: sp.Expr, state: sp.Symbol, kind: 
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(3):
-            point, _ = edge_point(spec, P, sp.Integer(2), seed)
+            point, _ = edge_point(spec, P, c, seed)
             kick = scale(STEP, point.values[_s.Hu])
             first = half(point, (sp.Integer(0),) * point.dimension, kick)
             second = half(point, first, kick)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from cflow_sym import central_flow, equilibrium, expansion, predictions, sdcp, stability, stable_flow
+import sympy as sp
+
+from cflow_sym import central_flow, equilibrium, expansion, predictions, sdcp, stability, stable_flow, stationary
 from cflow_sym.derivation import Derivation, DerivationError, Step
-from cflow_sym.exact import random_point
+from cflow_sym.exact import agree, random_point
+from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.spec import OptimizerSpec
 
@@ -49,41 +52,72 @@ class _Key:
 def _derive(key: _Key, order: str) -> Derivation:
     from cflow_sym.theorems import theorem_steps
 
-    spec = key.spec
-    if "filtered" in spec.kinds.values():
-        names = ", ".join(n for n, k in spec.kinds.items() if k == "filtered")
-        raise DerivationError(
-            f"optimizer {spec.name!r} has filtered states ({names}): a central flow with momentum is not "
-            f"derived yet; "
-            "use an optimizer without momentum."
-        )
+    stability.refuse_filters(key.spec)
+    spec = stable_flow.with_memory(key.spec)
     steps: list[Step] = []
 
     def record(new: list[Step]) -> dict:
         steps.extend(step.verify() for step in new)
         return {step.key: step.after for step in new}
 
+    record(decay_steps(spec))
     record(expansion.gradient_steps())
     squared = record([expansion.squared_gradient_step(order)])["averaged_squared_gradient"]
     found = record(stability.stability_steps(spec))
     P, c = found["preconditioner"], found["threshold"]
 
     rates = stable_flow.increments(spec)
+    record(stable_flow.memory_steps(key.spec, spec))
     record(stable_flow.stable_steps(spec, P))
-    found = record(central_flow.ansatz_steps(spec, P, rates, c, order))
-    ansatz = {k.removeprefix("ansatz_"): v for k, v in found.items()}
+    ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
-    record(predictions.alternating_steps(spec, P))
+    record(predictions.alternating_steps(spec, P, c))
 
-    found = record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c))
-    central = {k.removeprefix("central_"): v for k, v in found.items()}
-    record([equilibrium.drift_step(spec, P)])
+    central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
+    record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
     record(equilibrium.equilibrium_steps(spec, P, central, c))
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
+    record(stationary.stationary_steps(spec, ansatz))
+    record(stationary.memoryless_steps(key.spec, spec, P, c, {s.key: s.after for s in steps}))
     record(predictions.prediction_steps(spec, P, c, squared))
 
-    derivation = Derivation(spec, order, tuple(steps))
-    record(theorem_steps(derivation))
-    return Derivation(spec, order, tuple(steps))
+    record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
+    return Derivation(key.spec, order, tuple(steps))
+
+
+def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:
+    """Return what was found under keys that begin with the prefix, without it.
+
+    >>> stripped("central_", {"central_w": sp.Integer(1)})
+    {'w': 1}
+    """
+    return {key.removeprefix(prefix): value for key, value in found.items()}
+
+
+def decay_steps(spec: OptimizerSpec) -> list[Step]:
+    """Return the step that takes coupled weight decay into the loss, where there is any."""
+    if spec.penalty == 0:
+        return []
+    written = contract(sp.expand(spec.resolve(spec.update)))
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(3):
+            point = random_point(spec, seed)
+            penalized = point.with_values({symbols.g: point.vector(symbols.g + spec.penalty * symbols.w)})
+            states = [(s.update, spec.sequential_updates[spec.all_symbols[s.name]]) for s in spec.states]
+            pairs = [(before, after), *((spec.resolve(raw), seen) for raw, seen in states)]
+            if not all(agree(point.vector(raw), penalized.vector(seen)) for raw, seen in pairs):
+                return False
+        return True
+
+    return [
+        Step(
+            "penalized_step", "Weight decay", "take the penalty into the loss", "w'-w", written, spec.weight_update,
+            rf"Coupled decay stands wherever the gradient stands: the optimizer works on "
+            rf"$L+\tfrac{{{latex_of(spec.penalty)}}}2\|w\|^2$. From here on $L$, $g$ and $H$ belong to this sum, so "
+            rf"that the edge is at $H_L+{latex_of(spec.penalty)}I\preceq cP$.",
+            check,
+        )
+    ]  # fmt: skip

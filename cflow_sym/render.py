@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from cflow_sym.recipe import derive
 from cflow_sym.stable_flow import name_rates, rate_names
 
 _s = symbols
-CHAINED = ("increment_", "theorem_slope_positive", "theorem_descent")  # shown with the expression before
+CHAINED = ("increment_", "penalized_", "memory_", "theorem_slope_positive", "theorem_descent", "theorem_program_slope")  # shown with the expression before
+HIDDEN = ("stable_t", "ansatz_t", "central_t")  # a counter counts
 EXPLAINED = ("S", "u", "grad_S", "sigma_squared", "P", "c", "gradient_shift", "gradient_variance")
 
 
@@ -134,7 +136,7 @@ def _sentences(step: Step) -> list[str]:
 def _sections(d: Derivation) -> dict[str, list[Step]]:
     found: dict[str, list[Step]] = {}
     for step in d.steps:
-        if step.key not in ("stable_t", "ansatz_t", "central_t"):
+        if step.key not in HIDDEN and not (step.key == "threshold_drift" and step.after == 0):
             found.setdefault(step.section, []).append(step)
     return found
 
@@ -174,21 +176,23 @@ def to_markdown(d: Derivation) -> str:
 
 def _intro(d: Derivation) -> str:
     spec = d.spec
-    updates = [rf"{latex_of(s)}'&={latex(e)}" for s, e in spec.state_updates.items() if s != _s.t]
-    updates.append(rf"w'&=w{_signed(latex(spec.weight_update))}")
+    updates = [rf"{latex_of(s.name)}'&={latex(spec.resolve(s.update))}" for s in spec.states]
+    updates.append(rf"w'&=w{_signed(latex(sp.expand(spec.resolve(spec.update)) if spec.penalty else spec.weight_update))}")
     order = "the published order" if d.order == "published" else "consistent order"
+    opening = (
+        f"One step of {spec.title} first updates its states with the gradient $g$ at the current weights, then moves "
+        f"the weights with the updated states (written without a prime in the last line):"
+        if spec.states
+        else f"One step of {spec.title}:"
+    )
     return "\n\n".join([
-        f"One step of {spec.title} first updates its states with the gradient $g$ at the current weights, "
-        f"then moves the "
-        "weights with the updated states (written without a prime in the last line):",
+        opening,
         _math(r"\begin{aligned}" + r"\\ ".join(updates) + r"\end{aligned}"),
-        "At the edge of stability the weights oscillate around a smooth path. This note derives the "
-        "differential equation of "
-        f"that path, the central flow, in {order} of its averages. Every step states its rule, what it "
-        f"assumes and where it is "
-        "published; each has been checked at random exact points against brute force (two-point averages of "
-        "random polynomial "
-        "losses, the optimizer's own update, eigenvalues followed implicitly).",
+        "At the edge of stability the weights oscillate around a smooth path. This note derives the differential "
+        f"equation of that path, the central flow, in {order} of its averages. Every step states its rule, what it "
+        "assumes and where it is published; each has been checked at random exact points against brute force "
+        "(two-point averages of random polynomial losses, the optimizer's own update, eigenvalues followed "
+        "implicitly).",
     ])  # fmt: skip
 
 
@@ -200,7 +204,7 @@ def _notation_table(d: Derivation) -> str:
     names = [s.name for s in d.spec.state_updates] + [h.symbol.name for h in d.spec.active_hyperparameters]
     meanings = {h.symbol.name: h.meaning for h in d.spec.active_hyperparameters}
     meanings |= {s.name: s.meaning for s in d.spec.states if s.meaning}
-    shapes = {n: {"elementwise": "(n,)"}.get(k, "()") for n, k in d.spec.slow_states.items()}
+    shapes = {n: {"elementwise": "(n,)", "blockwise": "(B,)"}.get(k, "()") for n, k in d.spec.slow_states.items()}
     rows = ["| symbol | in Python | shape | meaning |", "|---|---|---|---|"]
     for name in ["w", "g", *names, *EXPLAINED]:
         row = entry(name)
@@ -211,8 +215,15 @@ def _notation_table(d: Derivation) -> str:
             shape = shapes.get(name, row.shape)
             rows.append(f"| ${latex_name}$ | `{row.identifier}` | {shape} | {meanings.get(name) or row.meaning} |")
     rows.append(
-        r"| $\delta,\ \Sigma=E[\delta\delta^\top]$ | never formed | (n,), (n, n) | oscillation and its "
-        r"covariance |"
+        r"| $\delta,\ \Sigma=E[\delta\delta^\top]$ | never formed | (n,), (n, n) | oscillation and its covariance |"
+        "\n"
+        r"| $H,\ T[\Sigma]$ | never formed | (n, n), (n,) | Hessian; gradient of $\langle\Sigma,H(w)\rangle$ with "
+        r"$\Sigma$ held fixed, twice `gradient_shift` |"
+        "\n"
+        r"| $U,\ X$ | `U`, `X` | (n, k), (k, k) | critical directions, $HU=PU\Lambda$ and $U^\top PU=I$ for several; "
+        r"covariance in them, $\Sigma=UXU^\top$ |"
+        "\n"
+        r"| $A$ | `slack` | (k, k) | $U^\top(cP-H)U$, the distance to the edge |"
     )
     return "\n".join(rows)
 
@@ -221,6 +232,7 @@ def _summary(d: Derivation) -> str:
     rows = [("P", d.preconditioner), ("c", d.threshold)]
     rows += [(rf"\dot{{{latex_of(n)}}}", e) for n, e in d.central_flow.items() if n != "t"]
     rows.append((r"\sigma^2", d.sigma_squared))
+    rows += [(rf"\bar{{{latex_of(n)}}}", e) for n, e in d.stationary.items()]
     if "reduced_w" in d and d.spec.states:
         rows.append((r"\dot w\ \text{at the edge}", d["reduced_w"]))
     rows.append(("E[L]", d["predicted_loss"]))
@@ -242,6 +254,7 @@ def to_latex(d: Derivation) -> str:
     lines = [
         r"\documentclass{article}", r"\usepackage{amsmath,amssymb,hyperref}", r"\begin{document}",
         rf"\section*{{{d.spec.title}: from the update to the central flow}}",
+        _tex(_intro(d)),
     ]  # fmt: skip
     defined = False
     for title, steps in _sections(d).items():
@@ -249,7 +262,7 @@ def to_latex(d: Derivation) -> str:
         for step in steps:
             head, *rest = _sentences(step)
             lines.append(rf"\paragraph{{{step.rule[0].upper()}{step.rule[1:]}.}} {head}")
-            lines.append(_display(d, step, defined).replace("$$\n", r"\[", 1).replace("\n$$", r"\]", 1))
+            lines.append(_tex(_display(d, step, defined)))
             lines += [
                 line.replace("*Assumption:*", r"\emph{Assumption:}").replace("*Source:*", r"\emph{Source:}")
                 for line in rest
@@ -257,10 +270,17 @@ def to_latex(d: Derivation) -> str:
             defined = defined or (step.key.startswith("stable_") and bool(rate_names(d.spec)))
     lines += [
         r"\subsection*{Results}",
-        _summary(d).replace("$$\n", r"\[", 1).replace("\n$$", r"\]", 1),
+        _tex(_summary(d)),
+        r"\subsection*{Assumptions}",
+        "\n".join([r"\begin{itemize}", *(rf"\item {a}" for a in d.assumptions), r"\end{itemize}"]),
         r"\end{document}",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _tex(markdown: str) -> str:
+    """Write display formulas in LaTeX's own brackets."""
+    return re.sub(r"\$\$\n(.*?)\n\$\$", lambda found: rf"\[{found.group(1)}\]", markdown, flags=re.S)
 
 
 def write_derivations(
@@ -279,17 +299,26 @@ def write_derivations(
 
 
 def index(names: Iterable[str]) -> str:
-    """Return the index of the notes: update, preconditioner, threshold and variance of each optimizer."""
-    rows = ["| optimizer | step | P | c | variance, one critical eigenvalue |", "|---|---|---|---|---|"]
+    """Return the index of the notes: update, preconditioner, threshold, flow and variance of each optimizer."""
+    rows = ["| optimizer | step | P | c | central flow | variance, one critical eigenvalue |", "|---" * 6 + "|"]
     for name in names:
         d = derive(optimizer(name))
-        cells = [d.spec.weight_update, d.preconditioner, d.threshold, shown(d, d.sigma_squared)]
-        maths = " | ".join("$" + latex(c).replace("|", r"\Vert ").replace(r"\\Vert ", r"\Vert ") + "$" for c in cells)
-        rows.append(f"| [{d.spec.title}]({name}.md) | {maths} |")
+        updates = [rf"{latex_of(s.name)}'={latex(d.spec.resolve(s.update))}" for s in d.spec.states]
+        updates.append(rf"w'-w={latex(d.spec.weight_update)}")
+        flow = [rf"\dot{{{latex_of(n)}}}={latex(shown(d, e))}" for n, e in d.central_flow.items() if n != "t"]
+        one = [[latex(d.preconditioner)], [latex(d.threshold)], flow, [latex(shown(d, d.sigma_squared))]]
+        cells = " | ".join("<br>".join(_cell(text) for text in texts) for texts in [updates, *one])
+        rows.append(f"| [{d.spec.title}]({name}.md) | {cells} |")
     text = (
         "# Derivations\n\n<!-- generated by `cflow derive`; do not edit -->\n\n"
-        "One note for each optimizer, from its update to its central flow. Every step was checked when it "
-        "was made and is "
-        "checked again by the tests.\n\n"
+        "One note for each optimizer, from its update to its central flow. Every step was checked when it was made "
+        "and is checked again by the tests. A state in the step is the updated one; "
+        r"$\kappa_2=(1-\beta_2)/\beta_2$; symbols are explained in each note. Optional hyperparameters (epsilon, "
+        "weight decay, a learning-rate schedule) are off here: `cflow derive NAME --switches epsilon schedule` "
+        "shows them.\n\n"
     )
     return text + "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return "$" + text.replace("|", r"\Vert ").replace(r"\\Vert ", r"\Vert ") + "$"

@@ -33,8 +33,8 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
 
     def A_rate(values: dict) -> sp.Expr:
         inserted = {n: substitute(e, values) for n, e in ansatz.items()}
-        P_dot = drift(P, spec).xreplace({rates[n]: e for n, e in inserted.items() if n != "w"})
-        total = Total(sp.expand(c * _s.u_i * _s.u_j * P_dot)) - Total(sp.expand(_s.d_ij * inserted["w"]))
+        edge_dot = drift(c * P, spec).xreplace({rates[n]: e for n, e in inserted.items() if n != "w"})
+        total = Total(sp.expand(_s.u_i * _s.u_j * edge_dot)) - Total(sp.expand(_s.d_ij * inserted["w"]))
         return sp.expand(contract(debias(total)))
 
     A0 = A_rate(zero)
@@ -44,7 +44,8 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
     def check(after: sp.Expr, linear: bool) -> bool:
         for seed in range(2):
             point = random_point(spec, seed, dimension=3)
-            model = random_model(seed, point.vector(P), curvature=c, critical=2, degree=3, gradient=point.vector(_s.g))
+            curvature, g = point(c), point.vector(_s.g)
+            model = random_model(seed, point.vector(P), curvature=curvature, critical=2, degree=3, gradient=g)
             X = sp.Matrix([[2, sp.Rational(1, 2)], [sp.Rational(1, 2), 1]])
             still, moving = (point.with_values(_moments_of(model, a * X)) for a in (0, 1))
             for i in range(2):

@@ -2,7 +2,12 @@
 
 One step of every optimizer has two halves: first each state is updated with the gradient at the current
 weights, then the weights move by `update`, an expression of the *updated* states. The counter `t` (updates
-made so far, the current one included) is available to all.
+made so far, the current one included) is available to all. A state's update is written with the old values;
+the new value of a state that stands before it is called `NAME_new`, and the step may read `NAME_old`.
+
+Weight decay is recognised, not declared. *Coupled* decay is `g + rho w` wherever the gradient stands: the
+optimizer works on the loss plus rho/2 |w|^2, and from there on `g` is the gradient of that sum. *Decoupled*
+decay is a further `- d w` in the step.
 """
 
 # SymPy annotates most results as Basic, so these checks say nothing here:
@@ -12,22 +17,32 @@ made so far, the current one included) is available to all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from cflow_sym.interface import HyperparameterInfo
-from cflow_sym.notation import contract, is_elementwise, state_symbol, symbols
+from cflow_sym.notation import (
+    Frozen,
+    contract,
+    drop_sums,
+    expand_names,
+    is_blockwise,
+    is_elementwise,
+    state_symbol,
+    symbols,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from cflow_sym.derivation import Derivation
 
-KINDS = ("scalar", "elementwise", "filtered")
+KINDS = ("scalar", "elementwise", "blockwise", "filtered")
+NEW, OLD = "_new", "_old"
 
 
 class SpecError(ValueError):
@@ -36,7 +51,10 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears."""
+    """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears.
+
+    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above.
+    """
 
     name: str
     symbol: sp.Symbol
@@ -46,20 +64,30 @@ class Hyperparameter:
     default: float | None = None
     off: float | None = None
     meaning: str = ""
+    schedulable: bool = False
+    typical: float | None = None
 
     def info(self) -> HyperparameterInfo:
         """Return the row that a generated module carries."""
         default = self.off if self.default is None else self.default
         return HyperparameterInfo(
-            self.name, self.symbol.name, default, self.lower, self.upper, self.closed_below, self.meaning
+            self.name,
+            self.symbol.name,
+            default,
+            self.lower,
+            self.upper,
+            self.closed_below,
+            self.meaning,
+            self.schedulable,
         )
 
 
 @dataclass(frozen=True)
 class State:
-    """A slow state: `update` is its new value from old values, the gradient and the counter.
+    """A state: `update` is its new value from old values, the gradient and the counter.
 
-    `kind` is `"scalar"`, `"elementwise"` or `"filtered"` (momentum); None reads it off the update.
+    `kind` is `"scalar"`, `"elementwise"`, `"blockwise"` (one value for each layer) or `"filtered"` (an average of
+    the gradient itself: momentum); None reads it off the update.
     """
 
     name: str
@@ -82,8 +110,10 @@ class Switch:
 class OptimizerSpec:
     """An optimizer, ready to be derived.
 
-    `definitions` are named intermediates of the update (in order), which switches may replace. Optional
-    hyperparameters and switches are off until `configure` turns them on. Raises `SpecError`.
+    `definitions` are named intermediates of the update (in order), which switches may replace; `theorems` names
+    what is to be proved of the results, `remarks` adds a sentence to a step of the derivation. Optional
+    hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
+    schedulable hyperparameters become functions of time. Raises `SpecError`.
 
     >>> from cflow_sym.notation import norm2, symbols as s
     >>> adagrad_norm = OptimizerSpec(
@@ -105,6 +135,7 @@ class OptimizerSpec:
     switches: tuple[Switch, ...] = ()
     assumptions: tuple[str, ...] = ()
     theorems: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
@@ -117,8 +148,9 @@ class OptimizerSpec:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The names of the optional hyperparameters."""
-        return tuple(h.name for h in self.hyperparameters if h.off is not None)
+        """The names of the optional hyperparameters, and `schedule` where one may depend on time."""
+        optional = tuple(h.name for h in self.hyperparameters if h.off is not None)
+        return (*optional, SCHEDULE) if any(h.schedulable for h in self.hyperparameters) else optional
 
     def configure(self, **flags: bool) -> OptimizerSpec:
         """Turn switches and optional hyperparameters on or off by name.
@@ -152,6 +184,12 @@ class OptimizerSpec:
         return tuple(h for h in self.hyperparameters if h.off is None or h.name in self.active_options)
 
     @property
+    def scheduled(self) -> tuple[sp.Symbol, ...]:
+        """The symbols of the hyperparameters that depend on time."""
+        on = SCHEDULE in self.active_options
+        return tuple(h.symbol for h in self.active_hyperparameters if h.schedulable and on)
+
+    @property
     def module_name(self) -> str:
         """The name of the generated module: the optimizer's and its active switches'."""
         return "_".join((self.name, *self.active_switches))
@@ -163,18 +201,41 @@ class OptimizerSpec:
         """The kind of every state, by name."""
         kinds = {s.name: s.kind for s in self.states if s.kind}
         for state in self.states:
-            marked = {symbols_of(n): state_symbol(n, k == "elementwise") for n, k in kinds.items()}
-            inferred = "elementwise" if is_elementwise(_by_name(state.update, marked)) else "scalar"
-            kinds.setdefault(state.name, inferred)
+            if state.name not in kinds:
+                kinds[state.name] = self._infer(state, kinds)
         return {s.name: kinds[s.name] for s in self.states}
 
+    def _infer(self, state: State, kinds: Mapping[str, str]) -> str:
+        known = {n: k for n, k in kinds.items() if n != state.name}
+        update = self._written(state.update, {**known, state.name: "scalar"})
+        if not is_elementwise(update):
+            return "scalar"
+        if is_blockwise(update):
+            return "blockwise"
+        variables = (symbols.g, symbols.w, state_symbol(state.name))
+        if drop_sums(update) != update or not update.has(symbols.g):
+            return "elementwise"
+        slopes = [update.diff(x) for x in variables]
+        constant = not any(is_elementwise(s) or s.has(variables[-1]) for s in slopes)
+        origin = update.xreplace(dict.fromkeys(variables, sp.Integer(0)))
+        return "filtered" if constant and sp.expand(origin) == 0 else "elementwise"
+
     @cached_property
+    def all_symbols(self) -> dict[str, sp.Symbol]:
+        """The symbol of every state, by name, without the counter."""
+        return {n: state_symbol(n, k) for n, k in self.kinds.items()}
+
+    @property
     def state_symbols(self) -> dict[str, sp.Symbol]:
         """The symbol of every slow state, by name, without the counter."""
-        return {n: state_symbol(n, k == "elementwise") for n, k in self.kinds.items() if k != "filtered"}
+        return {n: s for n, s in self.all_symbols.items() if self.kinds[n] != "filtered"}
 
-    def resolve(self, expr: sp.Expr | float) -> sp.Expr:
-        """Apply definitions, switches, options and kinds of states to an expression in the spec's terms."""
+    def new(self, name: str) -> sp.Symbol:
+        """Return the symbol under which later updates read the new value of a state."""
+        return state_symbol(name + NEW, self.kinds[name])
+
+    def _written(self, expr: sp.Expr | float, kinds: Mapping[str, str]) -> sp.Expr:
+        """Apply definitions, switches and options; give the states the symbols of their kinds."""
         definitions = dict(self.definitions)
         for switch in self.switches:
             if switch.name in self.active_switches:
@@ -183,27 +244,76 @@ class OptimizerSpec:
         for name, meaning in reversed(list(definitions.items())):
             result = result.xreplace({name: sp.sympify(meaning)})
         off = {h.symbol: sp.nsimplify(h.off) for h in self.hyperparameters if h not in self.active_hyperparameters}
-        result = result.subs(off) if off else result
-        elementwise = {symbols_of(n): s for n, s in self.state_symbols.items()}
-        return contract(_by_name(result, elementwise))
+        result = exact_numbers(result.subs(off) if off else result)
+        ends = ("", NEW, OLD)
+        return _by_name(result, {n + end: state_symbol(n + end, k) for n, k in kinds.items() for end in ends})
+
+    def resolve(self, expr: sp.Expr | float) -> sp.Expr:
+        """Apply definitions, switches, options, kinds of states and frozen signs to an expression of the spec."""
+        return contract(self._frozen(self._written(expr, self.kinds)))
+
+    def _frozen(self, expr: sp.Expr) -> sp.Expr:
+        passing = {symbols.g: sp.Integer(0)}
+        for name, symbol in self.all_symbols.items():
+            if self.kinds[name] == "filtered":
+                passing |= {symbol: sp.Integer(0), self.new(name): sp.Integer(0)}
+        return freeze_signs(expr, passing, lambda what: _fail(self, what))
 
     @cached_property
+    def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
+        """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
+        step = self._frozen(self._written(self.update, self.kinds))
+        updates = {s.name: self._frozen(self._written(s.update, self.kinds)) for s in self.states}
+        return _split_decay(self, step, updates)
+
+    @property
+    def penalty(self) -> sp.Expr:
+        """The coefficient rho of coupled decay: the optimizer sees the gradient of the loss plus rho/2 |w|^2."""
+        return self._uncoupled[0]
+
+    @property
+    def decay(self) -> sp.Expr:
+        """Decoupled decay: the share of the weights that every step takes away."""
+        return self._uncoupled[1]
+
+    @property
     def weight_update(self) -> sp.Expr:
-        """w' - w, in terms of the updated states."""
-        return self.resolve(self.update)
+        """w' - w, in terms of the updated states; with coupled decay g is the gradient of the penalized loss."""
+        return self._uncoupled[2]
+
+    @property
+    def sequential_updates(self) -> dict[sp.Symbol, sp.Expr]:
+        """The new value of every state, in order, in terms of old values and of new ones of states before it."""
+        return {self.all_symbols[n]: e for n, e in self._uncoupled[3].items()}
 
     @cached_property
     def state_updates(self) -> dict[sp.Symbol, sp.Expr]:
         """The new value of every slow state in terms of old ones; the counter (last) is new in others."""
-        updates = {
-            self.state_symbols[s.name]: self.resolve(s.update) for s in self.states if s.name in self.state_symbols
-        }
-        return {**updates, symbols.t: symbols.t + 1}
+        found: dict[sp.Symbol, sp.Expr] = {}
+        updated: dict[sp.Symbol, sp.Expr] = {}
+        for symbol, expr in self.sequential_updates.items():
+            found[symbol] = contract(expr.xreplace(updated))
+            updated[self.new(symbol.name)] = found[symbol]
+        slow = {s: e for s, e in found.items() if self.kinds[s.name] != "filtered"}
+        return {**slow, symbols.t: symbols.t + 1}
+
+    @property
+    def memoryless(self) -> tuple[str, ...]:
+        """The slow states whose new value depends on no old one."""
+        old = set(self.all_symbols.values())
+        return tuple(s.name for s, e in self.state_updates.items() if s != symbols.t and not old & e.atoms(sp.Symbol))
 
     @property
     def slow_states(self) -> dict[str, str]:
         """Name and kind of every slow state, the counter included."""
         return {**{n: k for n, k in self.kinds.items() if k != "filtered"}, "t": "counter"}
+
+    @property
+    def frozen_signs(self) -> tuple[sp.Expr, ...]:
+        """The quantities whose signs the derivation takes for constant."""
+        exprs = (self.weight_update, *self.state_updates.values())
+        found = {a.args[0] for e in exprs for a in e.atoms(Frozen)}
+        return tuple(sorted(found, key=str))
 
     # Verbs
 
@@ -217,28 +327,139 @@ class OptimizerSpec:
         """Derive with every optional hyperparameter on and return the generated functions."""
         return self.with_options().derive(**switches).compile()
 
+    def compile_step(self, **switches: bool) -> ModuleType:
+        """Return the optimizer's own step as JAX functions, without any flow; see `codegen.compile_step`."""
+        from cflow_sym.codegen import compile_step
+
+        return compile_step(self.configure(**switches))
+
+
+SCHEDULE = "schedule"
+
 
 def symbols_of(name: str) -> sp.Symbol:
     """Return the scalar symbol under which a state is written in a spec."""
     return state_symbol(name)
 
 
-def _by_name(expr: sp.Expr, replacement: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr:
+def exact_numbers(expr: sp.Expr) -> sp.Expr:
+    """Write floating-point numbers as the rationals that their shortest decimals stand for.
+
+    >>> exact_numbers(symbols.nu ** 0.25)
+    nu**(1/4)
+    """
+    return expr.xreplace({x: sp.Rational(repr(float(x))) for x in expr.atoms(sp.Float)})
+
+
+def _by_name(expr: sp.Expr, replacement: Mapping[str, sp.Symbol]) -> sp.Expr:
     """Replace symbols by name whatever their assumptions: a user's own `Symbol("nu")` is understood."""
-    names = {old.name: new for old, new in replacement.items()}
-    return sp.sympify(expr).xreplace({s: names[s.name] for s in expr.atoms(sp.Symbol) if s.name in names})
+    return sp.sympify(expr).xreplace({s: replacement[s.name] for s in expr.atoms(sp.Symbol) if s.name in replacement})
+
+
+def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], Any]) -> sp.Expr:
+    """Write sign, abs, max, min and case distinctions with signs that stay while `passing` goes through zero.
+
+    `fail` is called with a sentence where such a sign changes there.
+
+    >>> x, nu = symbols.g, symbols.nu
+    >>> freeze_signs(sp.sign(nu - x**2), {x: sp.Integer(0)}, print)
+    Frozen(-g**2 + nu)
+    """
+
+    def sign_of(argument: sp.Expr, what: sp.Expr) -> sp.Expr:
+        at_zero = sp.simplify(drop_sums(expand_names(argument)).xreplace(dict(passing)))
+        if at_zero == 0 or at_zero.has(sp.nan, sp.zoo):
+            fail(
+                f"{what} is not smooth where the gradient passes through 0. At the edge of stability the gradient "
+                "along a critical direction changes sign at every step, so the average of the step is no expansion "
+                "around its mean and no central flow exists; use a smooth function of g."
+            )
+        if argument.has(*passing):
+            return Frozen(argument)
+        return sp.Integer(1) if at_zero.is_positive else sp.Integer(-1) if at_zero.is_negative else Frozen(argument)
+
+    def larger(a: sp.Expr, b: sp.Expr, what: sp.Expr, direction: int) -> sp.Expr:
+        return (a + b + direction * sign_of(a - b, what) * (a - b)) / 2
+
+    def cases(e: sp.Piecewise) -> sp.Expr:
+        result = e.args[-1].expr
+        for value, condition in reversed(e.args[:-1]):
+            if not isinstance(condition, sp.core.relational.Relational):
+                fail(f"the condition {condition} is not a comparison; write it as one.")
+            sign = sign_of(condition.gts - condition.lts, e) if hasattr(condition, "gts") else None
+            if sign is None:
+                fail(f"{e} depends on an equality, which no smooth step does; write it as a comparison.")
+            result = value * (1 + sign) / 2 + result * (1 - sign) / 2
+        return result
+
+    expr = expr.replace(sp.Piecewise, lambda *a: cases(sp.Piecewise(*a, evaluate=False)))
+    expr = expr.replace(sp.Max, lambda *a: reduce(lambda x, y: larger(x, y, sp.Max(*a), 1), a))
+    expr = expr.replace(sp.Min, lambda *a: reduce(lambda x, y: larger(x, y, sp.Min(*a), -1), a))
+    expr = expr.replace(sp.Heaviside, lambda a, *_: (1 + sign_of(a, sp.Heaviside(a))) / 2)
+    expr = expr.replace(sp.Abs, lambda a: sign_of(a, sp.Abs(a)) * a)
+    return expr.replace(sp.sign, lambda a: sign_of(a, sp.sign(a)))
+
+
+def _fail(spec: OptimizerSpec, message: str) -> Any:
+    raise SpecError(f"optimizer {spec.name!r}: {message}")
+
+
+def _without(symbol: sp.Symbol, expr: sp.Expr) -> sp.Expr:
+    """Expand an expression if that makes a symbol cancel, else leave it as it is written."""
+    return sp.expand(expr) if expr.has(symbol) else expr
+
+
+def _split_decay(
+    spec: OptimizerSpec, step: sp.Expr, updates: Mapping[str, sp.Expr]
+) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
+    """Return (coupled decay, decoupled decay, step, updates), the latter two in terms of the penalized gradient."""
+    g, w, zero = symbols.g, symbols.w, sp.Integer(0)
+    everything = (step, *updates.values())
+    if not any(e.has(w) for e in everything):
+        return zero, zero, contract(step), {n: contract(e) for n, e in updates.items()}
+    constants = {h.symbol for h in spec.active_hyperparameters} - set(spec.scheduled)
+
+    def ratio(expr: sp.Expr) -> sp.Expr:
+        plain = drop_sums(expand_names(expr))
+        slope = plain.diff(g)
+        return sp.factor(plain.diff(w) / slope) if slope != 0 else sp.nan
+
+    candidates = [ratio(e) for e in updates.values() if e.has(w)] or [zero, ratio(step)]
+    for rho in candidates:
+        if not rho.free_symbols <= constants or rho.has(sp.nan, sp.zoo):
+            continue
+        seen = {g: g - rho * w}
+        states = {n: contract(_without(w, e.xreplace(seen))) for n, e in updates.items()}
+        moved = step.xreplace(seen)
+        decay = -sp.factor(moved.diff(w))
+        known = constants | set(spec.scheduled)
+        if any(e.has(w) for e in states.values()) or not decay.free_symbols <= known or is_elementwise(decay):
+            continue
+        slope = moved.diff(g)
+        affine = not slope.has(g, w) and sp.expand(moved.xreplace({g: zero, w: zero})) == 0
+        return rho, decay, contract(slope * g - decay * w) if affine else contract(moved), states
+    places = [spec.update] if step.has(w) else [s.update for s in spec.states if updates[s.name].has(w)]
+    return _fail(
+        spec,
+        f"{places[0]} depends on the weights w in a way that no flow is derived for; supported are coupled decay, "
+        "g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with constant rho and d.",
+    )
 
 
 def _validate(spec: OptimizerSpec) -> None:
     def fail(message: str) -> Any:
-        raise SpecError(f"optimizer {spec.name!r}: {message}")
+        _fail(spec, message)
 
     if not spec.name.isidentifier():
         fail("the name is not a Python identifier; use letters, digits and underscores, like 'scalar_rmsprop'.")
     names = [h.name for h in spec.hyperparameters] + [s.name for s in spec.states] + [s.name for s in spec.switches]
+    names += [h.symbol.name for h in spec.hyperparameters if h.symbol.name != h.name]
     for name in names:
-        if names.count(name) > 1 or name in ("t", "w", "g"):
-            fail(f"the name {name!r} is used twice or is reserved (t, w, g); rename one of them.")
+        if names.count(name) > 1 or name in ("t", "w", "g", SCHEDULE) or name.endswith((NEW, OLD)):
+            fail(
+                f"the name {name!r} is used twice or is reserved (t, w, g, {SCHEDULE}, names that end in {NEW} or "
+                f"{OLD}); rename one of them."
+            )
     for h in spec.hyperparameters:
         if not h.lower < h.upper:
             fail(f"{h.name} has the empty range ({h.lower}, {h.upper}); give lower < upper.")
@@ -254,23 +475,27 @@ def _validate(spec: OptimizerSpec) -> None:
         for name in switch.definitions:
             if name not in spec.definitions:
                 fail(f"switch {switch.name!r} replaces {name}, which is not in definitions; add it there.")
-    declared = {"t", "g", "w"} | {h.symbol.name for h in spec.hyperparameters} | {s.name for s in spec.states}
-    where = [("the update", spec.weight_update)] + [(f"the update of {s}", e) for s, e in spec.state_updates.items()]
-    for place, expr in where:
-        unknown = sorted(s.name for s in _free(expr) if s.name not in declared)
+    declared = {"t", "g", "w"} | {h.symbol.name for h in spec.hyperparameters}
+    seen = declared | {s.name for s in spec.states}
+    places = [("the update", spec.update, seen | {s.name + OLD for s in spec.states})]
+    for i, state in enumerate(spec.states):
+        before = {s.name + NEW for s in spec.states[:i]}
+        places.append((f"the update of {state.name}", state.update, seen | before))
+    for place, expr, allowed in places:
+        written = spec._written(expr, spec.kinds)
+        unknown = sorted({s.name for s in _free(written)} - allowed)
         if unknown:
             fail(
                 f"{place} contains the undeclared symbols {', '.join(unknown)}; declare each as "
                 f"hyperparameter or state."
             )
-        if "w" in {s.name for s in _free(expr)}:
-            fail(f"{place} depends on the weights w, which no flow is derived for yet; write it in terms of g.")
-    moves = {s.name for s in _free(spec.weight_update)}
-    if not moves & ({"g"} | {s.name for s in spec.states if spec.kinds[s.name] == "filtered"}):
+    follows = {"g"}
+    for name, expr in spec._uncoupled[3].items():
+        if {s.name for s in _free(expr)} & follows and spec.kinds[name] == "filtered":
+            follows |= {name, name + NEW, name + OLD}
+    if not {s.name for s in _free(spec.weight_update)} & follows:
         fail(f"the update {spec.weight_update} does not depend on the gradient g; a step must follow the gradient.")
 
 
 def _free(expr: sp.Expr) -> set[sp.Symbol]:
-    from cflow_sym.notation import expand_names
-
     return expand_names(expr).atoms(sp.Symbol)

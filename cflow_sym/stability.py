@@ -12,56 +12,68 @@ the unit disc.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, agree, draw, is_zero, random_point
-from cflow_sym.notation import Total, expand_names, is_elementwise, symbols
-from cflow_sym.spec import OptimizerSpec, SpecError
+from cflow_sym.exact import Point, agree, draw, is_zero, random_point, scale
+from cflow_sym.notation import Coordinate, drop_sums, expand_names, is_blockwise, is_elementwise, symbols
+from cflow_sym.spec import OLD, OptimizerSpec, SpecError
 
 _s = symbols
 SECTION = "Preconditioner and threshold"
 MU = sp.Symbol("mu")
+PLACE = Coordinate("P_value", positive=True)
 
 
 def preconditioner(spec: OptimizerSpec) -> sp.Expr:
-    """Return P with w' - w = -g / P; raises `SpecError` where that is not so or P not positive.
+    """Return P with w' - w = -g / P - d w; raises `SpecError` where that is not so or P not positive.
 
     >>> import cflow_sym as cs
     >>> preconditioner(cs.optimizer("scalar_rmsprop"))
     sqrt(nu)/eta
     """
     update = spec.weight_update
-    if expand_names(update).has(Total):
+    if drop_sums(expand_names(update)) != expand_names(update):
         raise SpecError(
-            f"optimizer {spec.name!r}: the update contains a norm of the gradient, {update}; P may depend "
-            f"on states only, "
-            "so make the norm a state."
+            f"optimizer {spec.name!r}: the update contains a norm of the gradient, {update}; P may depend on states "
+            f"only, so make the norm a state."
+        )
+    old = sorted(s.name for s in update.atoms(sp.Symbol) if s.name.endswith(OLD))
+    if old:
+        raise SpecError(
+            f"optimizer {spec.name!r}: the step reads {', '.join(old)}, states as they were before their update; "
+            f"write it in terms of the updated states."
         )
     slope = update.diff(_s.g)
-    if slope.has(_s.g) or sp.expand(update.subs(_s.g, 0)) != 0:
+    if slope.has(_s.g) or sp.expand(update.subs(_s.g, 0) + spec.decay * _s.w) != 0:
         raise SpecError(
-            f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in g; "
-            f"write what "
-            "makes it nonlinear as a state."
+            f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in g; write what "
+            f"makes it nonlinear as a state."
         )
     P = 1 / sp.together(-slope)
-    for seed in range(5):
-        point = random_point(spec, seed)
+    for point in _admissible(spec):
         values = point.vector(P)
         if not all(v.is_number and v.is_real and v > 0 for v in values):
             raise SpecError(
-                f"optimizer {spec.name!r}: P = {P} is {values[0]} at the admissible point {_show(point)}; P "
-                f"must be "
-                "positive, so check the sign of the update and the ranges of the hyperparameters."
+                f"optimizer {spec.name!r}: P = {P} is {values[0]} at the admissible point {_show(point, P)}; P must "
+                f"be positive, so check the sign of the update and the ranges of the hyperparameters."
             )
     return P
 
 
-def _show(point: Point) -> str:
-    return ", ".join(f"{k} = {v}" for k, v in point.values.items() if k != _s.g)
+def _admissible(spec: OptimizerSpec) -> Iterator[Point]:
+    """Draw points, some of them with small states: where a difference in P may turn negative."""
+    for seed in range(8):
+        point = random_point(spec, seed)
+        small = sp.Rational(1, 10**6) if seed >= 5 else sp.Integer(1)
+        states = {s: point.values[s] for s in spec.state_symbols.values()}
+        yield point.with_values({s: scale(small, v) if isinstance(v, tuple) else small * v for s, v in states.items()})
+
+
+def _show(point: Point, P: sp.Expr) -> str:
+    return ", ".join(f"{k} = {v}" for k, v in point.values.items() if k in P.atoms(sp.Symbol))
 
 
 def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.Expr) -> sp.Matrix:
@@ -74,7 +86,7 @@ def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.
     b*lam - lam + 1
     """
     w = sp.Symbol("w_scalar")
-    gradient = {_s.g: _s.lam * P * w}
+    gradient = {_s.g: _s.lam * P * w, _s.w: w}
     updated = {m: new.xreplace(gradient) for m, new in filters.items()}
     weights = w + update.xreplace(gradient).xreplace(updated)
     variables = [w, *filters]
@@ -96,7 +108,7 @@ def threshold(M: sp.Matrix) -> sp.Expr:
             f"threshold, so no "
             "central flow of period two."
         )
-    return sp.factor(solutions[0])
+    return sp.expand(solutions[0]) if solutions[0].is_polynomial() else sp.factor(solutions[0])
 
 
 def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.Symbol, sp.Expr]] = ({},)) -> None:
@@ -125,19 +137,50 @@ def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.
                 )
 
 
+def refuse_filters(spec: OptimizerSpec) -> None:
+    """Raise `DerivationError` for a spec with filtered states: with the reason for which it is unstable, if it is."""
+    filters = {s: e for s, e in spec.sequential_updates.items() if spec.kinds[s.name] == "filtered"}
+    if not filters:
+        return
+    names = ", ".join(s.name for s in filters)
+    scalar = sp.Symbol("P", positive=True)
+    states = {spec.new(s.name): s for s in filters} | {spec.all_symbols[n]: sp.Integer(1) for n in spec.state_symbols}
+    step = spec.weight_update.xreplace({spec.new(s.name): s for s in filters})
+    slope = step.diff(_s.g) + sum(step.diff(s) * e.diff(_s.g) for s, e in filters.items())
+    if len(filters) == 1 and not is_elementwise(slope.xreplace(states)):
+        # in units of the whole step's slope: P is what multiplies the filtered gradient
+        plain = {s: e.xreplace(states) for s, e in filters.items()}
+        unit = step.diff(next(iter(filters))).xreplace(states)
+        M = linearized_map(sp.expand(step.xreplace(states) / (-unit * scalar)), plain, scalar)
+        samples = [random_point(spec, seed).values for seed in range(3)]
+        hyper = [{h.symbol: v[h.symbol] for h in spec.active_hyperparameters} for v in samples]
+        refuse_other_periods(M, threshold(M), hyper)
+    raise DerivationError(
+        f"optimizer {spec.name!r} has momentum (the filtered states {names}): its derivation needs the filter, which "
+        "is not built yet; use an optimizer without momentum. Its discrete update can be traced and run."
+    )
+
+
+def _shape(P: sp.Expr) -> str:
+    if not is_elementwise(P):
+        return "one number for all weights."
+    return "one number for each block of weights." if is_blockwise(P) else "one entry for each weight."
+
+
 def stability_steps(spec: OptimizerSpec) -> list[Step]:
     """Return the steps for P and c."""
     P = preconditioner(spec)
     scalar = sp.Symbol("P", positive=True)
-    M = linearized_map(-_s.g / scalar, {}, scalar)
+    M = linearized_map(-_s.g / scalar - spec.decay * _s.w, {}, scalar)
     c = threshold(M)
-    refuse_other_periods(M, c)
+    points = [random_point(spec, seed) for seed in range(3)]
+    refuse_other_periods(M, c, [{x: p.values[x] for x in spec.decay.free_symbols} for p in points])
 
     def check_preconditioner(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(4):
             point = random_point(spec, seed)
             moved = point.vector(spec.weight_update)
-            stated = tuple(-g / p for g, p in zip(point.vector(_s.g), point.vector(after), strict=True))
+            stated = point.with_values({PLACE: point.vector(after)}).vector(-_s.g / PLACE - spec.decay * _s.w)
             if not agree(moved, stated):
                 return False
         return True
@@ -146,14 +189,14 @@ def stability_steps(spec: OptimizerSpec) -> list[Step]:
         # the optimizer's own update on the quadratic with H = c P: w goes to -w; below c it contracts
         for seed in range(3):
             point = random_point(spec, seed)
-            w, p = point.vector(_s.g), point.vector(P)
-            for lam in (after, after * draw(random.Random(seed), 0, 1)):
+            w, p, at = point.vector(_s.w), point.vector(P), point(after)
+            for lam in (at, at * draw(random.Random(seed), 0, 1)):
                 g = tuple(lam * b * a for a, b in zip(w, p, strict=True))
                 moved = point.with_values({_s.g: g}).vector(spec.weight_update)
                 factors = [1 + dw / a for a, dw in zip(w, moved, strict=True)]
-                if lam == after and not all(is_zero(f + 1) for f in factors):
+                if lam == at and not all(is_zero(f + 1) for f in factors):
                     return False
-                if lam != after and not all(abs(f) < 1 for f in factors):
+                if lam != at and not all(abs(f) < 1 for f in factors):
                     return False
         return is_zero(before.xreplace({_s.lam: sp.sympify(after)}))
 
@@ -161,14 +204,15 @@ def stability_steps(spec: OptimizerSpec) -> list[Step]:
         Step(
             "preconditioner", SECTION, "read off the preconditioner", "P",
             spec.weight_update, P,
-            "Given the updated states, the step is linear in the gradient, so $P$ is minus one over its slope"
-            + (", one entry for each weight." if is_elementwise(P) else ", one number for all weights."),
+            "Given the updated states, the step is linear in the gradient, so $P$ is minus one over its slope, "
+            + _shape(P),
             check_preconditioner, "$P$ depends on slow states and on $t$ only.", spec.source,
         ),
         Step(
             "threshold", SECTION, "linearize and solve det(M + I) = 0", "c", (M + sp.eye(M.rows)).det(), c,
             r"On a quadratic whose curvature is $\lambda$ in units of $P$ the step multiplies $w$ by "
-            r"$M=1-\lambda$. The period-two "
+            + (r"$M=1-\lambda$. " if spec.decay == 0 else r"$M=1-\lambda$ less the decoupled decay. ") +
+            "The period-two "
             "instability begins where $M=-1$, and on $(0,c)$ the only root stays inside the unit disc. "
             "Negative curvature is "
             "unstable, too, but does not oscillate.",

@@ -3,7 +3,7 @@
 The state at flow time t is the one used in the step that leaves w_t. So the increment of a state is rewritten
 in terms of the *updated* state, by solving its update for the old one: an exponential average gets the rate
 (1 - beta) / beta, a running sum its full increment, a counter 1. With these rates implicit Euler of step 1 is
-the optimizer.
+the optimizer. A state without memory gets one first (`with_memory`), which is taken away again at the end.
 """
 
 # SymPy annotates most results as Basic, so these checks say nothing here:
@@ -12,12 +12,14 @@ the optimizer.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import Point, agree, random_point
-from cflow_sym.notation import contract, entry, expand_names, symbols
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.notation import contract, expand_names, latex_of, symbols
+from cflow_sym.spec import OLD, Hyperparameter, OptimizerSpec, symbols_of
 
 _s = symbols
 SECTION = "Continuous time and the stable flow"
@@ -25,6 +27,59 @@ CONVENTION = (
     "First-order (published) convention: one unit of time is one step, the state at time $t$ "
     "is the one that moves $w_t$."
 )
+
+
+def old_symbol(state: sp.Symbol) -> sp.Symbol:
+    """Return the symbol of a state's value before its update.
+
+    >>> old_symbol(symbols.nu)
+    nu_old
+    """
+    return type(state)(f"{state.name}{OLD}", **{k: True for k in ("positive",) if state.is_positive})
+
+
+def with_memory(spec: OptimizerSpec) -> OptimizerSpec:
+    """Return the spec with a decaying average in place of every state without memory: the decay goes to 0 later.
+
+    >>> import cflow_sym as cs
+    >>> with_memory(cs.optimizer("normalized_gradient_descent")).state_updates[symbols.nu]
+    beta2*nu + grad_sq_norm*(1 - beta2)
+    """
+    if not spec.memoryless:
+        return spec
+    if _s.beta2 in {h.symbol for h in spec.hyperparameters}:
+        raise DerivationError(
+            f"optimizer {spec.name!r}: the state {spec.memoryless[0]} forgets its past, so its flow is the limit of "
+            "an average with decay beta2, but beta2 is a hyperparameter already; rename that one."
+        )
+    beta, decay = _s.beta2, Hyperparameter("beta2", _s.beta2, upper=1.0, meaning="memory, taken to 0 at the end")
+    states = tuple(
+        replace(s, update=beta * symbols_of(s.name) + (1 - beta) * s.update) if s.name in spec.memoryless else s
+        for s in spec.states
+    )
+    return replace(spec, states=states, hyperparameters=(*spec.hyperparameters, decay), theorems=(), remarks={})
+
+
+def memory_steps(spec: OptimizerSpec, averaged: OptimizerSpec) -> list[Step]:
+    """Return the step that gives each state without memory a decaying average."""
+
+    def check_for(name: str):
+        def check(before: sp.Expr, after: sp.Expr) -> bool:
+            points = [random_point(averaged, seed).with_values({_s.beta2: sp.Integer(0)}) for seed in range(3)]
+            return all(agree(p.vector(after), p.vector(before)) for p in points)
+
+        return check
+
+    steps = []
+    for name in spec.memoryless:
+        symbol, latex = averaged.all_symbols[name], latex_of(name)
+        steps.append(Step(
+            f"memory_{name}", SECTION, "give the state a memory", rf"{latex}'",
+            spec.state_updates[spec.all_symbols[name]], averaged.state_updates[symbol],
+            r"The update forgets the old value, so its rate in continuous time is infinite. Derive the flow of a "
+            r"decaying average, and let $\beta_2\to0$ at the end.", check_for(name),
+        ))  # fmt: skip
+    return steps
 
 
 def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
@@ -36,14 +91,13 @@ def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
     >>> increment(s.nu, s.nu + s.g**2), increment(s.t, s.t + 1)
     (g**2, 1)
     """
-    old = type(state)(f"{state.name}_old", **{k: True for k in ("positive",) if state.is_positive})
+    old = old_symbol(state)
     equation = expand_names(new).xreplace({state: old})
     slope = equation.diff(old)
     if slope == 0:
         raise DerivationError(
-            f"the update of {state} forgets its past, {new}: its rate in continuous time is infinite; keep "
-            f"some memory "
-            "(a decay above 0) and take the limit afterwards."
+            f"the update of {state} forgets its past, {new}: its rate in continuous time is infinite; keep some "
+            f"memory (a decay above 0) and take the limit afterwards."
         )
     if not slope.has(old):
         solutions = [(state - equation.subs(old, 0)) / slope]
@@ -152,7 +206,7 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
         return all(agree(p.vector(after), p.vector(spec.weight_update)) for p in points)
 
     steps.append(Step(
-        "stable_w", SECTION, "collect the stable flow", r"\dot w", spec.weight_update, -_s.g / P,
+        "stable_w", SECTION, "collect the stable flow", r"\dot w", spec.weight_update, -_s.g / P - spec.decay * _s.w,
         "Without oscillation the weights move by one step in one unit of time.", check_weights, CONVENTION,
         spec.source,
     ))  # fmt: skip
@@ -160,15 +214,17 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
 
 
 def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr) -> list[Step]:
-    row = entry(state)
-    latex = row.latex if row else state.name
+    latex, old = latex_of(state), old_symbol(state)
+    source = spec.source if state != _s.t else "derived"
 
     def check_increment(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(4):
-            old = random_point(spec, seed)
-            new_point = step_states(spec, old)
-            changed = new_point.vector(state), old.vector(state)
-            if not agree(new_point.vector(after), tuple(a - b for a, b in zip(*changed, strict=True))):
+            start = random_point(spec, seed)
+            end = step_states(spec, start)
+            change = tuple(a - b for a, b in zip(end.vector(state), start.vector(state), strict=True))
+            here = start if state == _s.t else start.with_values({_s.t: end.values[_s.t]})
+            written = here.with_values({old: start.values[state]}).vector(before)
+            if not (agree(written, change) and agree(end.vector(after), change)):
                 return False
         return True
 
@@ -177,7 +233,7 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
         for seed in range(4):
             end = random_point(spec, seed)
             back = tuple(a - b for a, b in zip(end.vector(state), end.vector(after), strict=True))
-            value = back if isinstance(end(state), tuple) else back[0]
+            value = back if isinstance(end.values[state], tuple) else back[0]
             start = end.with_values({state: value, _s.t: end.values[_s.t] - (0 if state == _s.t else 1)})
             if state == _s.t:
                 start = end.with_values({_s.t: value})
@@ -188,15 +244,15 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
     return [
         Step(
             f"increment_{state.name}", SECTION, "rewrite the increment in terms of the updated state",
-            rf"{latex}_t-{latex}_{{t-1}}", new - state, rate,
-            f"Solve the update for the old value of ${latex}$ and insert it; ${latex}$ on the right is the "
-            f"updated value.",
-            check_increment, "" if state == _s.t else CONVENTION, spec.source if state != _s.t else "derived",
+            rf"{latex}_t-{latex}_{{t-1}}", new.xreplace({state: old}) - old, rate,
+            f"The update is written with the old value ${latex}_{{t-1}}$. Solve it for that and insert: from the "
+            f"second line on ${latex}$ is the updated value ${latex}_t$.",
+            check_increment, "" if state == _s.t else CONVENTION, source,
         ),
         Step(
             f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, rate,
-            "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back "
-            "exactly.",
-            check_euler, CONVENTION, spec.source if state != _s.t else "derived",
+            "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back exactly."
+            + (" " + spec.remarks[f"stable_{state.name}"] if f"stable_{state.name}" in spec.remarks else ""),
+            check_euler, CONVENTION, source,
         ),
     ]  # fmt: skip

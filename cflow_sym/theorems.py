@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from cflow_sym.central_flow import edge_point
+from cflow_sym.central_flow import CRITICAL, edge_point
 from cflow_sym.derivation import Derivation, Step, StepError
 from cflow_sym.exact import DIGITS, Vector, draw, is_zero
-from cflow_sym.notation import Total, contract, symbols
+from cflow_sym.notation import Coordinate, Total, contract, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 
 _s = symbols
@@ -180,8 +180,9 @@ def rate_limits(d: Derivation) -> list[Step]:
          "A long average cannot react: $P$ is constant on the time scale of the flow, and the variance is "
          "gradient descent's."),
         ("fast", rate, sp.oo, 1 / tiny, r"\lim_{\kappa_2\to\infty}\sigma^2",
-         r"No memory (published rate only): the squared gradient norm must equal $\nu=(\eta S/2)^2$ at every "
-         "instant, so the oscillation fills up what the gradient lacks."),
+         r"No memory: the squared gradient norm must equal $\nu=(\eta S/2)^2$ at every instant, so the oscillation "
+         "fills up what the gradient lacks. With the published rate only, and formal: slow states were taken to be "
+         "frozen over one period, which a state without memory is not."),
         ("beta_to_one", beta, sp.Integer(1), 1 - tiny, r"\lim_{\beta_2\to1}\sigma^2",
          "The same limit in the hyperparameter."),
         ("beta_to_zero", beta, sp.Integer(0), tiny, r"\lim_{\beta_2\to0}\sigma^2",
@@ -198,8 +199,88 @@ def rate_limits(d: Derivation) -> list[Step]:
     return steps
 
 
+def stationary_preconditioner(d: Derivation) -> list[Step]:
+    """The stationary preconditioner minimizes tr P + |g|^2_{1/P} / eta^2 under H <= 2P; Sigma is the multiplier."""
+    P = Coordinate("P_ii", positive=True)
+    Z, Sigma = (Coordinate(f"{name}_ii", nonnegative=True) for name in ("Z", "Sigma"))
+    eta, g = _s.eta, _s.g
+    objective = P + g**2 / (eta**2 * P) - 2 * Z * P  # what depends on P_ii: <Z, H - 2P> holds it
+    slope = sp.expand(objective.diff(P))
+    nu = d.spec.state_symbols["nu"]
+    variance = d.threshold**2 * P**2 * Sigma  # diag(H Sigma H) where H U = c P U
+    at_rest = d.stationary["nu"].xreplace({_s.gradient_variance: variance})
+    balance = sp.expand(d.preconditioner.xreplace({nu: at_rest}) ** 2 - P**2)
+    multiplier = 2 * Sigma / eta**2
+    solved = sp.Abs(g) / sp.sqrt(eta**2 - 4 * Sigma)
+    if sp.expand(slope.xreplace({Z: multiplier}) * P**2 + balance) != 0:
+        raise StepError("the stationarity of the convex program is not that of the state")
+
+    def points() -> list[dict[sp.Symbol, sp.Expr]]:
+        found = []
+        for seed in range(SAMPLES):
+            rng = random.Random(f"stationary-{seed}")
+            size = draw(rng, 1, 2)
+            values = {eta: size, g: draw(rng), P: draw(rng, 0.2, 2), Z: draw(rng, 0, 1), Sigma: size**2 * draw(rng, 0, 0.2)}
+            found.append(values)
+        return found
+
+    def check_slope(before: sp.Expr, after: sp.Expr) -> bool:
+        h = sp.Rational(1, 10**30)
+        for point in points():
+            ends = [before.xreplace({**point, P: point[P] + e}) for e in (h, -h)]
+            measured = (ends[0] - ends[1]) / (2 * h)
+            if not is_zero(after.xreplace(point) - measured, 1 + abs(measured)):
+                return False
+        return True
+
+    def check_balance(before: sp.Expr, after: sp.Expr) -> bool:
+        # the rest of the state itself: P from its stationary value, against what the program asks for
+        for point in points():
+            program = slope.xreplace({**point, Z: multiplier.xreplace(point)}) * point[P] ** 2
+            rest = (point[g] ** 2 + 4 * point[P] ** 2 * point[Sigma]) / point[eta] ** 2 - point[P] ** 2
+            if not (is_zero(after.xreplace(point) - rest) and is_zero(program + rest)):
+                return False
+        return True
+
+    def check_solved(before: sp.Expr, after: sp.Expr) -> bool:
+        for point in points():
+            value = after.xreplace(point)
+            residual = balance.xreplace({**point, P: value})
+            if not (is_zero(sp.N(residual, DIGITS), 1 + point[g] ** 2) and sp.N(value) > 0):
+                return False
+        return True
+
+    return [
+        Step(
+            "theorem_program_slope", SECTION, "differentiate the Lagrangian",
+            r"\partial_{P_{ii}}\left[\mathrm{tr}P+\tfrac1{\eta^2}g^\top P^{-1}g+\langle Z,H-2P\rangle\right]",
+            objective, slope,
+            r"The convex program: the smallest $\mathrm{tr}P+\tfrac1{\eta^2}g^\top P^{-1}g$ over diagonal "
+            r"$P\succeq0$ with $H\preceq2P$, and a multiplier $Z\succeq0$, $\langle Z,H-2P\rangle=0$. Only what "
+            r"depends on $P_{ii}$ is written.",
+            check_slope, "", "arXiv:2410.24206, part III",
+        ),
+        Step(
+            "theorem_program_is_rest", SECTION, "insert the multiplier",
+            r"-P_{ii}^2\,\partial_{P_{ii}}\Big|_{Z=2\Sigma/\eta^2}", slope.xreplace({Z: multiplier}), balance,
+            r"With $Z=2\Sigma/\eta^2$ this is $(\bar\nu-\nu)/\eta^2$ for $\nu=\eta^2P^2$: the program is solved where "
+            r"the state is at rest, and complementarity is the same for both. So the stationary preconditioner is "
+            r"the program's solution and $\Sigma=\tfrac{\eta^2}2Z$.",
+            check_balance, CRITICAL, "arXiv:2410.24206, part III; the multiplier: derived",
+        ),
+        Step(
+            "theorem_stationary_P", SECTION, "solve for the preconditioner", r"\bar P_{ii}", balance, solved,
+            r"The covariance alone determines $\bar P$; its diagonal stays below $\eta^2/4$ wherever the gradient is "
+            r"not zero. For large $\eta$ the gradient's term of the program fades: $\hat P$ minimizes "
+            r"$\mathrm{tr}P$ under $H\preceq2P$.",
+            check_solved, CRITICAL, "derived",
+        ),
+    ]  # fmt: skip
+
+
 THEOREMS: dict[str, Callable[[Derivation], list[Step]]] = {
     "descent": descent,
     "monotone_in_learning_rate": monotone_in_learning_rate,
     "rate_limits": rate_limits,
+    "stationary_preconditioner": stationary_preconditioner,
 }

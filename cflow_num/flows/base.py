@@ -40,17 +40,45 @@ class Observation(NamedTuple):
 class Flow(eqx.Module):
     """An optimizer on a problem. Arrays (data, hyperparameters) are leaves; the optimizer's code is static.
 
-    Subclasses add the dynamics. `hp` maps hyperparameter names to arrays of shape `()`.
+    Subclasses add the dynamics. `hp` maps hyperparameter names to arrays of shape `()` or to schedules. Loss, gradient
+    and Hessian are those of the problem plus rho/2 |w|^2, with rho the optimizer's coupled weight decay.
     """
 
     problem: Problem
-    hp: dict[str, Array]
+    hp: dict[str, Any]
     optimizer: CompiledFlow = eqx.field(static=True)
+
+    def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
+        """Return the loss, with the penalty of coupled weight decay."""
+        return self.problem.value(w) + self.optimizer.l2_penalty(self.hp) / 2 * jnp.vdot(w, w)
+
+    def gradient(self, w: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Return the gradient of `value`."""
+        return self.problem.gradient(w) + self.optimizer.l2_penalty(self.hp) * w
+
+    def value_and_gradient(self, w: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+        """Return `value` and its gradient."""
+        rho = self.optimizer.l2_penalty(self.hp)                              # ()
+        loss, g = self.problem.value_and_gradient(w)
+        return loss + rho / 2 * jnp.vdot(w, w), g + rho * w
+
+    def hessian_vectors(self, w: Float[Array, " n"], V: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """Return the Hessian of `value` times V."""
+        return self.problem.hessian_vectors(w, V) + self.optimizer.l2_penalty(self.hp) * V
 
     def stable_drift(self, y: FlowState) -> FlowState:
         """Return (dw/dt, ds/dt) without oscillation: dw/dt = -P^{-1} g - decay w."""
-        g = self.problem.gradient(y.w)                                        # (n,)
-        return FlowState(self.weights_drift(y, g), self.optimizer.slow_drift(y.slow, g, self.hp))
+        g = self.gradient(y.w)                                                # (n,)
+        y = self.settled(y, g)
+        slow = self.optimizer.slow_drift(y.slow, g, self.hp)
+        return FlowState(self.weights_drift(y, g), slow)
+
+    def settled(self, y: FlowState, g: Float[Array, " n"]) -> FlowState:
+        """Return y with the states that have no memory where they are at rest without oscillation."""
+        if not self.optimizer.MEMORYLESS:
+            return y
+        rest = self.optimizer.stationary_state(y.slow, g, self.hp)
+        return y._replace(slow=y.slow | {name: rest[name] for name in self.optimizer.MEMORYLESS})
 
     def weights_drift(self, y: FlowState, averaged_gradient: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return dw/dt = -P^{-1} E[grad L] - decay w."""
@@ -63,7 +91,7 @@ class Flow(eqx.Module):
         seen = self.observe_cheaply(y, V)
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         pairs = leading_eigenpairs(
-            lambda V: self.problem.hessian_vectors(y.w, V),
+            lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
             wanted_above=0.9 * seen.threshold,
@@ -73,10 +101,11 @@ class Flow(eqx.Module):
 
     def observe_cheaply(self, y: FlowState, V: Float[Array, "n K"]) -> Observation:
         """Return the observation without eigenvalues (nan), which costs one gradient."""
-        loss, g = self.problem.value_and_gradient(y.w)
+        loss, g = self.value_and_gradient(y.w)
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         c = jnp.asarray(self.optimizer.threshold(y.slow, self.hp), y.w.dtype)
         scalars: dict[str, Any] = {k: x for k, x in y.slow.items() if jnp.ndim(x) == 0 and k != "t"}
+        scalars["optimization_speed"] = jnp.vdot(g, g / P)
         if jnp.ndim(P) == 0:
             scalars["effective_step_size"] = jnp.asarray(1 / P, y.w.dtype)
         unknown = jnp.full((V.shape[1],), jnp.nan, y.w.dtype)

@@ -36,7 +36,8 @@ RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start 
 class Tangent(NamedTuple):
     """The averaged dynamics at one point, affine in svec(X), and their effect on the edge slack A.
 
-    With m = k(k+1)/2: rates at X = 0 in `still`, linear parts in `moved` (leading axis m), curvature gradients
+    With m = k(k+1)/2: rates at X = 0 in `still`, linear parts in `moved` (leading axis m; for states at rest these are
+    values, not rates), curvature gradients
     `D (m, n)`, eigenpairs in `pairs`, `slack (k,)` the diagonal of A, `c ()`, the gradient `g (n,)` and what X
     contributes to its moments in `moments` (leading axis m).
     """
@@ -58,10 +59,13 @@ class CentralFlow(Flow):
 
     With `sharpness_reduction=False` the *ablated* flow: the preconditioner adapts as in the central flow, so that
     the edge is kept (Scalar RMSProp: dw/dt = -(2/S) grad L), but the averaged gradient's T[Sigma]/2 is left out.
+    States in `at_rest` have no dynamics: at every time they are where they stand still with the oscillation that
+    keeps the edge (all that can, for the *stationary* flow; without it those that have no memory).
     """
 
     capacity: int = eqx.field(static=True)
     sharpness_reduction: bool = eqx.field(static=True, default=True)
+    at_rest: tuple[str, ...] = eqx.field(static=True, default=())
 
     def linearize(
         self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs, all_pairs: bool = False
@@ -71,11 +75,11 @@ class CentralFlow(Flow):
         Curvature gradients are evaluated for eigenvalues near the threshold, or for all tracked with `all_pairs`.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
-        g = self.problem.gradient(y.w)                                        # (n,)
+        g = self.gradient(y.w)                                                # (n,)
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
         pairs = eigenpairs(
-            lambda V: self.problem.hessian_vectors(y.w, V),
+            lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
             wanted_above=(1 - TRACKING_GAP) * c,
@@ -88,12 +92,32 @@ class CentralFlow(Flow):
         E = svec_basis(k)                                                     # (m, k, k)
         variance = jnp.einsum("ni,mij,nj->mn", HU, E.astype(HU.dtype), HU)    # (m, n) diag(H U E U' H)
         moments = Moments(D / 2, variance)
-        slow = jax.vmap(lambda q: opt.slow_drift_moments(y.slow, g, q, hp))(moments)
+        slow = jax.vmap(lambda q: self._slow_moments(y, g, q))(moments)
         w_moved = -(D / 2) / P if self.sharpness_reduction else jnp.zeros_like(D)
-        still = FlowState(self.weights_drift(y, g), opt.slow_drift(y.slow, g, hp))
+        slow_still = opt.slow_drift(y.slow, g, hp)
+        if self.at_rest:
+            rest = opt.stationary_state(y.slow, g, hp)
+            slow_still = slow_still | {name: rest[name] for name in self.at_rest}
+        still = FlowState(self.weights_drift(y, g), slow_still)
         return Tangent(
             y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, g, moments
         )
+
+    def _slow_moments(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
+        slow = self.optimizer.slow_drift_moments(y.slow, g, moments, self.hp)
+        if self.at_rest:
+            rest = self.optimizer.stationary_state_moments(y.slow, g, moments, self.hp)
+            slow = slow | {name: rest[name] for name in self.at_rest}
+        return slow
+
+    def _rates(self, tangent: Tangent, offset: FlowState, weight: Float[Array, ""]) -> tuple[FlowState, FlowState]:
+        """Return the rates at X = 0 and their linear parts; states at rest get there by the end of the displacement."""
+        still, moved = dict(tangent.still.slow), dict(tangent.moved.slow)
+        for name in self.at_rest:
+            here = tangent.y.slow[name] + offset.slow[name]
+            still[name] = (still[name] - here) / weight
+            moved[name] = moved[name] / weight
+        return tangent.still._replace(slow=still), tangent.moved._replace(slow=moved)
 
     def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:
         """Return svec of the first-order change of A = U'(cP - H)U under dy: c U' dP U + dc I - <d_ij, dw>."""
@@ -119,8 +143,9 @@ class CentralFlow(Flow):
         left out. Where the point itself is infeasible by more than `relief`, only that much is corrected.
         """
         k = tangent.slack.shape[0]
-        change = self.slack_change(tangent, _scaled_sum(offset, tangent.still, weight))   # (m,)
-        B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(tangent.moved)  # (m, m)
+        still, moved = self._rates(tangent, offset, weight)
+        change = self.slack_change(tangent, _scaled_sum(offset, still, weight))           # (m,)
+        B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(moved)   # (m, m)
         slack = jnp.maximum(tangent.slack, -relief)                           # (k,)
         A = jnp.diag(slack) + smat(change)
         falling = jnp.maximum(-jnp.diag(smat(change)), 0.0)
@@ -131,7 +156,7 @@ class CentralFlow(Flow):
             B = B + 1e-9 * jnp.max(jnp.abs(jnp.diag(B))) * jnp.eye(B.shape[0], dtype=B.dtype)
         X, info = solve_sdcp(A, B, X0, active)
         x = svec(X)                                                           # (m,)
-        rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), tangent.still, tangent.moved)
+        rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
         return rates, X.reshape(k, k), info
 
 

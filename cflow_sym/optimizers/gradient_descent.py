@@ -1,13 +1,14 @@
-"""Gradient descent: w' = w - eta g."""
+"""Gradient descent: w' = w - eta (g + gamma w); coupled and decoupled decay are the same here."""
 
 from cflow_sym.notation import symbols as s
-from cflow_sym.spec import Hyperparameter, OptimizerSpec
+from cflow_sym.optimizers._common import LEARNING_RATE, WEIGHT_DECAY
+from cflow_sym.spec import OptimizerSpec
 
 SPEC = OptimizerSpec(
     name="gradient_descent",
     title="Gradient descent",
-    hyperparameters=(Hyperparameter("learning_rate", s.eta, meaning="learning rate"),),
-    update=-s.eta * s.g,
+    hyperparameters=(LEARNING_RATE, WEIGHT_DECAY),
+    update=-s.eta * (s.g + s.gamma * s.w),
     theorems=("descent",),
     source="arXiv:2410.24206, part I",
 )

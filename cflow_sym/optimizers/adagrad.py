@@ -1,0 +1,25 @@
+"""AdaGrad: every weight's step is divided by the root of the sum of its squared gradients."""
+
+from cflow_sym.notation import symbols as s
+from cflow_sym.optimizers._common import (
+    DENOMINATOR,
+    EPS_IN_SQRT,
+    EPSILON,
+    GRADIENT,
+    INITIAL,
+    L2,
+    LEARNING_RATE,
+    STEP,
+    WEIGHT_DECAY,
+)
+from cflow_sym.spec import OptimizerSpec, State
+
+SPEC = OptimizerSpec(
+    name="adagrad",
+    title="AdaGrad",
+    hyperparameters=(LEARNING_RATE, EPSILON, INITIAL, WEIGHT_DECAY, L2),
+    states=(State("nu", s.nu + GRADIENT**2, initial=s.nu_0, meaning="sum of squared gradients, one per weight"),),
+    definitions=DENOMINATOR,
+    update=STEP,
+    switches=(EPS_IN_SQRT,),
+)
