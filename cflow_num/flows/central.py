@@ -155,6 +155,8 @@ class CentralFlow(Flow):
         ):  # U'U alone drives A: B has rank one, so X is not unique; take the smallest
             B = B + 1e-9 * jnp.max(jnp.abs(jnp.diag(B))) * jnp.eye(B.shape[0], dtype=B.dtype)
         X, info = solve_sdcp(A, B, X0, active)
+        known = jnp.all(jnp.isfinite(change)) & jnp.all(jnp.isfinite(B))  # nan makes every direction look inactive
+        info = info._replace(residual=jnp.where(known, info.residual, jnp.inf))
         x = svec(X)                                                           # (m,)
         rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
         return rates, X.reshape(k, k), info

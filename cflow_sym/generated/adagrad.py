@@ -78,16 +78,17 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # (n,)
     nu_dot = state_dot["nu"]                                                      # (n,)
-    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # (n,)
+    t_dot = state_dot["t"]                                                        # ()
+    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # (n,)
     P_eta = -(jnp.sqrt(nu) + epsilon) / eta**2                                    # (n,)
-    return P_nu * nu_dot + P_eta * eta_dot
+    return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -103,7 +104,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

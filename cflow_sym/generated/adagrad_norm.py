@@ -79,16 +79,17 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
+    t_dot = state_dot["t"]                                                        # ()
+    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
-    return P_nu * nu_dot + P_eta * eta_dot
+    return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -104,7 +105,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

@@ -2,7 +2,7 @@
 
 One step, first the states, then the weights with the updated states (t counts updates):
 
-    nu' = beta2 * (nu) + (blocks.total(g**2)) - beta2 * (blocks.total(g**2))
+    nu' = beta2 * (nu) + (1 - beta2) * (blocks.total(g**2))
     w' = w - eta * g / (sqrt((nu)) + epsilon) - eta * gamma * w
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "blockwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
-SOURCE_HASH = "aa1adc230c49b5e6"
+SOURCE_HASH = "02faf09562d53798"
 
 
 def initial_state(w, hp):
@@ -49,7 +49,7 @@ def update_state(state, g, hp):
     blocks = hp["blocks"]                                                         # (B,) blocks
     nu = state["nu"]                                                              # (B,)
     t = state["t"] + 1                                                            # ()
-    nu_new = beta2 * nu + blocks.total(g**2) - beta2 * blocks.total(g**2)         # (B,)
+    nu_new = beta2 * nu + (1 - beta2) * blocks.total(g**2)                        # (B,)
     return {"nu": nu_new, "t": t}
 
 
@@ -82,7 +82,7 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
@@ -90,9 +90,10 @@ def preconditioner_drift(state, state_dot, hp):
     blocks = hp["blocks"]                                                         # (B,) blocks
     nu = state["nu"]                                                              # (B,)
     nu_dot = state_dot["nu"]                                                      # (B,)
-    P_nu = 1 / (2 * eta * jnp.sqrt(blocks.spread(nu)))                            # (n,)
+    t_dot = state_dot["t"]                                                        # ()
+    P_nu = jnp.where(blocks.spread(nu) > 0, 1 / (2 * eta * jnp.sqrt(blocks.spread(nu))), 0)  # (n,)
     P_eta = -(jnp.sqrt(blocks.spread(nu)) + epsilon) / eta**2                     # (n,)
-    return P_nu * nu_dot + P_eta * eta_dot
+    return P_nu * blocks.spread(nu_dot) + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -108,7 +109,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

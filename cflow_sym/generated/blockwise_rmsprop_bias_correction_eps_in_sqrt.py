@@ -2,7 +2,7 @@
 
 One step, first the states, then the weights with the updated states (t counts updates):
 
-    nu' = beta2 * (nu) + (blocks.total(g**2)) - beta2 * (blocks.total(g**2))
+    nu' = beta2 * (nu) + (1 - beta2) * (blocks.total(g**2))
     w' = w - eta * g / sqrt(epsilon + (nu) / (1 - beta2**t)) - eta * gamma * w
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "blockwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
-SOURCE_HASH = "c9c85c0ab94e244d"
+SOURCE_HASH = "8edaf1617b27a571"
 
 
 def initial_state(w, hp):
@@ -49,7 +49,7 @@ def update_state(state, g, hp):
     blocks = hp["blocks"]                                                         # (B,) blocks
     nu = state["nu"]                                                              # (B,)
     t = state["t"] + 1                                                            # ()
-    nu_new = beta2 * nu + blocks.total(g**2) - beta2 * blocks.total(g**2)         # (B,)
+    nu_new = beta2 * nu + (1 - beta2) * blocks.total(g**2)                        # (B,)
     return {"nu": nu_new, "t": t}
 
 
@@ -88,7 +88,7 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
@@ -99,7 +99,9 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # (B,)
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(blocks.spread(nu) + debias * epsilon))  # (n,)
+    P_nu = (
+        jnp.where(blocks.spread(nu) > 0, 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(blocks.spread(nu) + debias * epsilon)), 0)
+    )                                                                             # (n,)
     P_t = (
         jnp.log(beta2)
         * blocks.spread(nu)
@@ -107,7 +109,7 @@ def preconditioner_drift(state, state_dot, hp):
         / (2 * eta * debias**(3 / 2) * jnp.sqrt(blocks.spread(nu) + debias * epsilon))
     )                                                                             # (n,)
     P_eta = -jnp.sqrt(blocks.spread(nu) + debias * epsilon) / (eta**2 * jnp.sqrt(debias))  # (n,)
-    return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot
+    return P_nu * blocks.spread(nu_dot) + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -123,7 +125,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

@@ -60,11 +60,13 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
-    return -eta_dot / eta**2
+    t_dot = state_dot["t"]                                                        # ()
+    P_eta = -1 / eta**2                                                           # ()
+    return P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -80,7 +82,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

@@ -2,7 +2,7 @@
 
 One step, first the states, then the weights with the updated states (t counts updates):
 
-    nu' = grad_sq_norm + beta2 * nu - beta2 * grad_sq_norm
+    nu' = beta2 * nu + (1 - beta2) * grad_sq_norm
     w' = w - eta * g / (epsilon + sqrt(nu)) - eta * gamma * w
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
-SOURCE_HASH = "1476371c7f8c06c6"
+SOURCE_HASH = "02b3f3210651971c"
 
 
 def initial_state(w, hp):
@@ -48,7 +48,7 @@ def update_state(state, g, hp):
     nu = state["nu"]                                                              # ()
     t = state["t"] + 1                                                            # ()
     grad_sq_norm = jnp.sum(g**2)                                                  # ()
-    nu_new = grad_sq_norm + beta2 * nu - beta2 * grad_sq_norm                     # ()
+    nu_new = beta2 * nu + (1 - beta2) * grad_sq_norm                              # ()
     return {"nu": nu_new, "t": t}
 
 
@@ -79,16 +79,17 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
+    t_dot = state_dot["t"]                                                        # ()
+    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
-    return P_nu * nu_dot + P_eta * eta_dot
+    return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -104,7 +105,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):

@@ -2,7 +2,7 @@
 
 One step, first the states, then the weights with the updated states (t counts updates):
 
-    nu' = grad_sq_norm + beta2 * nu - beta2 * grad_sq_norm
+    nu' = beta2 * nu + (1 - beta2) * grad_sq_norm
     w' = w - eta * g / sqrt(epsilon + nu / (1 - beta2**t)) - eta * gamma * w
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
-SOURCE_HASH = "c9e1ed3b80a3d8fc"
+SOURCE_HASH = "d74214a4c1c83307"
 
 
 def initial_state(w, hp):
@@ -48,7 +48,7 @@ def update_state(state, g, hp):
     nu = state["nu"]                                                              # ()
     t = state["t"] + 1                                                            # ()
     grad_sq_norm = jnp.sum(g**2)                                                  # ()
-    nu_new = grad_sq_norm + beta2 * nu - beta2 * grad_sq_norm                     # ()
+    nu_new = beta2 * nu + (1 - beta2) * grad_sq_norm                              # ()
     return {"nu": nu_new, "t": t}
 
 
@@ -82,7 +82,7 @@ def preconditioner(state, hp):
 
 
 def preconditioner_drift(state, state_dot, hp):
-    """Return dP/dt, linear in the rates of the slow states; schedules bring their own."""
+    """Return dP/dt, linear in the rates of the slow states; schedules move with the counter."""
     t = state["t"]                                                                # ()
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
@@ -92,7 +92,7 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon))     # ()
+    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon)), 0)  # ()
     P_t = (
         nu
         * jnp.log(beta2)
@@ -100,7 +100,7 @@ def preconditioner_drift(state, state_dot, hp):
         / (2 * eta * debias**(3 / 2) * jnp.sqrt(nu + debias * epsilon))
     )                                                                             # ()
     P_eta = -jnp.sqrt(nu + debias * epsilon) / (eta**2 * jnp.sqrt(debias))        # ()
-    return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot
+    return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
 def threshold(state, hp):
@@ -116,7 +116,8 @@ def threshold_drift(state, state_dot, hp):
     t = state["t"]                                                                # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
-    return -eta_dot * gamma
+    t_dot = state_dot["t"]                                                        # ()
+    return -eta_dot * gamma * t_dot
 
 
 def slow_drift(state, g, hp):
