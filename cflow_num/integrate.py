@@ -28,7 +28,9 @@ from .errors import InputError, RunError, nearest
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
 from .flows.stable import StableFlow
+from .flows.stationary import StationaryFlow
 from .loss import Problem
+from .stationary_stepping import StationaryHeun
 from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
 
 PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
@@ -56,8 +58,19 @@ class Records(NamedTuple):
     seen: Observation
     log: Log | None
     predictions: dict[str, Array]
+    captured: dict[str, Array]
     n_gradients: Array
     reason: Array
+
+
+class Options(NamedTuple):
+    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver and time step."""
+
+    chunk: int
+    eig_every: int
+    coordinates: tuple[int, ...]
+    solver: type
+    dt: Any
 
 
 class Process:
@@ -68,12 +81,13 @@ class Process:
         name: str,
         problem: Problem,
         optimizer: CompiledFlow,
-        hp: dict[str, Array],
+        hp: dict[str, Any],
         *,
         integrator: str | None = None,
         chunk: int = 10,
         eig_every: int = 1,
         capacity: int = CAPACITY_STEP,
+        coordinates: tuple[int, ...] = (),
     ):
         if name not in PROCESSES:
             raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
@@ -96,7 +110,7 @@ class Process:
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
         solver, dt = INTEGRATORS[integrator]
-        self._options = (chunk, eig_every, solver, dt)
+        self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
@@ -105,9 +119,20 @@ class Process:
             )
 
     @property
+    def coordinates(self) -> tuple[int, ...]:
+        """The weights whose own values are kept."""
+        return self._options.coordinates
+
+    @property
     def constrained(self) -> bool:
         """Whether the process carries an oscillation fixed by complementarity."""
         return self.name in CONSTRAINED
+
+    @property
+    def relaxes(self) -> bool:
+        """Whether the states are brought to rest by iteration: one P for each weight fixes the oscillation alone."""
+        kinds = {self._optimizer.SLOW_STATES[name] for name in self._optimizer.STATIONARY}
+        return self.name == "stationary" and "elementwise" in kinds
 
     def flow(self) -> Flow:
         """Return the flow (or optimizer) with the current capacity."""
@@ -116,6 +141,8 @@ class Process:
             return DiscreteOptimizer(*args)
         if self.name == "stable":
             return StableFlow(*args)
+        if self.relaxes:
+            return StationaryFlow(*args, self.capacity)
         at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
         return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
 
@@ -134,11 +161,17 @@ class Process:
                 f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
             )
         step, k = jnp.zeros((), jnp.int32), self.capacity
-        if not isinstance(flow, CentralFlow):
+        if not self.constrained:
             return Carry(y, V, None, step), seen
-        chunk, eig_every, solver, dt = self._options
-        per_unit = math.ceil(max(1 / dt, float(_stiffness(flow, y))) - 1e-9)  # explicit in the states: dt * rate <= 1
-        self._options = (chunk, eig_every, solver, 1 / per_unit)
+        if isinstance(flow, StationaryFlow):
+            self._options = self._options._replace(solver=StationaryHeun)
+            factor = 1e-3 * jnp.linalg.norm(y.w) * start_block(y.w.size, K, y.w.dtype, seed=1) / y.w.size
+            memory = SolverState(factor, jnp.zeros((k, k), y.w.dtype))
+            return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
+        assert isinstance(flow, CentralFlow)
+        # explicit in the states: dt times their rate at most 1
+        per_unit = math.ceil(max(1 / self._options.dt, float(_stiffness(flow, y))) - 1e-9)
+        self._options = self._options._replace(dt=1 / per_unit)
         memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
@@ -146,14 +179,12 @@ class Process:
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
         for _ in range(_SETTLING_ITERATIONS):
-            flow = self.flow()
-            assert isinstance(flow, CentralFlow)
-            slow, memory, change, untracked = _rest(flow, carry.y.state, carry.solver)
+            slow, memory, change, untracked = _rest(self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
             if float(untracked) > 1 - 1.5 * ACTIVE_GAP and self.capacity < carry.V.shape[0]:
                 carry = self._grow(carry)
-            elif float(change) < _SETTLED:
+            elif float(change) < (_RELAXED if self.relaxes else _SETTLED):
                 return carry
         raise RunError(
             f"the states do not come to rest at the start (relative change {float(change):.2g} after "
@@ -163,8 +194,7 @@ class Process:
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:
-            *options, dt = self._options
-            arguments = (self.flow(), carry, *options, jnp.asarray(dt))
+            arguments = (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
             began = time.perf_counter()
             compiled = _compiled(arguments)
             self.compile_seconds += time.perf_counter() - began
@@ -187,7 +217,7 @@ class Process:
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
         self.capacity = min(2 * old, n)
-        if issubclass(self._options[2], Published) and not Published.fits(n, self.capacity):
+        if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
         scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
@@ -209,11 +239,11 @@ class Process:
         if records.log is not None:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
             limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
+            why = f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})"
+            if self.relaxes:
+                limit, why = _REST_LIMIT, f"its states do not come to rest (relative change above {_REST_LIMIT:g})"
             checks += [
-                (
-                    ~(residual <= limit),
-                    f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})",
-                ),
+                (~(residual <= limit), why),
                 (
                     ~(eigen <= _EIGEN_LIMIT),
                     f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
@@ -224,7 +254,9 @@ class Process:
 
 
 _SETTLING_ITERATIONS = 60
-_SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest
+_SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest, by Newton's method
+_RELAXED = 1e-4  # the same, by iteration
+_REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
 
 
 @eqx.filter_jit
@@ -245,8 +277,15 @@ def _stiffness(flow: Flow, y: FlowState) -> Array:
 
 
 @eqx.filter_jit
-def _rest(flow: CentralFlow, y: FlowState, memory: SolverState) -> tuple[dict[str, Array], SolverState, Array, Array]:
-    """Return the states one Newton step closer to rest, weights held, with their change and what was not tracked."""
+def _rest(flow: Flow, y: FlowState, memory: SolverState) -> tuple[dict[str, Array], SolverState, Array, Array]:
+    """Return the states closer to rest, weights held: one Newton step, or the iteration of `StationaryFlow`.
+
+    Also their relative change, and the largest eigenvalue that was not tracked, relative to c.
+    """
+    if isinstance(flow, StationaryFlow):
+        rest = flow.rest(y, memory.V, tolerance=_RELAXED, max_iterations=500)
+        return rest.slow, SolverState(rest.V, memory.X), rest.change, jnp.zeros(())
+    assert isinstance(flow, CentralFlow)
     tangent = flow.linearize(y, memory.V)
     k = memory.X.shape[0]
     P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
@@ -283,7 +322,9 @@ def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
 
 
 @eqx.filter_jit
-def _advance(flow: Flow, carry: Carry, length: int, eig_every: int, solver: type, dt: Array) -> tuple[Carry, Records]:
+def _advance(
+    flow: Flow, carry: Carry, length: int, eig_every: int, coordinates: tuple[int, ...], solver: type, dt: Array
+) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
     path = _path(flow, carry, length, solver, dt)
     # one past the capacity is certified too, so that an arriving eigenvalue shows
@@ -303,10 +344,21 @@ def _advance(flow: Flow, carry: Carry, length: int, eig_every: int, solver: type
     if (log := path.log) is not None:
         predictions = {
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
-            "predicted_squared_gradient_norm": log.squared_gradient_norm,
+            "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
         }
     after = path.after._replace(V=V, step=carry.step + length)
-    return after, Records(path.states.w, seen, log, predictions, path.n_gradients, path.reason)
+    captured = _captured(flow, path, coordinates) if coordinates else {}
+    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
+
+
+def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
+    """Return what is kept of single coordinates: states, squared gradient, its predicted time average; (T, m) each."""
+    chosen = jnp.array(coordinates)
+    kept = {name: s[:, chosen] for name, s in path.states.slow.items() if s.ndim == 2 and s.shape == path.states.w.shape}
+    kept["squared_gradient"] = jax.lax.map(lambda w: flow.gradient(w)[chosen] ** 2, path.states.w)
+    if path.log is not None:
+        kept["predicted_squared_gradient"] = path.log.squared_gradient[:, chosen]
+    return kept
 
 
 class _Path(NamedTuple):
@@ -326,7 +378,7 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
         return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
-    if isinstance(flow, CentralFlow):
+    if isinstance(flow, (CentralFlow, StationaryFlow)):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
         assert isinstance(flow, StableFlow)

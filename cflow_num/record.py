@@ -28,6 +28,8 @@ VARIABLES = {
     "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
     "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
     "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
+    "squared_gradient": ("coordinate", "loss^2/weight^2", "squared gradient of single weights"),
+    "predicted_squared_gradient": ("coordinate", "loss^2/weight^2", "its predicted time average"),
     "sigma_eigenvalues": ("eig", "weight^2 * P", "eigenvalues of Sigma in the P metric, mean of the last sub-step"),
     "residual": ("", "1", "largest relative residual of the complementarity problems of the step"),
     "eigen_converged": ("", "1", "1 where the effective eigenvalues recorded have reached their tolerance"),
@@ -42,8 +44,8 @@ VARIABLES = {
 class Recorder:
     """Arrays over steps 0..steps for one process, filled as chunks arrive; nan where nothing is known."""
 
-    def __init__(self, steps: int):
-        self.steps, self.arrays = steps, {}
+    def __init__(self, steps: int, coordinates: tuple[int, ...] = ()):
+        self.steps, self.coordinates, self.arrays = steps, coordinates, {}
 
     def put(self, name: str, first: int, values: Any) -> None:
         """Store `values` (leading axis: steps from `first` on), cutting what reaches beyond the last step."""
@@ -79,7 +81,7 @@ class Recorder:
         n = records.w.shape[0]
         self.put("seconds", first, began + (ended - began) * np.arange(1, n + 1) / n)
         self.put("n_gradients", first, self.arrays["n_gradients"][first - 1] + np.cumsum(records.n_gradients))
-        for name, values in records.predictions.items():
+        for name, values in (records.predictions | records.captured).items():
             self.put(name, first, values)
         if records.log is not None:
             for name in (
@@ -109,14 +111,16 @@ class Recorder:
         variables = {}
         for name, values in self.arrays.items():
             dim, units, meaning = VARIABLES.get(name, ("", "1", name))
-            dims = ("step", "eig") if dim else ("step",)
+            dims = ("step", dim or "coordinate") if values.ndim == 2 else ("step",)
             variables[name] = xr.Variable(dims, values[: end + 1], {"units": units, "long_name": meaning})
-        widest = max((a.shape[1] for a in self.arrays.values() if a.ndim == 2), default=0)
+        widest = max((v.sizes["eig"] for v in variables.values() if "eig" in v.dims), default=0)
         for name, variable in variables.items():
             if "eig" in variable.dims:
                 variables[name] = variable.pad({"eig": (0, widest - variable.sizes["eig"])}, constant_values=np.nan)
-        step = xr.Variable("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})
-        return xr.Dataset(variables, coords={"step": step}, attrs=attrs)
+        coords = {"step": ("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})}
+        if self.coordinates:
+            coords["coordinate"] = ("coordinate", np.array(self.coordinates), {"long_name": "index of the weight"})
+        return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
 class Lockstep:

@@ -108,6 +108,7 @@ def run(
     processes: Sequence[str] = ("discrete", "stable", "central"),
     integrator: str | None = None,
     eig_every: int = 1,
+    capture: Sequence[int] | int = 0,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -124,6 +125,8 @@ def run(
       and `stationary` (the states are at rest at every time); the last two where they are defined.
     - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
     - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+    - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
+      squared gradient and its prediction are kept, along a dimension `coordinate`.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
 
@@ -141,8 +144,18 @@ def run(
     flow, hp = resolve(optimizer, hyperparameters)
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     arrays = as_arrays(flow, hp, problem)
+    coordinates = _coordinates(problem, capture)
     everything = {
-        name: Process(name, problem, flow, arrays, integrator=integrator, chunk=min(CHUNK, steps), eig_every=eig_every)
+        name: Process(
+            name,
+            problem,
+            flow,
+            arrays,
+            integrator=integrator,
+            chunk=min(CHUNK, steps),
+            eig_every=eig_every,
+            coordinates=coordinates,
+        )
         for name in PROCESSES
         if name in processes
     }
@@ -248,6 +261,20 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
     return y
 
 
+def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
+    """Return the indices of the weights to capture; raises `InputError` where there are no such weights."""
+    n = problem.n_weights
+    if isinstance(capture, (int, np.integer)) and not isinstance(capture, bool):
+        if not 0 <= capture <= n:
+            raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
+        felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))
+        return tuple(felt[np.linspace(0, felt.size - 1, min(int(capture), felt.size)).astype(int)].tolist())
+    chosen = [i for i in capture if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < n]
+    if len(chosen) != len(capture) or isinstance(capture, str):
+        raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
+    return tuple(int(i) for i in chosen)
+
+
 def _check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
     """Refuse a start at which some weight has no preconditioner: its gradient has always been zero."""
     P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
@@ -268,7 +295,7 @@ def _loop(
 
     A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
     """
-    recorders = {name: Recorder(steps) for name in everything}
+    recorders = {name: Recorder(steps, process.coordinates) for name, process in everything.items()}
     carries: dict[str, Carry] = {}
     lockstep = Lockstep(discrete, recorders, np.asarray(y0.w))
     interval = 0.1 if sys.stderr.isatty() else 10.0

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import RELIEF_RATE, CentralFlow, Tangent
+from .flows.stationary import StationaryFlow
 from .loss import directions_evaluated
 from .symmetric import svec
 
@@ -31,7 +32,7 @@ class Log(NamedTuple):
 
     - `sigma_eigenvalues (k,)`: x in Sigma = V diag(x) V', averaged over the step, V'PV = I, falling;
     - `sigma_covectors (n, k)`: P V, so that (P V)' delta are the oscillation's coordinates;
-    - `oscillation_energy ()`: <Sigma, H>; `squared_gradient_norm ()`: its predicted time average.
+    - `oscillation_energy ()`: <Sigma, H>; `squared_gradient (n,)`: predicted time average of the squared gradient.
 
     Of all steps since flow time was last a whole number:
 
@@ -45,7 +46,7 @@ class Log(NamedTuple):
     sigma_eigenvalues: Float[Array, " k"]
     sigma_covectors: Float[Array, "n k"]
     oscillation_energy: Float[Array, ""]
-    squared_gradient_norm: Float[Array, ""]
+    squared_gradient: Float[Array, " n"]
     residual: Float[Array, ""]
     untracked: Float[Array, ""]
     eigen_residual: Float[Array, ""]
@@ -122,7 +123,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
             solver_state.V,
             solver_state.X,
             jnp.zeros_like(solver_state.X),
-            _fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0)),
+            fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0)),
         )
 
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
@@ -179,14 +180,14 @@ class HalfExplicitEuler(AbstractHalfExplicit):
         return 1
 
 
-def empty_log(flow: CentralFlow, y: FlowState) -> Log:
+def empty_log(flow: CentralFlow | StationaryFlow, y: FlowState) -> Log:
     """Return the log of a flow that has not moved yet."""
     k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
     vector, matrix = jnp.zeros((k,), y.w.dtype), jnp.zeros((y.w.size, k), y.w.dtype)
-    return Log(vector, matrix, zero, zero, zero, zero, zero, zero, zero, zero)
+    return Log(vector, matrix, zero, jnp.zeros_like(y.w), zero, zero, zero, zero, zero, zero)
 
 
-def _fresh(log: Log, whole: Array) -> Log:
+def fresh(log: Log, whole: Array) -> Log:
     """Forget the largest residuals where a new unit of flow time begins."""
     names = ("residual", "untracked", "eigen_residual")
     return log._replace(**{name: jnp.where(whole, 0, getattr(log, name)) for name in names})
@@ -206,7 +207,7 @@ def _logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"
         sigma_eigenvalues=x,
         sigma_covectors=jnp.broadcast_to(P, (U.shape[0],))[:, None] * (U @ Y),
         oscillation_energy=jnp.sum(jnp.diag(X) * lam[:k]),
-        squared_gradient_norm=jnp.sum(flow.optimizer.averaged_squared_gradient(tangent.g, moments)),
+        squared_gradient=flow.optimizer.averaged_squared_gradient(tangent.g, moments),
         residual=jnp.maximum(log.residual, residual),
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
