@@ -230,9 +230,12 @@ def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tupl
     """Solve S = c P for the root r of the first state that P depends on; returns {state: (r, value of r)}."""
     for state in () if is_elementwise(P) else spec.state_updates:
         if state != _s.t and P.has(state):
-            root = sp.Symbol(f"root_{state.name}", positive=True)
-            solutions = sp.solve(debias(c * P).xreplace({state: root**2}) - _s.S, root, check=False)
-            solutions = [r for r in solutions if not r.could_extract_minus_sign() and r.is_negative is not True]
+            root, x = sp.Symbol(f"root_{state.name}", positive=True), sp.Symbol("x_any_sign")
+            equation = debias(c * P).xreplace({state: root**2}).xreplace({root: x}) - _s.S
+            solutions = sp.solve(equation, x, check=False)
+            point = random_point(spec, 0)
+            point = point.with_values({_s.S: point(c * P)})
+            solutions = [r for r in solutions if agree(point(rebias(r)) ** 2, point.values[state]) and point(rebias(r)) > 0]
             if len(solutions) != 1:
                 raise DerivationError(
                     f"S = c P = {c * P} gives {solutions} for sqrt({state}): the edge does not fix {state}."

@@ -109,7 +109,10 @@ class Point:
 
     def _value(self, e: sp.Expr, i: int) -> sp.Expr:
         if isinstance(e, Frozen):
-            return sp.sign(self._coordinate(e.args[0], i))
+            sign = self.values.get(e)  # held fixed whatever the point
+            if sign is None:
+                return sp.sign(self._coordinate(e.args[0], i))
+            return sign[i] if isinstance(sign, tuple) else sign
         blocks = self.blocks or (0,) * self.dimension
         members = [j for j in range(self.dimension) if isinstance(e, Total) or blocks[j] == blocks[i]]
         return sp.Add(*(self._coordinate(e.args[0], j) for j in members))
@@ -156,6 +159,9 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
     values[symbols.g] = draw_vector(rng, dimension)
     values[symbols.w] = draw_vector(rng, dimension)
     values |= {rate_symbol(s): draw(rng) for s in spec.scheduled}
+    for argument in spec.frozen_signs:
+        signs = tuple(sp.Integer(rng.choice((-1, 1))) for _ in range(dimension))
+        values[Frozen(argument)] = signs if is_elementwise(argument) else signs[0]
     return Point(values, dimension, blocks)
 
 

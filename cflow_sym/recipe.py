@@ -117,7 +117,7 @@ def decay_steps(spec: OptimizerSpec) -> list[Step]:
             "penalized_step", "Weight decay", "take the penalty into the loss", "w'-w", written, spec.weight_update,
             rf"Coupled decay stands wherever the gradient stands: the optimizer works on "
             rf"$L+\tfrac{{{latex_of(spec.penalty)}}}2\|w\|^2$. From here on $L$, $g$ and $H$ belong to this sum, so "
-            rf"that the edge is at $H_L+{latex_of(spec.penalty)}I\preceq cP$.",
+            rf"that the edge is at $H_L+{latex_of(spec.penalty)} I\preceq cP$.",
             check,
         )
     ]  # fmt: skip

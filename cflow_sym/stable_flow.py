@@ -18,7 +18,7 @@ import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import Point, agree, random_point
-from cflow_sym.notation import contract, expand_names, latex_of, symbols
+from cflow_sym.notation import Frozen, contract, expand_names, latex_of, symbols
 from cflow_sym.spec import OLD, Hyperparameter, OptimizerSpec, symbols_of
 
 _s = symbols
@@ -36,6 +36,16 @@ def old_symbol(state: sp.Symbol) -> sp.Symbol:
     nu_old
     """
     return type(state)(f"{state.name}{OLD}", **{k: True for k in ("positive",) if state.is_positive})
+
+
+def in_old_values(expr: sp.Expr, state: sp.Symbol) -> sp.Expr:
+    """Write a state as the old value, except in signs, which are held fixed over the step.
+
+    >>> in_old_values(symbols.nu * Frozen(symbols.nu - 1), symbols.nu)
+    nu_old*Frozen(nu - 1)
+    """
+    fixed = {sign: sp.Dummy(positive=True) for sign in expr.atoms(Frozen)}
+    return expr.xreplace(fixed).xreplace({state: old_symbol(state)}).xreplace({v: k for k, v in fixed.items()})
 
 
 def with_memory(spec: OptimizerSpec) -> OptimizerSpec:
@@ -92,7 +102,7 @@ def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
     (g**2, 1)
     """
     old = old_symbol(state)
-    equation = expand_names(new).xreplace({state: old})
+    equation = in_old_values(expand_names(new), state)
     slope = equation.diff(old)
     if slope == 0:
         raise DerivationError(
@@ -244,7 +254,7 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
     return [
         Step(
             f"increment_{state.name}", SECTION, "rewrite the increment in terms of the updated state",
-            rf"{latex}_t-{latex}_{{t-1}}", new.xreplace({state: old}) - old, rate,
+            rf"{latex}_t-{latex}_{{t-1}}", in_old_values(new, state) - old, rate,
             f"The update is written with the old value ${latex}_{{t-1}}$. Solve it for that and insert: from the "
             f"second line on ${latex}$ is the updated value ${latex}_t$.",
             check_increment, "" if state == _s.t else CONVENTION, source,

@@ -106,7 +106,8 @@ def memoryless_steps(
     stable = {s: substitute(e, still) for s, e in values.items()}
     moving = {s: substitute(e, one_direction(P)) for s, e in values.items()}
     flow = found["central_w"]
-    shift = without_memory(found["sigma_squared"])
+    limit = without_memory(found["sigma_squared"])
+    shift = min((sp.expand(limit), limit), key=lambda e: e.count_ops())
 
     def check_flow(before: sp.Expr, after: sp.Expr) -> bool:
         inserted = moving if after.has(_s.sigma_squared) else stable

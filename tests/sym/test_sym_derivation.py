@@ -10,23 +10,25 @@ import sympy as sp
 import cflow_sym as cs
 from cflow_sym import stability
 from cflow_sym.derivation import DerivationError, StepError
-from cflow_sym.notation import Total
+from cflow_sym.notation import BlockTotal, Frozen, Total
 from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
 
 s = cs.symbols
 ETA = Hyperparameter("learning_rate", s.eta)
 BETA2 = Hyperparameter("beta2", s.beta2, upper=1.0)
-ADAGRAD_NORM = OptimizerSpec("adagrad_norm", -s.eta * s.g / sp.sqrt(s.nu), (ETA,), (State("nu", s.nu + cs.norm2(s.g)),))
-RMSPROP = OptimizerSpec(
-    "rmsprop",
-    -s.eta * s.g / sp.sqrt(s.nu),
-    (ETA, BETA2),
-    (State("nu", s.beta2 * s.nu + (1 - s.beta2) * s.g**2),),
-)
+ADAGRAD_NORM = OptimizerSpec("sum_of_norms", -s.eta * s.g / sp.sqrt(s.nu), (ETA,), (State("nu", s.nu + cs.norm2(s.g)),))
+EVERYTHING = {"bias_correction": True, "epsilon": True, "weight_decay": True, "l2": True, "schedule": True}
 CASES = [
     ("gradient_descent", {}),
+    ("gradient_descent", {"weight_decay": True, "schedule": True}),
     ("scalar_rmsprop", {}),
-    ("scalar_rmsprop", {"bias_correction": True, "epsilon": True}),
+    ("scalar_rmsprop", EVERYTHING),
+    ("rmsprop", {}),
+    ("rmsprop", EVERYTHING),
+    ("adagrad", {"eps_in_sqrt": True, "epsilon": True}),
+    ("adagrad_norm", {}),
+    ("blockwise_rmsprop", {"bias_correction": True, "epsilon": True}),
+    ("normalized_gradient_descent", {"weight_decay": True}),
 ]
 
 
@@ -112,11 +114,12 @@ def test_order_consistent_adds_the_cross_term():
 
 def test_alternating_remainder():
     r = (1 - s.beta2) / (1 + s.beta2)
+    rmsprop = cs.optimizer("rmsprop")
     stated = s.eta / sp.sqrt(s.nu) * r * s.sigma_squared * s.S**2 * s.grad_dot_u * s.u / s.nu
     assert equal(cs.derive("scalar_rmsprop").remainders["alternating_nu"], stated)
     elementwise = s.eta * s.g * r * s.sigma_squared * s.Hu**2  # theory: + P^-1 r g diag(H Sigma H) / nu
-    nu = RMSPROP.state_symbols["nu"]
-    assert equal(RMSPROP.derive().remainders["alternating_nu"], elementwise / nu ** sp.Rational(3, 2))
+    nu = rmsprop.state_symbols["nu"]
+    assert equal(rmsprop.derive().remainders["alternating_nu"], elementwise / nu ** sp.Rational(3, 2))
 
 
 @pytest.mark.parametrize(("name", "switches"), CASES)
@@ -166,14 +169,101 @@ def test_a_new_scalar_optimizer():
     assert d.check()
 
 
-def test_a_new_elementwise_optimizer():
-    d = RMSPROP.derive()
-    nu = RMSPROP.state_symbols["nu"]
+def test_rmsprop():
+    d = cs.derive("rmsprop")
+    nu = d.spec.state_symbols["nu"]
     kappa = (1 - s.beta2) / s.beta2
-    assert equal(d.stable_flow["nu"], kappa * (s.g**2 - nu))
+    assert d.threshold == 2
+    assert equal(d.preconditioner, sp.sqrt(nu) / s.eta)
+    assert equal(d.stable_flow["nu"], kappa * (s.g**2 - nu))  # with "- nu": the companion site's slip left it out
     assert equal(d.ansatz["nu"], kappa * (s.g**2 + s.gradient_variance - nu))
+    assert equal(d.central_flow["nu"], kappa * (s.g**2 + s.sigma_squared * s.Hu**2 - nu))
+    assert equal(d.ansatz["w"], -s.eta / sp.sqrt(nu) * (s.g + s.gradient_shift))
+    assert equal(d.ablated_flow["w"], -s.eta * s.g / sp.sqrt(nu))
     assert d.sigma_squared.has(Total)
     assert not d.reduced_flow
+    assert equal(d.stationary["nu"], s.g**2 + s.gradient_variance)
+    assert "a slip" in d.to_markdown()
+    assert {"program_slope", "program_is_rest", "stationary_P"} <= set(d.theorems)
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adagrad_norm"])
+def test_sums_take_their_full_increment(name):
+    d = cs.derive(name)
+    squared = s.g**2 if name == "adagrad" else s.grad_sq_norm
+    assert d.stable_flow["nu"] == squared
+    assert not d.stationary  # a sum never stands still
+    at_edge = 0 if name == "adagrad" else d.sigma_squared - cs.derive("scalar_rmsprop").sigma_squared
+    assert at_edge == 0 or at_edge.has(s.beta2)
+
+
+def test_normalized_gradient_descent_is_the_limit_of_scalar_rmsprop():
+    d, scalar = cs.derive("normalized_gradient_descent"), cs.derive("scalar_rmsprop")
+    assert equal(d.sigma_squared, s.eta**2 / 4 - s.grad_sq_norm / s.S**2)
+    assert equal(d.sigma_squared, scalar.theorems["limit_beta_to_zero"])
+    assert equal(d.stable_flow["w"], -s.eta * s.g / sp.sqrt(s.grad_sq_norm))
+    assert "nu" not in d.stable_flow
+    assert "nu" not in d.central_flow
+    predicted = s.grad_sq_norm + s.sigma_squared * s.S**2
+    assert equal(d.central_flow["w"], -s.eta * (s.g + s.sigma_squared * s.grad_S / 2) / sp.sqrt(predicted))
+    assert equal(d.reduced_flow["w"], scalar.reduced_flow["w"])
+    assert d.spec.memoryless == ("nu",)
+
+
+def test_schedules_move_the_threshold():
+    d = cs.derive("gradient_descent", schedule=True)
+    eta_dot = sp.Symbol("eta_dot", real=True)
+    expected = (-2 * s.grad_dot_grad_S + 4 * eta_dot / s.eta**3) / s.grad_S_sq_norm
+    assert equal(d.sigma_squared, expected)
+    assert equal(d.preconditioner_drift, -eta_dot * sp.Symbol("t_dot", real=True) / s.eta**2)
+    assert d.threshold_drift == 0
+    moving = cs.derive("gradient_descent", schedule=True, weight_decay=True)
+    assert equal(moving.threshold_drift, -eta_dot * sp.Symbol("t_dot", real=True) * s.gamma)
+
+
+@pytest.mark.parametrize("name", ["gradient_descent", "scalar_rmsprop", "rmsprop"])
+def test_decoupled_decay_lowers_the_threshold(name):
+    d = cs.derive(name, weight_decay=True)
+    assert equal(d.threshold, 2 * (1 - s.eta * s.gamma / 2))
+    assert equal(d.stable_flow["w"], cs.derive(name).stable_flow["w"] - s.eta * s.gamma * s.w)
+    assert d.spec.decay == s.eta * s.gamma
+    assert d.spec.penalty == 0
+
+
+def test_coupled_decay_belongs_to_the_loss():
+    d, bare = cs.derive("rmsprop", l2=True), cs.derive("rmsprop")
+    assert d.spec.penalty == s.rho
+    assert d.threshold == 2
+    assert d.spec.decay == 0
+    for name in ("preconditioner", "ansatz_nu", "ansatz_w", "sigma_squared"):
+        assert d[name] == bare[name]  # of the penalized loss
+    assert r"H_L+\rho I\preceq cP" in d.to_markdown()
+    both = cs.optimizer("rmsprop", l2=True, weight_decay=True)
+    assert (both.penalty, both.decay) == (s.rho, s.eta * s.gamma)
+
+
+def test_blockwise_rmsprop():
+    d = cs.derive("blockwise_rmsprop")
+    nu = d.spec.state_symbols["nu"]
+    kappa = (1 - s.beta2) / s.beta2
+    assert d.spec.kinds == {"nu": "blockwise"}
+    assert equal(d.ansatz["nu"], kappa * (BlockTotal(s.g**2) + BlockTotal(s.gradient_variance) - nu))
+    assert equal(d.preconditioner, sp.sqrt(nu) / s.eta)
+
+
+def test_signs_that_stay_are_frozen():
+    square = s.g**2
+    yogi = OptimizerSpec(
+        "yogi_without_momentum",
+        -s.eta * s.g / sp.sqrt(s.nu),
+        (ETA, BETA2),
+        (State("nu", s.nu - (1 - s.beta2) * sp.sign(s.nu - square) * square),),
+    )
+    d = yogi.derive()
+    nu = yogi.state_symbols["nu"]
+    assert equal(d.stable_flow["nu"], -(1 - s.beta2) * Frozen(nu - square) * square)
+    assert equal(d.ansatz["nu"], -(1 - s.beta2) * Frozen(nu - square) * (square + s.gradient_variance))
+    assert any("sign of" in assumption for assumption in d.assumptions)
     assert d.check()
 
 
@@ -196,11 +286,16 @@ def test_threshold_with_momentum_and_the_root_check():
         ({"name": "two words"}, "not a Python identifier"),
         ({"update": -s.eta / sp.sqrt(s.nu)}, "does not depend on the gradient"),
         ({"update": -s.beta1 * s.g}, "undeclared symbols beta1"),
-        ({"update": -s.eta * (s.g + s.w)}, "depends on the weights"),
+        ({"update": -s.eta * s.g * s.w**2}, "depends on the weights"),
+        ({"update": -s.eta * (s.g + s.w**2)}, "depends on the weights"),
+        ({"states": (State("nu", s.nu + (s.g + s.w) ** 2 + s.w**2),)}, "depends on the weights"),
+        ({"update": -s.eta * sp.sign(s.g)}, "not smooth where the gradient passes through 0"),
+        ({"states": (State("nu", s.nu + sp.Abs(s.g)),)}, "not smooth where the gradient passes through 0"),
+        ({"states": (State("nu", s.nu + sp.Max(0, s.g)),)}, "not smooth where the gradient passes through 0"),
         ({"states": (State("nu", s.nu),)}, "never updated"),
         (
             {"states": (State("nu", s.nu + s.g**2, kind="matrix"),)},
-            "allowed are scalar, elementwise, filtered",
+            "allowed are scalar, elementwise, blockwise, filtered",
         ),
         ({"states": (State("learning_rate", s.nu + s.g**2),)}, "used twice"),
         ({"hyperparameters": (dataclasses.replace(ETA, upper=-1.0),)}, "empty range"),
@@ -219,9 +314,21 @@ def test_spec_errors(changes, message):
         ({"update": s.eta * s.g / sp.sqrt(s.nu)}, SpecError, "P must be positive"),
         ({"update": -s.eta * s.g**3}, SpecError, "not linear in g"),
         ({"update": -s.eta * s.g / sp.sqrt(cs.norm2(s.g))}, SpecError, "make the norm a state"),
-        ({"states": (State("nu", cs.norm2(s.g)),)}, DerivationError, "forgets its past"),
+        ({"update": -s.eta * s.g / (sp.sqrt(s.nu) - 1)}, SpecError, "P must be positive"),
+        ({"update": -s.eta * s.g * s.nu * 0 - s.g * (s.nu - s.nu)}, SpecError, "does not depend on the gradient"),
+        ({"states": (State("nu", s.g**2),)}, DerivationError, "no memory"),
         ({"states": (State("nu", s.nu + cs.norm2(s.g) ** 2),)}, DerivationError, "nonlinear function"),
         ({"states": (State("nu", s.nu + s.g, kind="filtered"),)}, DerivationError, "momentum"),
+        (
+            {"states": (State("m", 0.9 * sp.Symbol("m") + 0.1 * s.g),), "update": -s.eta * (sp.Symbol("m") - s.g / 20)},
+            DerivationError,
+            "does not have period two",
+        ),
+        (
+            {"states": (State("m", 0.9 * sp.Symbol("m") + 0.1 * s.g),), "update": -s.eta * sp.Symbol("m")},
+            DerivationError,
+            "needs the filter",
+        ),
     ],
 )
 def test_derivation_errors(changes, error, message):

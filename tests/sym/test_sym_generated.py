@@ -7,16 +7,45 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from test_sym_derivation import ADAGRAD_NORM, RMSPROP
+from test_sym_derivation import ADAGRAD_NORM
 
 import cflow_sym as cs
 from cflow_sym import codegen, generated, render
 from cflow_sym.interface import CompiledFlow, MissingFlowError, Moments
 
 SWITCHES = [(), ("bias_correction",), ("eps_in_sqrt",), ("bias_correction", "eps_in_sqrt")]
-COMMITTED = [("gradient_descent", ()), *(("scalar_rmsprop", on) for on in SWITCHES)]
-FLOWS = [*COMMITTED, ("rmsprop", ()), ("adagrad_norm", ())]
+COMMITTED = [
+    ("gradient_descent", ()),
+    *(("scalar_rmsprop", on) for on in SWITCHES),
+    ("rmsprop", ("bias_correction",)),
+    ("rmsprop", ("eps_in_sqrt",)),
+    ("adagrad", ()),
+    ("blockwise_rmsprop", ("bias_correction",)),
+    ("normalized_gradient_descent", ()),
+]
+FLOWS = [*COMMITTED, ("sum_of_norms", ())]
+SCALAR = ("gradient_descent", "scalar_rmsprop", "sum_of_norms")
 N = 5
+
+
+class Halving:
+    """A schedule that halves the learning rate every ten steps."""
+
+    def __call__(self, t):
+        return jnp.asarray(0.3, t.dtype) * 0.5 ** (t / 10)
+
+    def rate(self, t):
+        return jax.grad(self)(t)
+
+
+class Blocks:
+    """Two blocks: the first three coordinates and the others."""
+
+    def total(self, v):
+        return jnp.stack([jnp.sum(v[:3]), jnp.sum(v[3:])])
+
+    def spread(self, x):
+        return jnp.repeat(x, jnp.array([3, N - 3]), total_repeat_length=N)
 
 
 @pytest.fixture(autouse=True)
@@ -30,17 +59,26 @@ def _double_precision():
 
 
 def flow_of(name, switches):
-    own = {"rmsprop": RMSPROP, "adagrad_norm": ADAGRAD_NORM}
-    return own[name].compile() if name in own else generated.load(name, switches)
+    return ADAGRAD_NORM.compile() if name == ADAGRAD_NORM.name else generated.load(name, switches)
 
 
-def hyperparameters(flow, dtype=jnp.float64):
-    values = {"learning_rate": 0.3, "beta2": 0.9, "epsilon": 0.02}
-    return {h.name: jnp.asarray(values[h.name], dtype) for h in flow.HYPERPARAMETERS}
+def hyperparameters(flow, dtype=jnp.float64, schedule=False):
+    values = {
+        "learning_rate": 0.3,
+        "beta2": 0.9,
+        "epsilon": 0.02,
+        "weight_decay": 0.05,
+        "l2": 0.03,
+        "initial_accumulator": 0.1,
+    }
+    hp = {h.name: jnp.asarray(values[h.name], dtype) for h in flow.HYPERPARAMETERS}
+    if schedule:
+        hp |= {h.name: Halving() for h in flow.HYPERPARAMETERS if h.schedulable}
+    return hp | {"blocks": Blocks()}
 
 
 def random_state(flow, key, dtype=jnp.float64):
-    shapes = {"scalar": (), "elementwise": (N,), "counter": ()}
+    shapes = {"scalar": (), "elementwise": (N,), "blockwise": (2,), "counter": ()}
     keys = jax.random.split(key, len(flow.SLOW_STATES))
     draws = {
         n: jax.random.uniform(k, shapes[kind], dtype, 0.5, 2.0)
@@ -58,7 +96,7 @@ def setting(request):
     flow = flow_of(*request.param)
     state = random_state(flow, jax.random.key(1))
     g = jax.random.normal(jax.random.key(2), (N,), jnp.float64)
-    return flow, state, g, hyperparameters(flow)
+    return flow, state, g, hyperparameters(flow, schedule=request.param[0] != ADAGRAD_NORM.name)
 
 
 def test_protocol(setting):
@@ -85,7 +123,30 @@ def test_implicit_euler_of_the_slow_drift_is_the_update(setting):
     flow, state, g, hp = setting
     after = flow.update_state(state, g, hp)
     drift = flow.slow_drift(after, g, hp)
-    assert close(jax.tree.map(lambda a, d: a - d, after, drift), state)
+    before = jax.tree.map(lambda a, d: a - d, after, drift)
+    assert close(*({n: s for n, s in x.items() if n not in flow.MEMORYLESS} for x in (before, state)))
+
+
+def test_states_stand_still_at_rest(setting):
+    flow, state, g, hp = setting
+    moments = Moments(g, jax.random.uniform(jax.random.key(7), (N,), jnp.float64))
+    rest, more = flow.stationary_state(state, g, hp), flow.stationary_state_moments(state, g, moments, hp)
+    assert set(rest) == set(more) == set(flow.STATIONARY)
+    settled = state | {n: rest[n] + more[n] for n in rest}
+    still, moved = flow.slow_drift(settled, g, hp), flow.slow_drift_moments(settled, g, moments, hp)
+    for name in flow.STATIONARY:
+        if name in flow.MEMORYLESS:  # there at once: the update itself is the value at rest
+            assert close(flow.update_state(state, g, hp)[name], rest[name])
+        else:
+            assert close(still[name] + moved[name], jnp.zeros_like(rest[name]))
+
+
+def test_a_weight_without_gradient_keeps_a_finite_drift():
+    flow = generated.load("rmsprop")
+    state = {"nu": jnp.array([0.0, 1.0]), "t": jnp.asarray(3.0)}
+    drift = flow.preconditioner_drift(state, {"nu": jnp.array([0.0, 0.5]), "t": jnp.asarray(1.0)}, hyperparameters(flow))
+    assert jnp.isfinite(drift).all()
+    assert float(drift[0]) == 0
 
 
 def test_moments_enter_as_half_the_second_derivative(setting):
@@ -107,13 +168,17 @@ def test_threshold_is_where_the_discrete_map_reaches_minus_one(setting):
     c, P = flow.threshold(state, hp), jnp.broadcast_to(flow.preconditioner(state, hp), (N,))
     step = lambda w: flow.update_weights(w, state, c * P * w, hp)  # noqa: E731
     assert close(jnp.linalg.eigvals(jax.jacobian(step)(g)).real, -jnp.ones(N))
-    assert close(flow.threshold_drift(state, state, hp), jnp.asarray(0.0))
+    state_dot = random_state(flow, jax.random.key(3))
+    _, expected = jax.jvp(lambda s: jnp.asarray(flow.threshold(s, hp)), (state,), (state_dot,))
+    assert close(flow.threshold_drift(state, state_dot, hp), expected)
 
 
-@pytest.mark.parametrize(("name", "switches"), [*COMMITTED, ("adagrad_norm", ())])
+@pytest.mark.parametrize(("name", "switches"), [case for case in FLOWS if case[0] in SCALAR])
 def test_sigma_squared_balances_the_edge(name, switches):
     flow = flow_of(name, switches)
-    hp = hyperparameters(flow)
+    hp = hyperparameters(flow, schedule=name != ADAGRAD_NORM.name)
+    w = jax.random.normal(jax.random.key(8), (N,), jnp.float64)
+    decay = flow.filter_coefficients(random_state(flow, jax.random.key(5)), hp).decay
     state = random_state(flow, jax.random.key(5))
     S = flow.threshold(state, hp) * flow.preconditioner(state, hp)  # at the edge
     g, grad_S = jax.random.normal(jax.random.key(6), (2, N), jnp.float64)
@@ -124,20 +189,23 @@ def test_sigma_squared_balances_the_edge(name, switches):
         moments = Moments(sigma_squared * grad_S / 2, sigma_squared * S**2 * u**2)
         still, moved = flow.slow_drift(state, g, hp), flow.slow_drift_moments(state, g, moments, hp)
         state_dot = jax.tree.map(jnp.add, still, moved)
-        _, P_dot = jax.jvp(lambda s: flow.preconditioner(s, hp), (state,), (state_dot,))
-        w_dot = -(g + moments.gradient_shift) / flow.preconditioner(state, hp)
-        return flow.threshold(state, hp) * P_dot - jnp.vdot(grad_S, w_dot)
+        edge = lambda s: flow.threshold(s, hp) * flow.preconditioner(s, hp)  # noqa: E731
+        _, edge_dot = jax.jvp(edge, (state,), (state_dot,))
+        w_dot = -(g + moments.gradient_shift) / flow.preconditioner(state, hp) - decay * w
+        return edge_dot - jnp.vdot(grad_S, w_dot)
 
     at_zero, at_one = rate(jnp.asarray(0.0)), rate(jnp.asarray(1.0))
     expected = -at_zero / (at_one - at_zero)  # the rate is affine in the variance
-    stated = flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp, state["t"])
+    stated = flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp, state["t"], w @ grad_S)
     assert close(stated, expected)
     if "bias_correction" in switches:
-        assert not close(flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp), expected, rtol=1e-6)
+        constant = hyperparameters(flow)
+        now, late = (flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, constant, *t) for t in ((state["t"],), ()))
+        assert not close(late, now, rtol=1e-6)
 
 
 def test_elementwise_closed_form_refuses_with_its_reason():
-    flow = RMSPROP.compile()
+    flow = generated.load("rmsprop")
     with pytest.raises(NotImplementedError, match="one entry for each weight"):
         flow.sigma_squared(1.0, 1.0, 1.0, 1.0, {})
 
@@ -165,7 +233,7 @@ def test_dtype_jit_and_vmap(setting, dtype):
             flow.filter_coefficients(state, hp),
             flow.averaged_squared_gradient(g, moments),
             flow.predicted_loss(g[0], g[1]),
-            () if "elementwise" in flow.SLOW_STATES.values() else flow.sigma_squared(*g[:4], hp),
+            () if jnp.ndim(flow.preconditioner(state, hp)) else flow.sigma_squared(*g[:4], hp),
         )
 
     assert {leaf.dtype for leaf in jax.tree.leaves(everything(w, g))} == {jnp.dtype(dtype)}
@@ -211,6 +279,7 @@ def test_the_hash_follows_the_spec():
 def test_missing_modules(monkeypatch):
     with pytest.raises(MissingFlowError, match="did you mean 'scalar_rmsprop'"):
         generated.load("scalar_rmspop")
+    assert generated.load("rmsprop").NAME == "rmsprop"
     with pytest.raises(MissingFlowError, match="cflow codegen scalar_rmsprop"):
         generated.load("scalar_rmsprop", ("nesterov",))
     assert generated.load("scalar_rmsprop", ("eps_in_sqrt", "bias_correction")).SWITCHES == (
