@@ -132,9 +132,10 @@ class ModuleWriter(StepWriter):
         rows = self.unpack(used, signature)
         rows += [(n, self.code(e), shape) for n, e, shape in parts]
         for s, e in slopes.items():
-            code, shape = self.code(e), "(n,)" if is_elementwise(e) else "()"
-            resting = s in self.spec.state_updates and s != _s.t  # a weight without gradient keeps the state 0
-            rows.append((f"P_{s}", f"jnp.where({self.code(s)} > 0, {code}, 0)" if resting else code, shape))
+            shape = "(n,)" if is_elementwise(e) else "()"
+            rows.append((f"P_{s}", self.code(e), shape))
+            if s in self.spec.state_updates and s != _s.t:  # a weight without gradient keeps the state 0
+                rows.append((f"P_{s}", f"jnp.where({self.code(s)} > 0, P_{s}, 0)", shape))
         return layout(signature, doc, rows, " + ".join(f"P_{s} * {self.code(moving[s])}" for s in slopes))
 
     def state_function(self, signature: str, doc: str, values: Mapping[str, sp.Expr], suffix: str = "_dot") -> str:
@@ -180,11 +181,15 @@ class ModuleWriter(StepWriter):
         value = self.d.sigma_squared
         reason = self.refusal(value)
         if reason:
-            return f'\n\ndef {signature}:\n    """{doc}"""\n    raise NotImplementedError("{reason}")'
+            return f'\n\ndef {signature}:\n    """{doc}"""\n    raise NotImplementedError(\n        "{reason}"\n    )'
         numerator, denominator = sp.fraction(value, exact=True)
         numerator, denominator = (name_rates(self.spec, debias(e)) for e in (numerator, denominator))
         parts = [(str(k), v, "()") for k, v in self.rates.items() if numerator.has(k) or denominator.has(k)]
         parts += self.debias_parts(numerator + denominator)
+        c = self.d.threshold
+        if (numerator + denominator).has(sp.expand(-c)):  # decoupled decay: the threshold by its name
+            numerator, denominator = (e.xreplace({sp.expand(-c): -_s.c}) for e in (numerator, denominator))
+            parts.append(("c", c, "()"))
         explicit = sorted((a for a in (numerator + denominator).atoms(sp.Add) if _only_rates(a)), key=str)
         names = [sp.Symbol("time_term" + (str(k) if k else "")) for k in range(len(explicit))]
         parts += [(n.name, e, "()") for n, e in zip(names, explicit, strict=True)]
@@ -200,14 +205,11 @@ class ModuleWriter(StepWriter):
     def refusal(self, value: sp.Expr) -> str:
         """Return why there is no closed form in the protocol's arguments, or an empty string."""
         if self.vector_P:
-            return (
-                "P has one entry for each weight: the variance needs contractions with nu, so use the "
-                "complementarity problem"
-            )
+            return "P has many entries: the variance needs contractions with the state; use the complementarity problem"
         known = {*SCALAR_ARGUMENTS, *FURTHER_ARGUMENTS, *(h.symbol.name for h in self.spec.active_hyperparameters)}
         known |= {rate_symbol(s).name for s in self.spec.scheduled}
         extra = sorted({s.name for s in value.atoms(sp.Symbol)} - known)
-        return f"the closed form needs {', '.join(extra)} as well, so use the complementarity problem" if extra else ""
+        return f"the closed form needs {', '.join(extra)} as well; use the complementarity problem" if extra else ""
 
     # Naming
 

@@ -215,9 +215,24 @@ def layout(signature: str, doc: str, rows: Sequence[Row], result: str) -> str:
 
 
 def _break(code: str) -> list[str]:
-    """Break a sum before each sign outside brackets; a term that is still too long, before each factor."""
-    terms = _split(code, (" + ", " - "))
-    return [piece for term in terms for piece in (_split(term, (" * ", " / ")) if len(term) > MARGIN + 15 else [term])]
+    """Break a sum before each sign outside brackets; a term that is still too long, at factors, then in brackets."""
+    lines = []
+    for term in _split(code, (" + ", " - ")):
+        factors = _split(term, (" * ", " / ")) if len(term) > MARGIN + 15 else [term]
+        for factor in factors:
+            lines += _open_bracket(factor) if len(factor) > MARGIN + 15 else [factor]
+    return lines
+
+
+def _open_bracket(code: str) -> list[str]:
+    """Write what is in the last bracket on lines of its own."""
+    depth = 0
+    for i in range(len(code) - 1, -1, -1):
+        depth += (code[i] == ")") - (code[i] == "(")
+        if depth == 0 and code[i] == "(":
+            inner = _split(code[i + 1 : -1], (" + ", " - "))
+            return [code[: i + 1], *("    " + part for part in inner), ")"] if code.endswith(")") else [code]
+    return [code]
 
 
 def _split(code: str, signs: tuple[str, ...]) -> list[str]:

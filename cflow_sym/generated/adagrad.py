@@ -23,7 +23,7 @@ HYPERPARAMETERS = (
     HyperparameterInfo("learning_rate", "eta", None, 0.0, float("inf"), False, "learning rate", True),
     HyperparameterInfo("epsilon", "epsilon", 0.0, 0.0, float("inf"), True, "added to the denominator"),
     HyperparameterInfo(
-        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum of squares before the first step"
+        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum before the first step"
     ),
     HyperparameterInfo("weight_decay", "gamma", 0.0, 0.0, float("inf"), True, "decoupled weight decay"),
     HyperparameterInfo(
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
-SOURCE_HASH = "acd175c65243c489"
+SOURCE_HASH = "743dea8ee68edbec"
 
 
 def initial_state(w, hp):
@@ -86,7 +86,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # (n,)
     nu_dot = state_dot["nu"]                                                      # (n,)
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # (n,)
+    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # (n,)
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
     P_eta = -(jnp.sqrt(nu) + epsilon) / eta**2                                    # (n,)
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -146,7 +147,9 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     `t` is the step count; at infinity, the default, bias correction has died out. `w_dot_grad_S` counts
     with decoupled decay only.
     """
-    raise NotImplementedError("P has one entry for each weight: the variance needs contractions with nu, so use the complementarity problem")
+    raise NotImplementedError(
+        "P has many entries: the variance needs contractions with the state; use the complementarity problem"
+    )
 
 
 def averaged_squared_gradient(g, moments):

@@ -23,7 +23,7 @@ HYPERPARAMETERS = (
     HyperparameterInfo("learning_rate", "eta", None, 0.0, float("inf"), False, "learning rate", True),
     HyperparameterInfo("epsilon", "epsilon", 0.0, 0.0, float("inf"), True, "added to the denominator"),
     HyperparameterInfo(
-        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum of squares before the first step"
+        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum before the first step"
     ),
     HyperparameterInfo("weight_decay", "gamma", 0.0, 0.0, float("inf"), True, "decoupled weight decay"),
     HyperparameterInfo(
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
-SOURCE_HASH = "280a2435e12b6a97"
+SOURCE_HASH = "6111ad7d1ca6a750"
 
 
 def initial_state(w, hp):
@@ -87,7 +87,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -152,18 +153,16 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     epsilon = hp["epsilon"]                                                       # ()
     gamma = hp["weight_decay"]                                                    # ()
+    c = 2 - eta * gamma                                                           # ()
     numerator = (
-        4 * eta_dot * S**2 / (eta * (eta * gamma - 2)**2)
-        + S
-        * grad_sq_norm
-        * (eta * gamma - 2)
-        / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
-        + 2 * S * eta * gamma * w_dot_grad_S / (eta * gamma - 2)
+        4 * eta_dot * S**2 / (eta * c**2)
         - 2 * grad_dot_grad_S
+        - 2 * S * eta * gamma * w_dot_grad_S / c
+        - S * c * grad_sq_norm / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     denominator = (
         grad_S_sq_norm
-        - S**3 * (eta * gamma - 2) / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
+        + c * S**3 / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     return numerator / denominator
 

@@ -23,7 +23,7 @@ HYPERPARAMETERS = (
     HyperparameterInfo("learning_rate", "eta", None, 0.0, float("inf"), False, "learning rate", True),
     HyperparameterInfo("epsilon", "epsilon", 0.0, 0.0, float("inf"), True, "added to the denominator"),
     HyperparameterInfo(
-        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum of squares before the first step"
+        "initial_accumulator", "nu_0", 0.0, 0.0, float("inf"), True, "the sum before the first step"
     ),
     HyperparameterInfo("weight_decay", "gamma", 0.0, 0.0, float("inf"), True, "decoupled weight decay"),
     HyperparameterInfo(
@@ -34,7 +34,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
-SOURCE_HASH = "041c412cd3c8bda4"
+SOURCE_HASH = "bde2847c5966f955"
 
 
 def initial_state(w, hp):
@@ -87,7 +87,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(epsilon + nu)), 0)           # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(epsilon + nu))                                 # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_eta = -jnp.sqrt(epsilon + nu) / eta**2                                      # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -151,13 +152,14 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     eta = value_at(hp["learning_rate"], t)                                        # ()
     eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
     gamma = hp["weight_decay"]                                                    # ()
+    c = 2 - eta * gamma                                                           # ()
     numerator = (
-        grad_sq_norm * (eta * gamma - 2) / eta**2
-        + 4 * eta_dot * S**2 / (eta * (eta * gamma - 2)**2)
+        4 * eta_dot * S**2 / (eta * c**2)
         - 2 * grad_dot_grad_S
-        - 2 * S * eta * gamma * w_dot_grad_S / abs(eta * gamma - 2)
+        - c * grad_sq_norm / eta**2
+        - 2 * S * eta * gamma * w_dot_grad_S / c
     )                                                                             # ()
-    denominator = grad_S_sq_norm - S**2 * (eta * gamma - 2) / eta**2              # ()
+    denominator = grad_S_sq_norm + c * S**2 / eta**2                              # ()
     return numerator / denominator
 
 

@@ -91,7 +91,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # (B,)
     nu_dot = state_dot["nu"]                                                      # (B,)
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(blocks.spread(nu) > 0, 1 / (2 * eta * jnp.sqrt(blocks.spread(nu))), 0)  # (n,)
+    P_nu = 1 / (2 * eta * jnp.sqrt(blocks.spread(nu)))                            # (n,)
+    P_nu = jnp.where(blocks.spread(nu) > 0, P_nu, 0)                              # (n,)
     P_eta = -(jnp.sqrt(blocks.spread(nu)) + epsilon) / eta**2                     # (n,)
     return P_nu * blocks.spread(nu_dot) + P_eta * eta_dot * t_dot
 
@@ -163,7 +164,9 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     `t` is the step count; at infinity, the default, bias correction has died out. `w_dot_grad_S` counts
     with decoupled decay only.
     """
-    raise NotImplementedError("P has one entry for each weight: the variance needs contractions with nu, so use the complementarity problem")
+    raise NotImplementedError(
+        "P has many entries: the variance needs contractions with the state; use the complementarity problem"
+    )
 
 
 def averaged_squared_gradient(g, moments):

@@ -82,7 +82,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 

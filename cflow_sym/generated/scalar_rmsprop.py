@@ -87,7 +87,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(nu)), 0)                     # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -163,22 +164,17 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     epsilon = hp["epsilon"]                                                       # ()
     gamma = hp["weight_decay"]                                                    # ()
     kappa2 = (1 - beta2) / beta2                                                  # ()
+    c = 2 - eta * gamma                                                           # ()
     numerator = (
-        2 * S * eta * gamma * w_dot_grad_S / (eta * gamma - 2)
-        + S
-        * grad_sq_norm
-        * kappa2
-        * (eta * gamma - 2)
-        / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
-        - 2 * grad_dot_grad_S
+        -2 * grad_dot_grad_S
         - S * epsilon * kappa2 / eta
-        - S**2
-        * (gamma * kappa2 * eta**2 - 4 * eta_dot - 2 * eta * kappa2)
-        / (eta * (eta * gamma - 2)**2)
+        - S**2 * (gamma * kappa2 * eta**2 - 4 * eta_dot - 2 * eta * kappa2) / (eta * c**2)
+        - 2 * S * eta * gamma * w_dot_grad_S / c
+        - S * c * grad_sq_norm * kappa2 / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     denominator = (
         grad_S_sq_norm
-        - kappa2 * S**3 * (eta * gamma - 2) / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
+        + c * kappa2 * S**3 / (eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     return numerator / denominator
 

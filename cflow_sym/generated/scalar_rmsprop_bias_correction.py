@@ -95,7 +95,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu)), 0)  # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # ()
     P_eta = -(jnp.sqrt(nu) + epsilon * jnp.sqrt(debias)) / (eta**2 * jnp.sqrt(debias))  # ()
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
@@ -173,26 +174,32 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     gamma = hp["weight_decay"]                                                    # ()
     kappa2 = (1 - beta2) / beta2                                                  # ()
     debias = 1 - beta2**t                                                         # ()
+    c = 2 - eta * gamma                                                           # ()
     time_term = debias * kappa2 + debias * jnp.log(beta2) - jnp.log(beta2)        # ()
     numerator = (
-        2 * S * eta * gamma * w_dot_grad_S / (eta * gamma - 2)
-        + S
-        * grad_sq_norm
-        * kappa2
-        * (eta * gamma - 2)
-        / (debias * eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
-        - 2 * grad_dot_grad_S
+        -2 * grad_dot_grad_S
+        - 2 * S * eta * gamma * w_dot_grad_S / c
         - S * epsilon * time_term / (debias * eta)
         - S**2
-        * (2 * eta * jnp.log(beta2) + debias * gamma * kappa2 * eta**2 + debias * gamma * eta**2 * jnp.log(beta2) - 4 * debias * eta_dot - 2 * debias * eta * kappa2 - 2 * debias * eta * jnp.log(beta2) - gamma * eta**2 * jnp.log(beta2))
-        / (debias * eta * (eta * gamma - 2)**2)
+        * (
+            2 * eta * jnp.log(beta2)
+            + debias * gamma * kappa2 * eta**2
+            + debias * gamma * eta**2 * jnp.log(beta2)
+            - 4 * debias * eta_dot
+            - 2 * debias * eta * kappa2
+            - 2 * debias * eta * jnp.log(beta2)
+            - gamma * eta**2 * jnp.log(beta2)
+        )
+        / (debias * eta * c**2)
+        - S
+        * c
+        * grad_sq_norm
+        * kappa2
+        / (debias * eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     denominator = (
         grad_S_sq_norm
-        - kappa2
-        * S**3
-        * (eta * gamma - 2)
-        / (debias * eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
+        + c * kappa2 * S**3 / (debias * eta * (S * eta + epsilon * eta * gamma - 2 * epsilon))
     )                                                                             # ()
     return numerator / denominator
 

@@ -92,7 +92,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = jnp.where(nu > 0, 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon)), 0)  # ()
+    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon))     # ()
+    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_t = (
         nu
         * jnp.log(beta2)
@@ -175,20 +176,26 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     gamma = hp["weight_decay"]                                                    # ()
     kappa2 = (1 - beta2) / beta2                                                  # ()
     debias = 1 - beta2**t                                                         # ()
+    c = 2 - eta * gamma                                                           # ()
     time_term = debias * kappa2 + debias * jnp.log(beta2) - jnp.log(beta2)        # ()
     numerator = (
-        epsilon * time_term * (eta * gamma - 2) / (debias * eta**2)
-        + grad_sq_norm * kappa2 * (eta * gamma - 2) / (debias * eta**2)
-        - 2 * grad_dot_grad_S
-        - 2 * S * eta * gamma * w_dot_grad_S / abs(eta * gamma - 2)
+        -2 * grad_dot_grad_S
+        - 2 * S * eta * gamma * w_dot_grad_S / c
         - S**2
-        * (2 * eta * jnp.log(beta2) + debias * gamma * kappa2 * eta**2 + debias * gamma * eta**2 * jnp.log(beta2) - 4 * debias * eta_dot - 2 * debias * eta * kappa2 - 2 * debias * eta * jnp.log(beta2) - gamma * eta**2 * jnp.log(beta2))
-        / (debias * eta * (eta * gamma - 2)**2)
+        * (
+            2 * eta * jnp.log(beta2)
+            + debias * gamma * kappa2 * eta**2
+            + debias * gamma * eta**2 * jnp.log(beta2)
+            - 4 * debias * eta_dot
+            - 2 * debias * eta * kappa2
+            - 2 * debias * eta * jnp.log(beta2)
+            - gamma * eta**2 * jnp.log(beta2)
+        )
+        / (debias * eta * c**2)
+        - c * epsilon * time_term / (debias * eta**2)
+        - c * grad_sq_norm * kappa2 / (debias * eta**2)
     )                                                                             # ()
-    denominator = (
-        grad_S_sq_norm
-        - kappa2 * S**2 * (eta * gamma - 2) / (debias * eta**2)
-    )                                                                             # ()
+    denominator = grad_S_sq_norm + c * kappa2 * S**2 / (debias * eta**2)          # ()
     return numerator / denominator
 
 

@@ -15,7 +15,7 @@ L2 = Hyperparameter(
     "l2", s.rho, closed_below=True, off=0.0, meaning="coupled weight decay: the loss gains l2/2 |w|^2", typical=0.25
 )
 INITIAL = Hyperparameter(
-    "initial_accumulator", s.nu_0, closed_below=True, off=0.0, meaning="the sum of squares before the first step"
+    "initial_accumulator", s.nu_0, closed_below=True, off=0.0, meaning="the sum before the first step"
 )
 
 GRADIENT = s.g + s.rho * s.w  # coupled decay: wherever the gradient stands

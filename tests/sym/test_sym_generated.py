@@ -206,7 +206,7 @@ def test_sigma_squared_balances_the_edge(name, switches):
 
 def test_elementwise_closed_form_refuses_with_its_reason():
     flow = generated.load("rmsprop")
-    with pytest.raises(NotImplementedError, match="one entry for each weight"):
+    with pytest.raises(NotImplementedError, match="P has many entries"):
         flow.sigma_squared(1.0, 1.0, 1.0, 1.0, {})
 
 
