@@ -39,7 +39,7 @@ class Schedule(eqx.Module):
 
 
 def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
-    """Return the generated code and the checked hyperparameters (numbers, or functions of the step), defaults filled in.
+    """Return the generated code and the checked hyperparameters (numbers or functions of the step), defaults filled in.
 
     **Arguments:**
 

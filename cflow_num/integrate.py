@@ -179,6 +179,7 @@ class Process:
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
         for _ in range(_SETTLING_ITERATIONS):
+            assert carry.solver is not None
             slow, memory, change, untracked = _rest(self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
@@ -288,9 +289,9 @@ def _rest(flow: Flow, y: FlowState, memory: SolverState) -> tuple[dict[str, Arra
     assert isinstance(flow, CentralFlow)
     tangent = flow.linearize(y, memory.V)
     k = memory.X.shape[0]
-    P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
-    V = tangent.pairs.U                                                       # (n, K)
-    turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * memory.V[:, :k])   # (k, k)
+    P = flow.optimizer.preconditioner(y.slow, flow.hp)  # () or (n,)
+    V = tangent.pairs.U  # (n, K)
+    turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * memory.V[:, :k])  # (k, k)
     weight = jnp.asarray(1e-12, y.w.dtype)  # of a displacement in which the weights stand still
     offset = jax.tree.map(jnp.zeros_like, y)
     rates, X, _ = flow.equilibrium(tangent, offset, weight, turn @ memory.X @ turn.T)
@@ -354,7 +355,9 @@ def _advance(
 def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
     """Return what is kept of single coordinates: states, squared gradient, its predicted time average; (T, m) each."""
     chosen = jnp.array(coordinates)
-    kept = {name: s[:, chosen] for name, s in path.states.slow.items() if s.ndim == 2 and s.shape == path.states.w.shape}
+    kept = {
+        name: s[:, chosen] for name, s in path.states.slow.items() if s.ndim == 2 and s.shape == path.states.w.shape
+    }
     kept["squared_gradient"] = jax.lax.map(lambda w: flow.gradient(w)[chosen] ** 2, path.states.w)
     if path.log is not None:
         kept["predicted_squared_gradient"] = path.log.squared_gradient[:, chosen]

@@ -11,6 +11,7 @@ to be compared with (c/S) |g|^2, that of gradient descent with the largest stabl
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,15 +63,17 @@ def stationary_preconditioner(
 ) -> StationaryPreconditioner:
     """Return the preconditioner at rest at the weights w (the problem's own by default).
 
-    Matrix-free: one iteration costs `columns` Hessian-vector products, so it serves networks; `columns` must be at least
-    the number of critical directions, or the constraint is left violated and `largest_effective_eigenvalue` says so.
+    Matrix-free: one iteration costs `columns` Hessian-vector products, so it serves networks; `columns` must be at
+    least the number of critical directions, or the constraint is left violated and `largest_effective_eigenvalue` says
+    so.
     With `first_term_only` the gradient is left out: the smallest preconditioner that the curvature allows, which has
     many more critical directions (up to sqrt(2n)). Method: `flows/stationary.py`.
 
     **Raises:** `InputError` where the optimizer has no state that can stand still.
 
     >>> import cflow_num as cn
-    >>> found = stationary_preconditioner(cn.problem("quadratic", n=6, sharpness=3.0), "rmsprop", dict(learning_rate=0.1, beta2=0.9))
+    >>> quadratic = cn.problem("quadratic", n=6, sharpness=3.0)
+    >>> found = stationary_preconditioner(quadratic, "rmsprop", dict(learning_rate=0.1, beta2=0.9))
     >>> found.converged, round(found.largest_effective_eigenvalue, 3) <= 1.001
     (True, True)
     """
@@ -134,13 +137,16 @@ def conic_preconditioner(
     ([2.0, 1.0], 4.0)
     """
     try:
-        import clarabel
         from scipy import sparse
+
+        solver: Any = importlib.import_module("clarabel")
     except ImportError as error:
         raise InputError("the conic solver is missing: pip install 'cflow[conic]'") from error
     H, n = np.asarray(H, float), len(g)
     if n > LARGEST_CONIC:
-        raise InputError(f"{n} weights are too many for the conic solver, at most {LARGEST_CONIC}: use stationary_preconditioner")
+        raise InputError(
+            f"{n} weights are too many for the conic solver, at most {LARGEST_CONIC}: use stationary_preconditioner"
+        )
     a = np.zeros(n) if first_term_only else np.abs(np.asarray(g, float)) / learning_rate
     # x = (p, s): minimize sum p + sum s with s_i p_i >= a_i^2 as |(2 a_i, s_i - p_i)| <= s_i + p_i
     i, j = np.triu_indices(n)
@@ -157,10 +163,10 @@ def conic_preconditioner(
     nonnegative = sparse.hstack([-p, zero])
     A = sparse.vstack([nonnegative, second_order, semidefinite]).tocsc()
     b = np.concatenate([np.zeros(n), offsets, -scale * H[i, j]])
-    cones = [clarabel.NonnegativeConeT(n), *[clarabel.SecondOrderConeT(3)] * n, clarabel.PSDTriangleConeT(n)]
-    settings = clarabel.DefaultSettings()
+    cones = [solver.NonnegativeConeT(n), *[solver.SecondOrderConeT(3)] * n, solver.PSDTriangleConeT(n)]
+    settings = solver.DefaultSettings()
     settings.verbose = False
-    solution = clarabel.DefaultSolver(sparse.csc_matrix((2 * n, 2 * n)), np.ones(2 * n), A, b, cones, settings).solve()
+    solution = solver.DefaultSolver(sparse.csc_matrix((2 * n, 2 * n)), np.ones(2 * n), A, b, cones, settings).solve()
     if str(solution.status) not in ("Solved", "AlmostSolved"):
         raise InputError(f"the conic solver ended with {solution.status}: check that H is symmetric and finite")
     return np.array(solution.x[:n]), float(solution.obj_val)

@@ -264,7 +264,9 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
     """Return the indices of the weights to capture; raises `InputError` where there are no such weights."""
     n = problem.n_weights
-    if isinstance(capture, (int, np.integer)) and not isinstance(capture, bool):
+    if isinstance(capture, bool):
+        raise InputError(f"capture is {capture}, it must be a number of weights or a list of their indices")
+    if isinstance(capture, (int, np.integer)):
         if not 0 <= capture <= n:
             raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
         felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))

@@ -44,12 +44,12 @@ class StationaryHeun(dfx.AbstractSolver):
             w, V, first, log = carry
             y = FlowState(w, y0.state.slow | {"t": y0.state.slow["t"] + (1 - weight) * 2 * h})
             rest = flow.rest(y, V)
-            w_dot, squared = flow.drift(y, rest)                              # (n,), (n,)
+            w_dot, squared = flow.drift(y, rest)  # (n,), (n,)
             w = jnp.where(weight == 1, w + h * w_dot, y0.state.w + h * (first + w_dot) / 2)
             return (w, rest.V, w_dot, _logged_rest(flow, log, rest, squared)), None
 
         start = (y0.state.w, solver_state.V, jnp.zeros_like(y0.state.w), begun)
-        (w, V, w_dot, log), _ = jax.lax.scan(stage, start, jnp.asarray([1.0, 0.5], h.dtype))
+        (w, V, _, log), _ = jax.lax.scan(stage, start, jnp.asarray([1.0, 0.5], h.dtype))
         slow = y0.state.slow | {"t": y0.state.slow["t"] + h}
         rest = flow.rest(FlowState(w, slow), V, max_iterations=2)
         y1 = LoggedState(FlowState(w, rest.slow), log)
@@ -60,10 +60,10 @@ class StationaryHeun(dfx.AbstractSolver):
 def _logged_rest(flow: StationaryFlow, log: Log, rest: Rest, squared_gradient: Array) -> Log:
     """Return the log after a stage: eigenvalues of Sigma = V V' in the P metric are those of V' P V."""
     k = log.sigma_eigenvalues.shape[0]
-    PV = rest.P[:, None] * rest.V                                             # (n, K)
+    PV = rest.P[:, None] * rest.V  # (n, K)
     x, Y = jnp.linalg.eigh(rest.V.T @ PV)
-    x, Y = x[::-1], Y[:, ::-1]                                                # falling
-    unit = Y / jnp.sqrt(jnp.maximum(x, jnp.finfo(x.dtype).tiny))              # (K, K)
+    x, Y = x[::-1], Y[:, ::-1]  # falling
+    unit = Y / jnp.sqrt(jnp.maximum(x, jnp.finfo(x.dtype).tiny))  # (K, K)
     hvp = rest.V.shape[1] * (rest.iterations + 1)
     return log._replace(
         sigma_eigenvalues=x[:k],

@@ -187,8 +187,8 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
     )
     steps = [
         Step("reduced_w", REDUCED, "insert the edge into the flow", r"\dot w",
-             -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w, both["reduced_w"], why, check, CRITICAL,
-             f"{CF}, part II"),
+             -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w, both["reduced_w"], why, check,
+             CRITICAL, f"{CF}, part II"),
         Step("ablated_w", REDUCED, "drop the shift of the gradient", r"\dot w_{\rm ablated}",
              -_s.g / P - spec.decay * _s.w, both["ablated_w"],
              "The same step size without implicit reduction of the sharpness: a flow to compare with, which "

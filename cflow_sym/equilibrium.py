@@ -235,7 +235,9 @@ def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tupl
             solutions = sp.solve(equation, x, check=False)
             point = random_point(spec, 0)
             point = point.with_values({_s.S: point(c * P)})
-            solutions = [r for r in solutions if agree(point(rebias(r)) ** 2, point.values[state]) and point(rebias(r)) > 0]
+            solutions = [
+                r for r in solutions if agree(point(rebias(r)) ** 2, point.values[state]) and point(rebias(r)) > 0
+            ]
             if len(solutions) != 1:
                 raise DerivationError(
                     f"S = c P = {c * P} gives {solutions} for sqrt({state}): the edge does not fix {state}."

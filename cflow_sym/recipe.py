@@ -100,6 +100,7 @@ def decay_steps(spec: OptimizerSpec) -> list[Step]:
     """Return the step that takes coupled weight decay into the loss, where there is any."""
     if spec.penalty == 0:
         return []
+    rho = latex_of(str(spec.penalty))
     written = contract(sp.expand(spec.resolve(spec.update)))
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
@@ -116,8 +117,8 @@ def decay_steps(spec: OptimizerSpec) -> list[Step]:
         Step(
             "penalized_step", "Weight decay", "take the penalty into the loss", "w'-w", written, spec.weight_update,
             rf"Coupled decay stands wherever the gradient stands: the optimizer works on "
-            rf"$L+\tfrac{{{latex_of(spec.penalty)}}}2\|w\|^2$. From here on $L$, $g$ and $H$ belong to this sum, so "
-            rf"that the edge is at $H_L+{latex_of(spec.penalty)} I\preceq cP$.",
+            rf"$L+\tfrac{{{rho}}}2\|w\|^2$. From here on $L$, $g$ and $H$ belong to this sum, so "
+            rf"that the edge is at $H_L+{rho} I\preceq cP$.",
             check,
         )
     ]  # fmt: skip

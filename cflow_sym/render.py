@@ -24,7 +24,14 @@ from cflow_sym.recipe import derive
 from cflow_sym.stable_flow import name_rates, rate_names
 
 _s = symbols
-CHAINED = ("increment_", "penalized_", "memory_", "theorem_slope_positive", "theorem_descent", "theorem_program_slope")  # shown with the expression before
+CHAINED = (
+    "increment_",
+    "penalized_",
+    "memory_",
+    "theorem_slope_positive",
+    "theorem_descent",
+    "theorem_program_slope",
+)  # shown with the expression before
 HIDDEN = ("stable_t", "ansatz_t", "central_t")  # a counter counts
 EXPLAINED = ("S", "u", "grad_S", "sigma_squared", "P", "c", "gradient_shift", "gradient_variance")
 
@@ -177,7 +184,9 @@ def to_markdown(d: Derivation) -> str:
 def _intro(d: Derivation) -> str:
     spec = d.spec
     updates = [rf"{latex_of(s.name)}'&={latex(spec.resolve(s.update))}" for s in spec.states]
-    updates.append(rf"w'&=w{_signed(latex(sp.expand(spec.resolve(spec.update)) if spec.penalty else spec.weight_update))}")
+    updates.append(
+        rf"w'&=w{_signed(latex(sp.expand(spec.resolve(spec.update)) if spec.penalty else spec.weight_update))}"
+    )
     order = "the published order" if d.order == "published" else "consistent order"
     opening = (
         f"One step of {spec.title} first updates its states with the gradient $g$ at the current weights, then moves "

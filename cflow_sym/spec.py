@@ -381,7 +381,7 @@ def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Call
     def larger(a: sp.Expr, b: sp.Expr, what: sp.Expr, direction: int) -> sp.Expr:
         return (a + b + direction * sign_of(a - b, what) * (a - b)) / 2
 
-    def cases(e: sp.Piecewise) -> sp.Expr:
+    def cases(e: Any) -> sp.Expr:
         result = e.args[-1].expr
         for value, condition in reversed(e.args[:-1]):
             if not isinstance(condition, sp.core.relational.Relational):

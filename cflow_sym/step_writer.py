@@ -109,7 +109,9 @@ class StepWriter:
         entries = [f'"{s}": {s}{NEW}' for s in updates] + ['"t": t']
         return layout(signature, doc, rows, "{" + ", ".join(entries) + "}")
 
-    def function(self, signature: str, doc: str, lines: Sequence[Part], result: sp.Expr | str, shape: str = "()") -> str:
+    def function(
+        self, signature: str, doc: str, lines: Sequence[Part], result: sp.Expr | str, shape: str = "()"
+    ) -> str:
         """Write a function: unpacked inputs, the given assignments, the result."""
         expressions = [e for _, e, _ in lines] + ([] if isinstance(result, str) else [result])
         rows = self.unpack(expressions, signature) + [(n, self.code(e, s), s) for n, e, s in lines]
@@ -256,7 +258,9 @@ def plain(expr: sp.Expr) -> str:
 def _info(info) -> str:
     upper = 'float("inf")' if info.upper == float("inf") else repr(float(info.upper))
     lower = 'float("-inf")' if info.lower == -float("inf") else repr(float(info.lower))
-    arguments = f'"{info.name}", "{info.symbol}", {info.default}, {lower}, {upper}, {info.closed_below}, "{info.meaning}"'
+    arguments = (
+        f'"{info.name}", "{info.symbol}", {info.default}, {lower}, {upper}, {info.closed_below}, "{info.meaning}"'
+    )
     arguments += ", True" if info.schedulable else ""
     short = len(arguments) < 84
     return f"HyperparameterInfo({arguments})" if short else f"HyperparameterInfo(\n        {arguments}\n    )"

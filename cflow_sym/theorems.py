@@ -220,7 +220,13 @@ def stationary_preconditioner(d: Derivation) -> list[Step]:
         for seed in range(SAMPLES):
             rng = random.Random(f"stationary-{seed}")
             size = draw(rng, 1, 2)
-            values = {eta: size, g: draw(rng), P: draw(rng, 0.2, 2), Z: draw(rng, 0, 1), Sigma: size**2 * draw(rng, 0, 0.2)}
+            values = {
+                eta: size,
+                g: draw(rng),
+                P: draw(rng, 0.2, 2),
+                Z: draw(rng, 0, 1),
+                Sigma: size**2 * draw(rng, 0, 0.2),
+            }
             found.append(values)
         return found
 

@@ -10,8 +10,8 @@ They are solved in factored form, Sigma = V V', by the self-consistent power ite
     nu = q(g) + q'[|(H V)_i|^2],   P = P(nu),   V <- (c P)^{-1} H V,
 
 whose fixed points are H V = c P V (derived): it is the optimizer's own dynamics, averaged, with its step size at rest.
-Where H is positive semidefinite each iteration maximizes a lower bound of the dual program, so the dual never falls. Cost:
-one Hessian-vector product per column. Columns beyond the number of critical directions die out.
+Where H is positive semidefinite each iteration maximizes a lower bound of the dual program, so the dual never falls.
+Cost: one Hessian-vector product per column. Columns beyond the number of critical directions die out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from jaxtyping import Array, Bool, Float, Int
 from cflow_sym.interface import Moments
 
 from .base import Flow, FlowState
-
 
 QUIET = 1e-3  # of the gradient's norm: an oscillation whose gradient stays below is taken for none
 

@@ -1,7 +1,6 @@
 """Normalized gradient descent: w' = w - eta g / |g|, Scalar RMSProp without memory (beta2 -> 0)."""
 
 from cflow_sym.notation import norm2
-from cflow_sym.notation import symbols as s
 from cflow_sym.optimizers._common import DENOMINATOR, EPSILON, GRADIENT, L2, LEARNING_RATE, STEP, WEIGHT_DECAY
 from cflow_sym.spec import OptimizerSpec, State
 

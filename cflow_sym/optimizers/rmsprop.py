@@ -20,7 +20,9 @@ SPEC = OptimizerSpec(
     title="RMSProp",
     hyperparameters=(LEARNING_RATE, BETA2, EPSILON, WEIGHT_DECAY, L2),
     states=(
-        State("nu", s.beta2 * s.nu + (1 - s.beta2) * GRADIENT**2, meaning="average of squared gradients, one per weight"),
+        State(
+            "nu", s.beta2 * s.nu + (1 - s.beta2) * GRADIENT**2, meaning="average of squared gradients"
+        ),
     ),
     definitions=DENOMINATOR,
     update=STEP,

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.loss import Problem
 
 
@@ -37,3 +38,9 @@ def _smooth_rotated(v, d):
 def rotation(seed: int, n: int):
     """Return a random orthogonal matrix."""
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))[0]
+
+
+def arrays(name: str, problem: Problem, *switches: str, **hp):
+    """Return the hyperparameters of a built-in optimizer as arrays, defaults filled in."""
+    flow, values = resolve(name, hp | dict.fromkeys(switches, True))
+    return as_arrays(flow, values, problem)

@@ -130,7 +130,11 @@ def test_complementarity_against_a_dense_evaluation(name, seed, k):
     np.testing.assert_allclose(rates.w, -gradient / e.P - decay * w, rtol=1e-8, atol=1e-8)
     if "nu" in e.y.slow:  # the averaged squared gradient needs H U, not U
         squared = e.b**2 + np.diag(e.H @ Sigma @ e.H)
-        total = {"scalar": np.sum, "elementwise": np.asarray, "blockwise": hp["blocks"].total if "blocks" in hp else None}
+        total = {
+            "scalar": np.sum,
+            "elementwise": np.asarray,
+            "blockwise": hp["blocks"].total if "blocks" in hp else None,
+        }
         averaged = total[opt.SLOW_STATES["nu"]](jnp.asarray(squared))
         kappa = (1 - hp["beta2"]) / hp["beta2"] if "beta2" in hp else 1.0
         forgotten = e.y.slow["nu"] if "beta2" in hp else 0.0
@@ -173,9 +177,7 @@ def turned(e: Edge, R: np.ndarray) -> tuple[CentralFlow, FlowState]:
     """Return the same flow and state in the coordinates R w."""
     T = np.einsum("ai,bj,ck,ijk", R, R, R, e.T)
     rho = float(e.flow.optimizer.l2_penalty(e.flow.hp))
-    there = eqx.tree_at(
-        lambda f: f.problem, e.flow, _problem(R @ np.asarray(e.y.w), R @ e.b, R @ e.H @ R.T, T, rho)
-    )
+    there = eqx.tree_at(lambda f: f.problem, e.flow, _problem(R @ np.asarray(e.y.w), R @ e.b, R @ e.H @ R.T, T, rho))
     return there, FlowState(jnp.asarray(R @ np.asarray(e.y.w)), e.y.slow)
 
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from cflow_num.discrete import DiscreteOptimizer, midpoints
 from cflow_num.flows.base import FlowState
-from cflow_num.hyperparameters import as_arrays
-from cflow_num.integrate import INTEGRATORS, Process
+from cflow_num.integrate import INTEGRATORS, Options, Process
 from cflow_num.loss import Problem
 from cflow_num.problems import problem
 from cflow_num.problems.ramp import ramp_central_flow
@@ -20,7 +19,7 @@ from cflow_num.problems.valley import valley_central_flow, valley_loss
 from cflow_num.time_stepping import HalfExplicitHeun
 from cflow_sym.generated import load
 
-from .cases import random_smooth, rotated, rotation
+from .cases import arrays, random_smooth, rotated, rotation
 
 
 def integrate(process, y, steps):
@@ -37,7 +36,7 @@ def integrate(process, y, steps):
 
 def test_gradient_descent_in_the_valley():
     valley = problem("valley", x0=0.0)
-    flow = Process("central", valley, load("gradient_descent"), as_arrays({"learning_rate": 1.0}, jnp.float64))
+    flow = Process("central", valley, load("gradient_descent"), arrays("gradient_descent", valley, learning_rate=1.0))
     path, _, X = integrate(flow, FlowState(valley.w0, {"t": jnp.asarray(1.0)}), 60)
     y, z, sigma_squared = valley_central_flow(np.arange(61.0), learning_rate=1.0)
     np.testing.assert_allclose(path[:, 1], y, atol=2e-4)
@@ -49,7 +48,7 @@ def test_gradient_descent_in_the_valley():
 
 def test_scalar_rmsprop_on_the_ramp():
     ramp, hp = problem("ramp", x0=0.0), {"learning_rate": 0.1, "beta2": 0.95, "epsilon": 0.0}
-    flow = Process("central", ramp, load("scalar_rmsprop"), as_arrays(hp, jnp.float64))
+    flow = Process("central", ramp, load("scalar_rmsprop"), arrays("scalar_rmsprop", ramp, **hp))
     start = FlowState(ramp.w0, {"nu": jnp.asarray(0.3), "t": jnp.asarray(1.0)})
     path, states, X = integrate(flow, start, 100)
     y, nu, sigma_squared = ramp_central_flow(np.arange(101.0), learning_rate=0.1, beta2=0.95, nu0=0.3)
@@ -68,7 +67,7 @@ def test_an_infeasible_start_is_relieved_at_the_stated_rate(integrator):
         "central",
         padded,
         load("gradient_descent"),
-        as_arrays({"learning_rate": 1.0}, jnp.float64),
+        arrays("gradient_descent", padded, learning_rate=1.0),
         integrator=integrator,
     )
     carry, _ = flow.start(FlowState(padded.w0, {"t": jnp.asarray(1.0)}))
@@ -90,8 +89,10 @@ def test_heun_is_second_order_on_the_edge():
     bent = _bent(valley)
     ends = []
     for dt in (1 / 2, 1 / 4, 1 / 8, 1 / 64):
-        process = Process("central", bent, load("gradient_descent"), as_arrays({"learning_rate": 1.0}, jnp.float64))
-        process._options = (10, 1, HalfExplicitHeun, jnp.asarray(dt))
+        process = Process(
+            "central", bent, load("gradient_descent"), arrays("gradient_descent", bent, learning_rate=1.0)
+        )
+        process._options = Options(10, 1, (), HalfExplicitHeun, dt)
         ends.append(integrate(process, start, 20)[0][-1])
     errors = [np.linalg.norm(e - ends[-1]) for e in ends[:-1]]
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
@@ -130,7 +131,7 @@ def test_the_discrete_run_is_optax(name, seed, learning_rate, beta2):
     else:
         reference = optax.chain(scale_by_scalar_rms(beta2), optax.scale(-learning_rate))
         hp = {"learning_rate": learning_rate, "beta2": beta2, "epsilon": 0.0}
-    optimizer = DiscreteOptimizer(smooth, as_arrays(hp, jnp.float64), load(name))
+    optimizer = DiscreteOptimizer(smooth, arrays(name, smooth, **hp), load(name))
     path = _path(optimizer, 15)
     w, state = smooth.w0, reference.init(smooth.w0)
     for t in range(16):
@@ -145,7 +146,7 @@ def test_scalar_rmsprop_of_one_weight_is_optax_rmsprop():
     hp = {"learning_rate": 0.05, "beta2": 0.9, "epsilon": 1e-3}
     for switches, bias in (((), False), (("bias_correction",), True)):
         reference = optax.rmsprop(0.05, decay=0.9, eps=1e-3, eps_in_sqrt=False, bias_correction=bias)
-        optimizer = DiscreteOptimizer(smooth, as_arrays(hp, jnp.float64), load("scalar_rmsprop", switches))
+        optimizer = DiscreteOptimizer(smooth, arrays("scalar_rmsprop", smooth, **hp), load("scalar_rmsprop", switches))
         path = _path(optimizer, 30)
         w, state = smooth.w0, reference.init(smooth.w0)
         for t in range(31):
@@ -168,8 +169,7 @@ _gradient = eqx.filter_jit(lambda problem, w: problem.gradient(w))
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_the_discrete_run_is_rotation_equivariant(name, seed, turn):
     smooth, R = random_smooth(seed), rotation(turn, 5)
-    hp = as_arrays({"learning_rate": 0.02, "beta2": 0.9, "epsilon": 0.0}, jnp.float64)
-    hp = {h.name: hp[h.name] for h in load(name).HYPERPARAMETERS}
+    hp = arrays(name, smooth, learning_rate=0.02, **({"beta2": 0.9} if "rmsprop" in name else {}))
     here, there = (_path(DiscreteOptimizer(p, hp, load(name)), 15) for p in (smooth, rotated(smooth, R)))
     np.testing.assert_allclose(there, here @ R.T, rtol=1e-8, atol=1e-8)
 
@@ -185,3 +185,64 @@ def test_midpoints_cancel_an_exact_oscillation_and_keep_straight_lines(seed, len
 
 def test_every_integrator_has_a_name():
     assert {"heun", "published"} <= set(INTEGRATORS)
+
+
+def _chain(*parts, learning_rate, weight_decay=0.0, l2=0.0):
+    """optax: coupled decay before the preconditioner, decoupled decay before the learning rate."""
+    coupled, decoupled = optax.add_decayed_weights(l2), optax.add_decayed_weights(weight_decay)
+    return optax.chain(coupled, *parts, decoupled, optax.scale_by_learning_rate(learning_rate))
+
+
+def _halving(count):
+    return 0.05 * 0.5 ** (jnp.asarray(count, jnp.float64) / 10)
+
+
+FAMILY = {
+    "rmsprop": ("rmsprop", (), dict(beta2=0.9, epsilon=1e-3), optax.scale_by_rms(0.9, 1e-3, eps_in_sqrt=False)),
+    "rmsprop, root": ("rmsprop", ("eps_in_sqrt",), dict(beta2=0.9, epsilon=1e-3), optax.scale_by_rms(0.9, 1e-3)),
+    "rmsprop, bias": (
+        "rmsprop",
+        ("bias_correction",),
+        dict(beta2=0.9, epsilon=1e-3),
+        optax.scale_by_rms(0.9, 1e-3, eps_in_sqrt=False, bias_correction=True),
+    ),
+    "adagrad": (
+        "adagrad",
+        ("eps_in_sqrt",),
+        dict(epsilon=1e-7, initial_accumulator=0.1),
+        optax.scale_by_rss(0.1, 1e-7),
+    ),
+    "gradient descent": ("gradient_descent", (), {}, optax.identity()),
+    "normalized": ("normalized_gradient_descent", (), {}, optax.normalize_by_update_norm(eps=0.0)),
+}
+
+
+@pytest.mark.parametrize("learning_rate", [0.05, _halving], ids=["constant", "schedule"])
+@pytest.mark.parametrize("title", FAMILY)
+def test_the_family_is_optax_with_decay_and_schedule(title, learning_rate):
+    name, switches, hp, part = FAMILY[title]
+    decays = {"weight_decay": 0.1} if name == "gradient_descent" else {"weight_decay": 0.1, "l2": 0.2}
+    smooth = random_smooth(3)
+    reference = _chain(part, learning_rate=learning_rate, **decays)
+    chosen = arrays(name, smooth, *switches, learning_rate=learning_rate, **hp, **decays)
+    path = _path(DiscreteOptimizer(smooth, chosen, load(name, switches)), 15)  # later, rounding grows at the edge
+    w, state = smooth.w0, reference.init(smooth.w0)
+    for t in range(16):
+        np.testing.assert_allclose(path[t], w, rtol=1e-12, atol=1e-12)
+        updates, state = reference.update(_gradient(smooth, w), state, w)
+        w = optax.apply_updates(w, updates)
+
+
+def test_blockwise_rmsprop_has_one_step_size_for_each_array():
+    def loss(params, _):
+        return jnp.sum(jnp.cosh(params["a"])) + jnp.sum(params["b"] ** 4)
+
+    problem = Problem(loss, {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[0.5], [1.5]])}, data=jnp.zeros(()))
+    hp = arrays("blockwise_rmsprop", problem, learning_rate=0.05, beta2=0.9)
+    path = _path(DiscreteOptimizer(problem, hp, load("blockwise_rmsprop")), 5)
+    w, nu = np.asarray(problem.w0), np.zeros(2)
+    for t in range(6):
+        np.testing.assert_allclose(path[t], w, rtol=1e-12)
+        g = np.concatenate([np.sinh(w[:2]), 4 * w[2:] ** 3])
+        nu = 0.9 * nu + 0.1 * np.array([g[:2] @ g[:2], g[2:] @ g[2:]])
+        w = w - 0.05 * g / np.sqrt(np.repeat(nu, 2))

@@ -14,12 +14,14 @@ import sympy as sp
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError, RunError
+from cflow_num.flows.base import Flow
 from cflow_num.integrate import Records
 from cflow_num.problems.valley import valley_loss
 from cflow_num.record import VARIABLES, Lockstep, Recorder
+from cflow_sym.generated import load
 from cflow_sym.interface import MissingFlowError
 
-from .cases import random_smooth
+from .cases import arrays, random_smooth
 
 RMSPROP = {"learning_rate": 0.1, "beta2": 0.95}
 EVERYTHING = ("discrete", "stable", "central", "ablated")
@@ -46,7 +48,7 @@ def test_every_variable_has_dimensions_units_and_a_meaning(ramp_run):
             needed |= {"predicted_loss", "predicted_squared_gradient_norm", "sigma_eigenvalues", "residual"}
             needed |= {"n_hessian_vectors", "n_curvature_gradients"}
         assert needed <= set(group.data_vars)
-    assert ramp_run.config["hyperparameters"] == RMSPROP | {"epsilon": 0.0}
+    assert ramp_run.config["hyperparameters"] == RMSPROP | dict.fromkeys(("epsilon", "weight_decay", "l2"), 0.0)
     assert json.loads(ramp_run.tree.attrs["versions"])["jax"]
 
 
@@ -100,11 +102,12 @@ def test_lockstep_aligns_weights_and_directions():
     covectors = rng.normal(size=(2 * T + 1, n, k))
     problem = cn.problem("quadratic", n=n)
     recorders = {"discrete": Recorder(2 * T), "central": Recorder(2 * T)}
-    lockstep = Lockstep(problem, recorders, discrete[0])
+    flow = Flow(problem, arrays("gradient_descent", problem, learning_rate=0.1), load("gradient_descent"))
+    lockstep = Lockstep(flow, recorders, discrete[0])
     for b in range(2):
         steps = slice(1 + b * T, 1 + (b + 1) * T)
         log = SimpleNamespace(sigma_covectors=covectors[steps])
-        rest = {"seen": None, "predictions": {}, "n_gradients": None, "reason": None}
+        rest = {"seen": None, "predictions": {}, "captured": {}, "n_gradients": None, "reason": None}
         chunk = {
             "discrete": Records(discrete[steps], log=None, **rest),
             "central": Records(central[steps], log=log, **rest),

@@ -144,7 +144,9 @@ def test_states_stand_still_at_rest(setting):
 def test_a_weight_without_gradient_keeps_a_finite_drift():
     flow = generated.load("rmsprop")
     state = {"nu": jnp.array([0.0, 1.0]), "t": jnp.asarray(3.0)}
-    drift = flow.preconditioner_drift(state, {"nu": jnp.array([0.0, 0.5]), "t": jnp.asarray(1.0)}, hyperparameters(flow))
+    drift = flow.preconditioner_drift(
+        state, {"nu": jnp.array([0.0, 0.5]), "t": jnp.asarray(1.0)}, hyperparameters(flow)
+    )
     assert jnp.isfinite(drift).all()
     assert float(drift[0]) == 0
 
@@ -200,7 +202,9 @@ def test_sigma_squared_balances_the_edge(name, switches):
     assert close(stated, expected)
     if "bias_correction" in switches:
         constant = hyperparameters(flow)
-        now, late = (flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, constant, *t) for t in ((state["t"],), ()))
+        now, late = (
+            flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, constant, *t) for t in ((state["t"],), ())
+        )
         assert not close(late, now, rtol=1e-6)
 
 
