@@ -26,7 +26,13 @@ from .run import Run
 DPI = 150
 WIDTH, HEIGHT, HEADER = 8.0, 4.3, 0.6  # inches
 
-COLOURS = {"discrete": "#2f7ebc", "stable": "#e8871e", "central": "#16202c", "ablated": "#a2449c"}
+COLOURS = {
+    "discrete": "#2f7ebc",
+    "stable": "#e8871e",
+    "central": "#16202c",
+    "ablated": "#a2449c",
+    "stationary": "#2e8b57",
+}
 EDGE = "#c8102e"  # the threshold, and what is equal to it
 INK, SOFT, PALE = "#16202c", "#5b6670", "#8a94a0"
 
@@ -37,6 +43,7 @@ FLOW: dict[str, dict[str, Any]] = {
     "stable": dict(color=COLOURS["stable"], linewidth=1.5),
     "central": dict(color=COLOURS["central"], linewidth=1.7),
     "ablated": dict(color=COLOURS["ablated"], linewidth=1.5),
+    "stationary": dict(color=COLOURS["stationary"], linewidth=1.5),
 }
 
 STYLE: Any = {

@@ -93,7 +93,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
 
 
 def _distances(run: Run, crossing: int | None) -> list[Row]:
-    flows = [name for name in ("central", "stable", "ablated") if name in run.tree.children]
+    flows = [name for name in ("central", "stable", "ablated", "stationary") if name in run.tree.children]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
     last = np.flatnonzero(np.all([np.isfinite(d) for d in D.values()], axis=0))[-LAST:]
@@ -108,8 +108,9 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
         _judged("distance_ratio", ratio("central", "stable"), LIMITS.distance_ratio, unsettled, over),
         Row("distance_travelled", ratio("central", "travelled"), note=over),
     ]
-    if "ablated" in D:
-        rows.append(Row("ablated_ratio", ratio("ablated", "stable"), note=over))
+    for name in ("ablated", "stationary"):
+        if name in D:
+            rows.append(Row(f"{name}_ratio", ratio(name, "stable"), note=over))
     return rows
 
 
@@ -177,13 +178,15 @@ def _critical(run: Run) -> list[Row]:
 
 def _constraints(run: Run, crossing: int | None) -> list[Row]:
     relative = values(run, "central", "effective_eigenvalues") / threshold(run)[:, None]
-    largest = _extreme(relative[crossing or 0 :])
+    first = _feasible(relative, crossing or 0)
+    largest = _extreme(relative[first:])
+    above = f"it started above the edge and was on it at step {first}" if first > (crossing or 0) else ""
     sigma = values(run, "central", "sigma_eigenvalues")
     low, high = _extreme(-sigma), _extreme(sigma)
     smallest = 0.0 - low / high if low is not None and high else None
     unknown = "" if smallest is not None else "Sigma is zero" if high is not None else "not recorded"
     return [
-        _judged("largest_eigenvalue", largest, LIMITS.largest_eigenvalue),
+        _judged("largest_eigenvalue", largest, LIMITS.largest_eigenvalue, note=above),
         _judged("residual", _extreme(values(run, "central", "residual")), LIMITS.residual),
         Row(
             "smallest_sigma",
@@ -193,6 +196,17 @@ def _constraints(run: Run, crossing: int | None) -> list[Row]:
             unknown,
         ),
     ]
+
+
+def _feasible(relative: np.ndarray, crossing: int) -> int:
+    """Return the step from which eigenvalues are judged: the first crossing, or where an infeasible start is over.
+
+    A run that starts above the edge is pulled back at a bounded rate, so the steps until then say nothing.
+    """
+    if not relative.size or not np.nanmax(relative[0], initial=0.0) > LIMITS.largest_eigenvalue:
+        return crossing
+    back = np.flatnonzero(np.nanmax(relative, axis=1, initial=0.0) <= LIMITS.largest_eigenvalue)
+    return max(crossing, int(back[0])) if back.size else crossing
 
 
 def _extreme(x: np.ndarray) -> float | None:

@@ -28,7 +28,7 @@ def loss(run: Run) -> Figure | None:
     ax = single(run, "Training loss", "training loss")
     line(ax, shown["discrete"], "optimizer", **RAW)
     line(ax, _at_edge(run, smoothed(shown["discrete"])), "time average", **AVERAGE)
-    _flows(ax, run, "loss", ("stable", "ablated", "central"))
+    _flows(ax, run, "loss", ("stable", "ablated", "stationary", "central"))
     if "central" in shown:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
     every = np.concatenate([x[np.isfinite(x)] for x in shown.values()])
@@ -80,35 +80,73 @@ def variance(run: Run) -> Figure | None:
     ever = ever[ever < measured.shape[1]]
     if not ever.size or not np.isfinite(measured[:, ever]).any():
         return None
-    averaged = smoothed(measured)
-    columns = 1 if ever.size == 1 else 2
-    rows = -(-ever.size // columns)
-    fig = canvas.canvas(run, "Variance of the oscillation", canvas.HEIGHT if rows == 1 else 1.2 + 1.9 * rows)
+    series = {"measured": measured, "time average": smoothed(measured), "predicted": predicted}
+    labels = [f"direction {i + 1}" for i in ever]
+    highest = 1.3 * max(np.nanmax(series[name][:, ever]) for name in ("time average", "predicted"))
+    chosen = {name: x[:, ever] for name, x in series.items()}
+    ylabel = r"variance [weight$^2\,P$]"
+    return _panels(run, "Variance of the oscillation", ylabel, chosen, labels, (0, highest))
+
+
+@styled
+def squared_gradients(run: Run) -> Figure | None:
+    """Squared gradient of single weights with its predicted time average, a panel each."""
+    has = [name for name in ("discrete", "central") if name in run.tree.children]
+    if len(has) < 2 or any("squared_gradient" not in run.tree[name] for name in has):
+        return None
+    measured = values(run, "discrete", "squared_gradient")[:, :PANELS]
+    predicted = values(run, "central", "predicted_squared_gradient")[:, :PANELS]
+    series = {"measured": _logarithmic(measured), "time average": _logarithmic(smoothed(measured))}
+    series["predicted"] = _logarithmic(predicted)
+    labels = [f"weight {i}" for i in run.tree["central"]["coordinate"].values[:PANELS]]
+    typical = series["time average"][np.isfinite(series["time average"])]
+    if not typical.size:
+        return None
+    limits = 0.1 * typical.min(), 10 * typical.max()
+    ylabel = r"squared gradient [loss$^2$/weight$^2$]"
+    return _panels(run, "Squared gradient of single weights", ylabel, series, labels, limits, log=True)
+
+
+def _panels(
+    run: Run,
+    heading: str,
+    ylabel: str,
+    series: dict[str, np.ndarray],
+    labels: list[str],
+    limits: tuple[float, float],
+    log: bool = False,
+) -> Figure:
+    """Draw what was measured, its average and its prediction, a column of each to a panel."""
+    columns = 1 if len(labels) == 1 else 2
+    rows = -(-len(labels) // columns)
+    fig = canvas.canvas(run, heading, canvas.HEIGHT if rows == 1 else 1.2 + 1.9 * rows)
     grid = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    grid[0, 0].set_ylim(0, 1.3 * max(np.nanmax(averaged[:, ever]), np.nanmax(predicted[:, ever])))
-    for ax, i in zip(grid.flat, ever, strict=False):
-        line(ax, measured[:, i], "measured", **RAW)
-        line(ax, averaged[:, i], "time average", **AVERAGE)
-        line(ax, predicted[:, i], "predicted", **PREDICTED)
-        ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    if log:
+        grid[0, 0].set_yscale("log")
+    grid[0, 0].set_ylim(*limits)
+    looks = {"measured": RAW, "time average": AVERAGE, "predicted": PREDICTED}
+    for i, (ax, text) in enumerate(zip(grid.flat, labels, strict=False)):
+        for name, x in series.items():
+            line(ax, x[:, i], name, **looks[name])
+        if not log:
+            ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
         place: Any = dict(transform=ax.transAxes, ha="right", va="top", color=canvas.SOFT)
-        label = ax.text(0.985, 0.95, f"direction {i + 1}", **place)
-        label.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1.5))
+        ax.text(0.985, 0.95, text, **place).set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1.5))
         canvas.mark_crossing(ax, run)
-    for ax in grid.flat[ever.size :]:
+    for ax in grid.flat[len(labels) :]:
         ax.set_visible(False)
     for column in range(columns):
-        lowest = grid[(ever.size - 1 - column) // columns, column]
+        lowest = grid[(len(labels) - 1 - column) // columns, column]
         lowest.set_xlabel("step")
         lowest.tick_params(labelbottom=True)
-    fig.supylabel(r"variance [weight$^2\,P$]", fontsize=9.5, color="#2b3640")
+    fig.supylabel(ylabel, fontsize=9.5, color="#2b3640")
     return canvas.legend(grid[0, 0])
 
 
 @styled
 def distances(run: Run) -> Figure | None:
     """Distance of every flow from the discrete optimizer's midpoint."""
-    flows = [name for name in ("stable", "ablated", "central") if name in run.tree.children]
+    flows = [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
     if not any((values(run, name, "distance_to_discrete") > 0).any() for name in flows):
         return None
     ax = single(run, "Distance from the optimizer's midpoint", "distance [weight]")
@@ -141,6 +179,19 @@ def effective_step_size(run: Run) -> Figure | None:
 
 
 @styled
+def optimization_speed(run: Run) -> Figure | None:
+    """Optimization speed g' P^{-1} g of the flows, for optimizers with one step size for each weight."""
+    if "central" not in run.tree.children or np.isfinite(values(run, "central", "effective_step_size")).any():
+        return None
+    ax = single(run, "Optimization speed", r"optimization speed, $g^\top P^{-1}g$ [loss/step]")
+    shown = [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
+    for name in shown:
+        line(ax, _logarithmic(values(run, name, "optimization_speed")), f"{name} flow", **FLOW[name])
+    ax.set_yscale("log")
+    return finished(ax, run)
+
+
+@styled
 def gradient_norm(run: Run) -> Figure | None:
     """Gradient norm of the discrete optimizer, and the root mean square that the central flow predicts."""
     if not {"discrete", "central"} <= set(run.tree.children):
@@ -164,6 +215,8 @@ FIGURES = {
     "variance": variance,
     "distances": distances,
     "effective_step_size": effective_step_size,
+    "optimization_speed": optimization_speed,
+    "squared_gradients": squared_gradients,
     "gradient_norm": gradient_norm,
 }
 

@@ -49,6 +49,16 @@ CAPTIONS = {
         "How far a step goes per unit of gradient. At the edge it equals the threshold over the sharpness "
         "S: an adaptive optimizer gets there by moving its step size, gradient descent by moving S.",
     ),
+    "optimization_speed": (
+        "Optimization speed of every flow by step, on a logarithmic axis.",
+        "How fast the loss falls to first order, with the gradient along each flow and its own preconditioner. "
+        "At the edge the central flow descends as fast as its curvature allows.",
+    ),
+    "squared_gradients": (
+        "Squared gradient of single weights by step with its predicted time average, one panel per weight.",
+        "What each weight's own step size is made from: the squared gradient that the optimizer meets (wide, pale: "
+        "its time average) and what the central flow predicts for it (dashed), weight by weight.",
+    ),
     "gradient_norm": (
         "Gradient norm by step with its predicted root mean square, on a logarithmic axis.",
         "At the edge most of the optimizer's gradient is oscillation: its root mean square lies far above "

@@ -53,6 +53,11 @@ DEFINITIONS = {
         "As distance central / stable, for the ablated flow: it stays at the edge but its gradient lacks "
         "the oscillation's curvature term. For information.",
     ),
+    "stationary_ratio": (
+        "distance stationary / stable",
+        "As distance central / stable, for the stationary flow, whose states are at rest at every time. For "
+        "information.",
+    ),
     "predicted_loss": (
         "predicted loss, relative RMS",
         "RMS over the steps of the relative deviation of L + ⟨Σ, H⟩/2 from the smoothed discrete loss, "
@@ -87,7 +92,8 @@ DEFINITIONS = {
     "critical_3": ("steps with ≥ 3 critical", "The same, three or more at once."),
     "largest_eigenvalue": (
         "largest eigenvalue / threshold",
-        "Largest effective eigenvalue of the central flow from the first crossing on, over the threshold.",
+        "Largest effective eigenvalue of the central flow from the first crossing on, over the threshold; where the "
+        "run starts above the edge, from the first step on which the flow is back on it.",
     ),
     "residual": ("complementarity residual", "Largest relative residual along the central flow."),
     "smallest_sigma": (
