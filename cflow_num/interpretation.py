@@ -57,14 +57,14 @@ def stationary_preconditioner(
     w: Float[Array, " n"] | None = None,
     *,
     first_term_only: bool = False,
-    columns: int = 16,
+    columns: int | None = None,
     tolerance: float = 1e-5,
     max_iterations: int = 3000,
 ) -> StationaryPreconditioner:
     """Return the preconditioner at rest at the weights w (the problem's own by default).
 
-    Matrix-free: one iteration costs `columns` Hessian-vector products, so it serves networks; `columns` must be at
-    least the number of critical directions, or the constraint is left violated and `largest_effective_eigenvalue` says
+    Matrix-free: one iteration costs `columns` (16 by default) Hessian-vector products, so it serves networks; it
+    must be at least the number of critical directions, or the constraint is left violated and `largest_effective_eigenvalue` says
     so.
     With `first_term_only` the gradient is left out: the smallest preconditioner that the curvature allows, which has
     many more critical directions (up to sqrt(2n)). Method: `flows/stationary.py`.
@@ -81,6 +81,7 @@ def stationary_preconditioner(
     if not opt.STATIONARY:
         raise InputError(f"{opt.NAME} has no state that can stand still, so no stationary preconditioner: use rmsprop")
     n = problem.n_weights
+    columns = min(16, n) if columns is None else columns
     if not 1 <= columns <= n:
         raise InputError(f"columns is {columns}, it must be between 1 and the number of weights, {n}")
     arrays = as_arrays(opt, hp, problem)

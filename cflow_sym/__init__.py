@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cflow_sym.optimizers import names as optimizers
     from cflow_sym.recipe import derive
     from cflow_sym.render import write_derivations
+    from cflow_sym.tracing import from_jax, from_optax
     from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "optimizers": ("UnknownOptimizerError", "optimizer"),
     "recipe": ("derive",),
     "render": ("write_derivations",),
+    "tracing": ("from_jax", "from_optax"),
     "spec": ("Hyperparameter", "OptimizerSpec", "SpecError", "State", "Switch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -44,6 +46,8 @@ __all__ = [
     "UnknownOptimizerError",
     "compile",
     "derive",
+    "from_jax",
+    "from_optax",
     "norm2",
     "optimizer",
     "optimizers",
