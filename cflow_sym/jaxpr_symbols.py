@@ -248,7 +248,7 @@ class Interpreter:
             return yes
         if condition.func in (sp.Not, sp.Ne):
             return self.select(sp.Not(condition), yes, no, origin)
-        if not condition.is_Boolean:
+        if isinstance(condition, sp.Expr):
             raise SpecError(f"it selects by the number {condition}, which is not a comparison: {REMEDY}.")
         if condition.func == sp.Eq and condition.lhs - symbols.t == -1:
             return self.at_first_step(yes, no, origin)
@@ -273,7 +273,7 @@ def number(expr: sp.Basic) -> sp.Expr:
     >>> number(sp.true), number(symbols.nu)
     (1, nu)
     """
-    return sp.Piecewise((1, expr), (0, True)) if isinstance(expr, sp.logic.boolalg.Boolean) else expr
+    return expr if isinstance(expr, sp.Expr) else sp.Piecewise((1, expr), (0, True))
 
 
 def _closed(jaxpr: Jaxpr) -> ClosedJaxpr:

@@ -256,7 +256,8 @@ class OptimizerSpec:
         passing = {symbols.g: sp.Integer(0)}
         for name, symbol in self.all_symbols.items():
             if self.kinds[name] == "filtered":
-                passing |= {symbol: sp.Integer(0), self.new(name): sp.Integer(0)}
+                zero = sp.Integer(0)
+                passing |= {symbol: zero, self.new(name): zero, state_symbol(name + OLD, "filtered"): zero}
         return freeze_signs(expr, passing, lambda what: _fail(self, what))
 
     @cached_property

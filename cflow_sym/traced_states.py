@@ -88,7 +88,7 @@ class _Known:
     counters: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
     filtered: frozenset[str] | None = None  # None: nothing is known of any sign
-    marked: tuple[tuple[Origin, sp.Symbol], ...] = ()
+    marked: tuple[tuple[Origin, tuple[str, int]], ...] = ()  # which value is which array of which new state
 
     def real(self, slot: Slot) -> bool:
         return self.filtered is None or slot.name in self.filtered
@@ -121,7 +121,7 @@ class _Round:
         self.arrays = program.arrays(coordinates)
         interpreter = Interpreter(
             self.arrays,
-            dict(known.marked),
+            {origin: of_array(self.arrays, self.new[name], k) for origin, (name, k) in known.marked},
             {self.old[s.name]: program.starts[s.name] for s in self.live},
             program.constants,
         )
@@ -157,7 +157,7 @@ class _Round:
     def learn(self) -> _Known:
         """Return what is known after this round."""
         counters, constants = set(self.known.counters), set(self.known.constants)
-        marked: dict[Origin, sp.Symbol] = {}
+        marked: dict[Origin, tuple[str, int]] = {}
         for slot in self.live:
             values, old = self.returned[slot.name], self.old[slot.name]
             if slot.kind == "scalar" and self.update(slot) - old == 1 and self.program.starts[slot.name].is_Integer:
@@ -173,7 +173,7 @@ class _Round:
             else:
                 for k, value in enumerate(values):
                     if value.origin is not None:
-                        marked.setdefault(value.origin, of_array(self.arrays, self.new[slot.name], k))
+                        marked.setdefault(value.origin, (slot.name, k))
         known = _Known(frozenset(counters), frozenset(constants), marked=tuple(marked.items()))
         if not self.known.counters >= counters or not self.known.constants >= constants:
             return known  # first settle what the numbers are

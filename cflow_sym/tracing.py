@@ -14,6 +14,7 @@ symbols, which `spec.assumptions` then lists, or by a value given in `static`.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import itertools
 import keyword
@@ -227,7 +228,8 @@ class _Tracer:
             name = _free_name(words[-1] if words else "state", used)
             used = used | {name}
             leaf_shapes = [leaf.shape for _, _, leaf in leaves]
-            if not all(np.issubdtype(leaf.dtype, np.floating) or leaf.shape == () for _, _, leaf in leaves):
+            known = [isinstance(leaf.dtype, np.dtype) for _, _, leaf in leaves]  # no random keys
+            if not all(known) or not all(leaf.shape == () or leaf.dtype.kind == "f" for _, _, leaf in leaves):
                 self.fail(f"the state {where} holds arrays of {leaves[0][2].dtype}, which no flow knows: {REMEDY}.")
             if leaf_shapes == list(shapes):
                 kind = "elementwise"
@@ -345,6 +347,7 @@ def _works(spec: OptimizerSpec, option: str) -> bool:
 
 
 def _name_of(factory: Any) -> str:
+    factory = factory.func if isinstance(factory, functools.partial) else factory
     name = getattr(factory, "__name__", None) or type(factory).__name__
     return name if name.isidentifier() else "traced"
 
@@ -352,7 +355,7 @@ def _name_of(factory: Any) -> str:
 def _free_name(name: str, used: set[str]) -> str:
     name = name.strip("_") or "state"
     name = name + "_state" if name.endswith((NEW, OLD)) or name in used else name
-    return next(n for n in (name, *(f"{name}_{k}" for k in itertools.count(2))) if n not in used)
+    return next(n for n in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if n not in used)
 
 
 def _key(entry: Any) -> str:
