@@ -187,6 +187,10 @@ class Interpreter:
         result = ELEMENTWISE[name](*operands, eqn.params)
         return [self.new(self.arrays.join(result), origin)]
 
+    def meaning(self, expr: sp.Basic) -> sp.Basic:
+        """Return an expression with the names of computed values undone."""
+        return expr.xreplace(self.defined)
+
     def new(self, expr: sp.Basic, origin: Origin) -> Value:
         """Return a computed value, under its name where it has one."""
         symbol = self.marked.get(origin)
@@ -244,7 +248,7 @@ class Interpreter:
         """Return one of two values where the condition is decided, else a case distinction."""
         if condition in (sp.true, sp.false):
             return yes if condition == sp.true else no
-        if yes.expr == no.expr:
+        if self.meaning(yes.expr) == self.meaning(no.expr):
             return yes
         if condition.func in (sp.Not, sp.Ne):
             return self.select(sp.Not(condition), yes, no, origin)
@@ -262,7 +266,8 @@ class Interpreter:
     def at_first_step(self, first: Value, later: Value, origin: Origin) -> Value:
         """Return a value that is special at the first update; there every state has its initial value."""
         start = {**self.initial, symbols.t: sp.Integer(1)}
-        if sp.expand(first.expr.xreplace(start) - later.expr.xreplace(start)) == 0:
+        one, other = (self.meaning(v.expr).xreplace(start) for v in (first, later))
+        if sp.expand(one - other) == 0:
             return later
         return self.new(self.arrays.join(later.expr + FIRST_STEP * (first.expr - later.expr)), origin)
 

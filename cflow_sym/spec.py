@@ -26,7 +26,9 @@ import sympy as sp
 
 from cflow_sym.interface import HyperparameterInfo
 from cflow_sym.notation import (
+    BlockTotal,
     Frozen,
+    Total,
     contract,
     drop_sums,
     expand_names,
@@ -432,6 +434,8 @@ def _split_decay(
         seen = {g: g - rho * w}
         states = {n: contract(_without(w, e.xreplace(seen))) for n, e in updates.items()}
         moved = step.xreplace(seen)
+        if any(total.has(w) for total in expand_names(moved).atoms(Total, BlockTotal)):
+            continue
         decay = -sp.factor(moved.diff(w))
         known = constants | set(spec.scheduled)
         if any(e.has(w) for e in states.values()) or not decay.free_symbols <= known or is_elementwise(decay):

@@ -138,27 +138,41 @@ def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.
 
 
 def refuse_filters(spec: OptimizerSpec) -> None:
-    """Raise `DerivationError` for a spec with filtered states: with the reason for which it is unstable, if it is."""
+    """Raise `DerivationError` for a spec with filtered states, naming a root that is unstable before the period two."""
     filters = {s: e for s, e in spec.sequential_updates.items() if spec.kinds[s.name] == "filtered"}
     if not filters:
         return
     names = ", ".join(s.name for s in filters)
-    scalar = sp.Symbol("P", positive=True)
-    states = {spec.new(s.name): s for s in filters} | {spec.all_symbols[n]: sp.Integer(1) for n in spec.state_symbols}
-    step = spec.weight_update.xreplace({spec.new(s.name): s for s in filters})
-    slope = step.diff(_s.g) + sum(step.diff(s) * e.diff(_s.g) for s, e in filters.items())
-    if len(filters) == 1 and not is_elementwise(slope.xreplace(states)):
-        # in units of the whole step's slope: P is what multiplies the filtered gradient
-        plain = {s: e.xreplace(states) for s, e in filters.items()}
-        unit = step.diff(next(iter(filters))).xreplace(states)
-        M = linearized_map(sp.expand(step.xreplace(states) / (-unit * scalar)), plain, scalar)
-        samples = [random_point(spec, seed).values for seed in range(3)]
-        hyper = [{h.symbol: v[h.symbol] for h in spec.active_hyperparameters} for v in samples]
-        refuse_other_periods(M, threshold(M), hyper)
+    moving = {_s.g, _s.w, *filters}
+    if any(spec.weight_update.diff(x).atoms(sp.Symbol) & moving for x in moving):
+        raise DerivationError(
+            f"optimizer {spec.name!r}: the step {spec.weight_update} is not linear in the gradient and in its averages "
+            f"({names}), so that P would oscillate with them; no flow is derived for that."
+        )
+    for seed in range(3):
+        # at random hyperparameters, slow states 1, bias corrections gone; P = 1 only sets the unit of lambda
+        point = random_point(spec, seed)
+        values = {h.symbol: point.values[h.symbol] for h in spec.active_hyperparameters}
+        values |= dict.fromkeys(spec.state_symbols.values(), sp.Integer(1))
+        step, decay, *updates = (_late(e).xreplace(values) for e in (spec.weight_update, spec.decay, *filters.values()))
+        slopes = {x: step.diff(x) for x in (_s.g, *filters, *map(spec.new, (s.name for s in filters)))}
+        unit = next((abs(a) for a in slopes.values() if a != 0), sp.Integer(1))
+        step = sp.Add(*(a / unit * x for x, a in slopes.items())) - decay * _s.w
+        inserted = {spec.new(s.name): e for s, e in zip(filters, updates, strict=True)}
+        M = linearized_map(
+            step, {s: e.xreplace(inserted) for s, e in zip(filters, updates, strict=True)}, sp.Integer(1)
+        )
+        refuse_other_periods(M, threshold(M))
     raise DerivationError(
         f"optimizer {spec.name!r} has momentum (the filtered states {names}): its derivation needs the filter, which "
         "is not built yet; use an optimizer without momentum. Its discrete update can be traced and run."
     )
+
+
+def _late(expr: sp.Expr) -> sp.Expr:
+    """Return an expression at a large count, where decays to the power of the count are gone."""
+    gone = {p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)}
+    return expr.xreplace(gone).xreplace({_s.t: sp.Integer(10**6)})
 
 
 def _shape(P: sp.Expr) -> str:

@@ -216,15 +216,15 @@ class _Round:
         starts = {s.name: self.program.starts[s.name] for s in self.live}
         kinds = {s.name: "filtered" if s.name in filtered else s.kind for s in self.live}
         for slot in self.live:
-            if slot.name in updates and slot.name not in filtered:
-                self.refuse_negative(slot, updates[slot.name])
+            if slot.name in updates and slot.name not in filtered and self.may_be_negative(slot, updates[slot.name]):
+                kinds[slot.name] = "filtered"  # momentum of something else than the gradient itself
         after = {self.new[n]: self.old[n] for n in updates}
         before = {self.old[n]: sp.Symbol(n + OLD, **self.old[n].assumptions0) for n in updates}
         assumed = dict.fromkeys(self.arrays.to_first(a).xreplace(after) for a in self.assumed)
         return Traced(
             step.xreplace({**after, **before}),
             tuple(State(n, e, starts[n], kinds[n]) for n, e in updates.items()),
-            tuple(a for a in assumed if not self.arrays.mixed(a)),
+            tuple(a for a in assumed if a.args and not self.arrays.mixed(a)),
         )
 
     def in_order(self) -> list[Slot]:
@@ -253,15 +253,18 @@ class _Round:
             needed |= more
             read = read.union(*(updates[n].free_symbols for n in more))
 
-    def refuse_negative(self, slot: Slot, update: sp.Expr) -> None:
-        """Raise `SpecError` for a state that is no average of the gradient and yet may become negative."""
+    def may_be_negative(self, slot: Slot, update: sp.Expr) -> bool:
+        """Say whether a state that is not linear in the gradient may still have any sign; raises for a scalar one."""
         for point in _points(update, self.program.hyperparameters):
             value = drop_sums(update).xreplace(point).evalf()
             if value.is_real and value < -1e-12:
+                if slot.kind == "elementwise":
+                    return True
                 raise SpecError(
-                    f"the state {slot.where} may become negative without being linear in the gradient (its new value "
-                    f"is {update}); supported are positive slow states and momentum that is linear in g."
+                    f"the state {slot.where} may become negative (its new value is {update}); supported are positive "
+                    "slow states and momentum, one value for each weight."
                 )
+        return False
 
 
 def of_array(arrays: Arrays, expr: sp.Expr, k: int) -> sp.Expr:

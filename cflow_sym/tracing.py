@@ -225,7 +225,7 @@ class _Tracer:
         for keys, leaves in grouped.items():
             where = ".".join(keys) or "state"
             words = [k for k in keys if k.isidentifier() and not keyword.iskeyword(k)]
-            name = _free_name(words[-1] if words else "state", used)
+            name = _free_name(words[-1] if words else "nu", used)
             used = used | {name}
             leaf_shapes = [leaf.shape for _, _, leaf in leaves]
             known = [isinstance(leaf.dtype, np.dtype) for _, _, leaf in leaves]  # no random keys
@@ -279,15 +279,15 @@ class _Tracer:
         off = 0.0 if self.off(argument) else None
         if DECAYS.fullmatch(argument) or DECAYS.fullmatch(name):
             symbol = row.symbol() if row else sp.Symbol(name, positive=True)
-            return Hyperparameter(name, symbol, upper=1.0, closed_below=value == 0, default=value, off=off, meaning="decay")
+            return Hyperparameter(
+                name, symbol, upper=1.0, closed_below=value == 0, default=value, off=off, meaning="decay"
+            )
         if name == "learning_rate":
             return Hyperparameter(name, symbols.eta, default=value, meaning="learning rate", schedulable=True)
         symbol = row.symbol() if row else sp.Symbol(name, nonnegative=True)
         meaning = row.meaning if row else argument.replace("_", " ")
         typical = 0.25 if name in ("weight_decay", "l2") else None
-        return Hyperparameter(
-            name, symbol, closed_below=True, default=value, off=off, meaning=meaning, typical=typical
-        )
+        return Hyperparameter(name, symbol, closed_below=True, default=value, off=off, meaning=meaning, typical=typical)
 
     def _before(self, argument: str) -> list[str]:
         names = list(self.found)
@@ -327,7 +327,9 @@ def _arguments(
         default = None if parameter.default is parameter.empty else parameter.default
         value = given.get(name, default)
         number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-        if isinstance(value, float) or (number and (isinstance(default, float) or parameter.default is parameter.empty)):
+        if isinstance(value, float) or (
+            number and (isinstance(default, float) or parameter.default is parameter.empty)
+        ):
             found[name] = float(value)
         elif name not in given and parameter.default is parameter.empty:
             found[name] = None
@@ -353,7 +355,7 @@ def _name_of(factory: Any) -> str:
 
 
 def _free_name(name: str, used: set[str]) -> str:
-    name = name.strip("_") or "state"
+    name = name.strip("_") or "nu"
     name = name + "_state" if name.endswith((NEW, OLD)) or name in used else name
     return next(n for n in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if n not in used)
 

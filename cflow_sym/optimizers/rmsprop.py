@@ -19,11 +19,7 @@ SPEC = OptimizerSpec(
     name="rmsprop",
     title="RMSProp",
     hyperparameters=(LEARNING_RATE, BETA2, EPSILON, WEIGHT_DECAY, L2),
-    states=(
-        State(
-            "nu", s.beta2 * s.nu + (1 - s.beta2) * GRADIENT**2, meaning="average of squared gradients"
-        ),
-    ),
+    states=(State("nu", s.beta2 * s.nu + (1 - s.beta2) * GRADIENT**2, meaning="average of squared gradients"),),
     definitions=DENOMINATOR,
     update=STEP,
     switches=(BIAS_CORRECTION, EPS_IN_SQRT),

@@ -94,7 +94,10 @@ def test_elementwise_states_at_rest_stay_on_the_edge_ahead_of_the_stable_flow():
     ("call", "says"),
     [
         (lambda p: stationary_preconditioner(p, "adagrad", {"learning_rate": 0.1}), "no state that can stand still"),
-        (lambda p: stationary_preconditioner(p, "rmsprop", {"learning_rate": 0.1, "beta2": 0.9}, columns=0), "columns is"),
+        (
+            lambda p: stationary_preconditioner(p, "rmsprop", {"learning_rate": 0.1, "beta2": 0.9}, columns=0),
+            "columns is",
+        ),
         (
             lambda p: stationary_preconditioner(p, "rmsprop", {"learning_rate": lambda t: 0.1 + 0 * t, "beta2": 0.9}),
             "schedule has no value at rest",
