@@ -64,8 +64,8 @@ def stationary_preconditioner(
     """Return the preconditioner at rest at the weights w (the problem's own by default).
 
     Matrix-free: one iteration costs `columns` (16 by default) Hessian-vector products, so it serves networks; it
-    must be at least the number of critical directions, or the constraint is left violated and `largest_effective_eigenvalue` says
-    so.
+    must be at least the number of critical directions, or the constraint is left violated and
+    `largest_effective_eigenvalue` says so.
     With `first_term_only` the gradient is left out: the smallest preconditioner that the curvature allows, which has
     many more critical directions (up to sqrt(2n)). Method: `flows/stationary.py`.
 

@@ -98,7 +98,7 @@ def squared_gradients(run: Run) -> Figure | None:
     predicted = values(run, "central", "predicted_squared_gradient")[:, :PANELS]
     series = {"measured": _logarithmic(measured), "time average": _logarithmic(smoothed(measured))}
     series["predicted"] = _logarithmic(predicted)
-    labels = [f"weight {i}" for i in run.tree["central"]["coordinate"].values[:PANELS]]
+    labels = [f"weight {i}" for i in run.tree["central"].coords["coordinate"].values[:PANELS]]
     typical = series["time average"][np.isfinite(series["time average"])]
     if not typical.size:
         return None

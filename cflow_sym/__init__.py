@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cflow_sym.codegen import compile, write_generated
     from cflow_sym.derivation import Derivation, DerivationError, Flow, Step, StepError
+    from cflow_sym.expressions import ExpressionError
+    from cflow_sym.files import load_optimizer
     from cflow_sym.notation import Total, norm2, symbols
     from cflow_sym.optimizers import UnknownOptimizerError, optimizer
     from cflow_sym.optimizers import names as optimizers
     from cflow_sym.recipe import derive
     from cflow_sym.render import write_derivations
-    from cflow_sym.tracing import from_jax, from_optax
     from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+    from cflow_sym.tracing import from_jax, from_optax
 
 _HOME = {
     "codegen": ("compile", "write_generated"),
     "derivation": ("Derivation", "DerivationError", "Flow", "Step", "StepError"),
+    "expressions": ("ExpressionError",),
+    "files": ("load_optimizer",),
     "notation": ("Total", "norm2", "symbols"),
     "optimizers": ("UnknownOptimizerError", "optimizer"),
     "recipe": ("derive",),
@@ -34,6 +38,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Derivation",
     "DerivationError",
+    "ExpressionError",
     "Flow",
     "Hyperparameter",
     "OptimizerSpec",
@@ -48,6 +53,7 @@ __all__ = [
     "derive",
     "from_jax",
     "from_optax",
+    "load_optimizer",
     "norm2",
     "optimizer",
     "optimizers",

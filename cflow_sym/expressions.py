@@ -286,7 +286,7 @@ class _Reader:
             sign = -1 if isinstance(operator, ast.Sub) else 1
             terms.append((sign, self.part(rest, level + 1)))
         values = [p.value for _, p in terms]
-        value = None if None in values else sum(s * v for (s, _), v in zip(terms, values, strict=True))  # type: ignore[operator]
+        value = None if None in values else sum(s * v for (s, _), v in zip(terms, values, strict=True))
         return self.checked(node, sp.Add(*(s * p.expr for s, p in terms)), value)
 
     def product(self, node: ast.expr, level: int) -> _Part:
@@ -324,8 +324,8 @@ class _Reader:
         if exponent.value is not None and abs(exponent.value) > LARGEST_EXPONENT:
             self.fail(
                 node,
-                f"has the exponent {exponent.value:g}: at most {LARGEST_EXPONENT} in absolute value is allowed, use exp "
-                "or log for more",
+                f"has the exponent {exponent.value:g}: at most {LARGEST_EXPONENT} in absolute value is allowed, use "
+                "exp or log for more",
             )
         if base.expr == 0 and exponent.value is not None and exponent.value < 0:
             self.fail(node, "divides by zero: change the denominator")
@@ -362,7 +362,7 @@ class _Reader:
         if sp.I in numbers or expr.is_commutative is not True:
             self.fail(node, "is not a real number: check what stands in roots and logarithms")
         if value is None and not expr.free_symbols:
-            value = math.nan if expr.has(sp.Function, sp.nan) and expr.has(*_sums(expr)) else float(sp.N(expr))
+            value = float(sp.N(expr))
         finite = all(x.is_finite for x in numbers) and (value is None or abs(value) < _LARGEST)
         if not finite or (value is not None and abs(value) <= 1 / _LARGEST and expr != 0):
             self.fail(node, f"is beyond the range of numbers, {1 / _LARGEST:g} to {_LARGEST:g}: change the units")

@@ -58,6 +58,11 @@ class Total(_Sum):
     _sign = r"\textstyle\sum"
 
 
+KINDS = ("scalar", "elementwise", "blockwise", "filtered")  # of states
+NEW, OLD = "_new", "_old"  # ends of names: an updated state, and one before its update
+SCHEDULE = "schedule"  # the option with which hyperparameters depend on time
+
+
 class BlockTotal(_Sum):
     """Sum over the coordinates of the same block: one value for each block, so elementwise where it stands."""
 

@@ -17,34 +17,34 @@ decay is a further `- d w` in the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from cflow_sym.decay import split_decay
 from cflow_sym.interface import HyperparameterInfo
 from cflow_sym.notation import (
-    BlockTotal,
+    NEW,
+    OLD,
+    SCHEDULE,
     Frozen,
-    Total,
     contract,
     drop_sums,
-    expand_names,
     is_blockwise,
     is_elementwise,
     state_symbol,
     symbols,
 )
+from cflow_sym.signs import freeze_signs
+from cflow_sym.validation import validate
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from cflow_sym.derivation import Derivation
-
-KINDS = ("scalar", "elementwise", "blockwise", "filtered")
-NEW, OLD = "_new", "_old"
 
 
 class SpecError(ValueError):
@@ -144,7 +144,7 @@ class OptimizerSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
-        _validate(self)
+        validate(self, lambda message: _fail(self, message))
 
     # Configuration
 
@@ -250,6 +250,10 @@ class OptimizerSpec:
         ends = ("", NEW, OLD)
         return _by_name(result, {n + end: state_symbol(n + end, k) for n, k in kinds.items() for end in ends})
 
+    def written(self, expr: sp.Expr | float) -> sp.Expr:
+        """Apply definitions, switches, options and kinds of states; signs stay as they are written."""
+        return self._written(expr, self.kinds)
+
     def resolve(self, expr: sp.Expr | float) -> sp.Expr:
         """Apply definitions, switches, options, kinds of states and frozen signs to an expression of the spec."""
         return contract(self._frozen(self._written(expr, self.kinds)))
@@ -267,7 +271,22 @@ class OptimizerSpec:
         """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
         step = self._frozen(self._written(self.update, self.kinds))
         updates = {s.name: self._frozen(self._written(s.update, self.kinds)) for s in self.states}
-        return _split_decay(self, step, updates)
+        scheduled = set(self.scheduled)
+        constants = {h.symbol for h in self.active_hyperparameters} - scheduled
+        found = split_decay(step, updates, constants, scheduled)
+        if found is None:
+            places = (
+                [self.update]
+                if step.has(symbols.w)
+                else [s.update for s in self.states if updates[s.name].has(symbols.w)]
+            )
+            _fail(
+                self,
+                f"{places[0]} depends on the weights w in a way that no flow is derived for; supported are coupled "
+                "decay, g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with "
+                "constant rho and d.",
+            )
+        return found
 
     @property
     def penalty(self) -> sp.Expr:
@@ -283,6 +302,11 @@ class OptimizerSpec:
     def weight_update(self) -> sp.Expr:
         """w' - w, in terms of the updated states; with coupled decay g is the gradient of the penalized loss."""
         return self._uncoupled[2]
+
+    @property
+    def uncoupled_updates(self) -> dict[str, sp.Expr]:
+        """The updates of the states by name, in terms of the gradient of the penalized loss."""
+        return self._uncoupled[3]
 
     @property
     def sequential_updates(self) -> dict[sp.Symbol, sp.Expr]:
@@ -337,14 +361,6 @@ class OptimizerSpec:
         return compile_step(self.configure(**switches))
 
 
-SCHEDULE = "schedule"
-
-
-def symbols_of(name: str) -> sp.Symbol:
-    """Return the scalar symbol under which a state is written in a spec."""
-    return state_symbol(name)
-
-
 def exact_numbers(expr: sp.Expr) -> sp.Expr:
     """Write floating-point numbers as the rationals that their shortest decimals stand for.
 
@@ -359,148 +375,5 @@ def _by_name(expr: sp.Expr, replacement: Mapping[str, sp.Symbol]) -> sp.Expr:
     return sp.sympify(expr).xreplace({s: replacement[s.name] for s in expr.atoms(sp.Symbol) if s.name in replacement})
 
 
-def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], Any]) -> sp.Expr:
-    """Write sign, abs, max, min and case distinctions with signs that stay while `passing` goes through zero.
-
-    `fail` is called with a sentence where such a sign changes there.
-
-    >>> x, nu = symbols.g, symbols.nu
-    >>> freeze_signs(sp.sign(nu - x**2), {x: sp.Integer(0)}, print)
-    Frozen(-g**2 + nu)
-    """
-
-    def sign_of(argument: sp.Expr, what: sp.Expr) -> sp.Expr:
-        at_zero = sp.simplify(drop_sums(expand_names(argument)).xreplace(dict(passing)))
-        if at_zero == 0 or at_zero.has(sp.nan, sp.zoo):
-            fail(
-                f"{what} is not smooth where the gradient passes through 0. At the edge of stability the gradient "
-                "along a critical direction changes sign at every step, so the average of the step is no expansion "
-                "around its mean and no central flow exists; use a smooth function of g."
-            )
-        if argument.has(*passing):
-            return Frozen(argument)
-        return sp.Integer(1) if at_zero.is_positive else sp.Integer(-1) if at_zero.is_negative else Frozen(argument)
-
-    def larger(a: sp.Expr, b: sp.Expr, what: sp.Expr, direction: int) -> sp.Expr:
-        return (a + b + direction * sign_of(a - b, what) * (a - b)) / 2
-
-    def cases(e: Any) -> sp.Expr:
-        result = e.args[-1].expr
-        for value, condition in reversed(e.args[:-1]):
-            if not isinstance(condition, sp.core.relational.Relational):
-                fail(f"the condition {condition} is not a comparison; write it as one.")
-            sign = sign_of(condition.gts - condition.lts, e) if hasattr(condition, "gts") else None
-            if sign is None:
-                fail(f"{e} depends on an equality, which no smooth step does; write it as a comparison.")
-            result = value * (1 + sign) / 2 + result * (1 - sign) / 2
-        return result
-
-    expr = expr.replace(sp.Piecewise, lambda *a: cases(sp.Piecewise(*a, evaluate=False)))
-    expr = expr.replace(sp.Max, lambda *a: reduce(lambda x, y: larger(x, y, sp.Max(*a), 1), a))
-    expr = expr.replace(sp.Min, lambda *a: reduce(lambda x, y: larger(x, y, sp.Min(*a), -1), a))
-    expr = expr.replace(sp.Heaviside, lambda a, *_: (1 + sign_of(a, sp.Heaviside(a))) / 2)
-    expr = expr.replace(sp.Abs, lambda a: sign_of(a, sp.Abs(a)) * a)
-    return expr.replace(sp.sign, lambda a: sign_of(a, sp.sign(a)))
-
-
 def _fail(spec: OptimizerSpec, message: str) -> Any:
     raise SpecError(f"optimizer {spec.name!r}: {message}")
-
-
-def _without(symbol: sp.Symbol, expr: sp.Expr) -> sp.Expr:
-    """Expand an expression if that makes a symbol cancel, else leave it as it is written."""
-    return sp.expand(expr) if expr.has(symbol) else expr
-
-
-def _split_decay(
-    spec: OptimizerSpec, step: sp.Expr, updates: Mapping[str, sp.Expr]
-) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
-    """Return (coupled decay, decoupled decay, step, updates), the latter two in terms of the penalized gradient."""
-    g, w, zero = symbols.g, symbols.w, sp.Integer(0)
-    everything = (step, *updates.values())
-    if not any(e.has(w) for e in everything):
-        return zero, zero, contract(step), {n: contract(e) for n, e in updates.items()}
-    constants = {h.symbol for h in spec.active_hyperparameters} - set(spec.scheduled)
-
-    def ratio(expr: sp.Expr) -> sp.Expr:
-        plain = drop_sums(expand_names(expr))
-        slope = plain.diff(g)
-        return sp.factor(plain.diff(w) / slope) if slope != 0 else sp.nan
-
-    candidates = [ratio(e) for e in updates.values() if e.has(w)] or [zero, ratio(step)]
-    for rho in candidates:
-        if not rho.free_symbols <= constants or rho.has(sp.nan, sp.zoo):
-            continue
-        seen = {g: g - rho * w}
-        states = {n: contract(_without(w, e.xreplace(seen))) for n, e in updates.items()}
-        moved = step.xreplace(seen)
-        if any(total.has(w) for total in expand_names(moved).atoms(Total, BlockTotal)):
-            continue
-        decay = -sp.factor(moved.diff(w))
-        known = constants | set(spec.scheduled)
-        if any(e.has(w) for e in states.values()) or not decay.free_symbols <= known or is_elementwise(decay):
-            continue
-        slope = moved.diff(g)
-        affine = not slope.has(g, w) and sp.expand(moved.xreplace({g: zero, w: zero})) == 0
-        return rho, decay, contract(slope * g - decay * w) if affine else contract(moved), states
-    places = [spec.update] if step.has(w) else [s.update for s in spec.states if updates[s.name].has(w)]
-    return _fail(
-        spec,
-        f"{places[0]} depends on the weights w in a way that no flow is derived for; supported are coupled decay, "
-        "g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with constant rho and d.",
-    )
-
-
-def _validate(spec: OptimizerSpec) -> None:
-    def fail(message: str) -> Any:
-        _fail(spec, message)
-
-    if not spec.name.isidentifier():
-        fail("the name is not a Python identifier; use letters, digits and underscores, like 'scalar_rmsprop'.")
-    names = [h.name for h in spec.hyperparameters] + [s.name for s in spec.states] + [s.name for s in spec.switches]
-    names += [h.symbol.name for h in spec.hyperparameters if h.symbol.name != h.name]
-    for name in names:
-        if names.count(name) > 1 or name in ("t", "w", "g", SCHEDULE) or name.endswith((NEW, OLD)):
-            fail(
-                f"the name {name!r} is used twice or is reserved (t, w, g, {SCHEDULE}, names that end in {NEW} or "
-                f"{OLD}); rename one of them."
-            )
-    for h in spec.hyperparameters:
-        if not h.lower < h.upper:
-            fail(f"{h.name} has the empty range ({h.lower}, {h.upper}); give lower < upper.")
-        for value in (h.default, h.off):
-            if value is not None and not (h.lower < value < h.upper or (h.closed_below and value == h.lower)):
-                fail(f"{h.name} = {value} lies outside its range ({h.lower}, {h.upper}); choose a value inside.")
-    for state in spec.states:
-        if state.kind is not None and state.kind not in KINDS:
-            fail(f"state {state.name!r} has kind {state.kind!r}; allowed are {', '.join(KINDS)} or None.")
-        if sp.sympify(state.update) == symbols_of(state.name):
-            fail(f"state {state.name!r} is never updated; give its new value or remove it.")
-    for switch in spec.switches:
-        for name in switch.definitions:
-            if name not in spec.definitions:
-                fail(f"switch {switch.name!r} replaces {name}, which is not in definitions; add it there.")
-    declared = {"t", "g", "w"} | {h.symbol.name for h in spec.hyperparameters}
-    seen = declared | {s.name for s in spec.states}
-    places = [("the update", spec.update, seen | {s.name + OLD for s in spec.states})]
-    for i, state in enumerate(spec.states):
-        before = {s.name + NEW for s in spec.states[:i]}
-        places.append((f"the update of {state.name}", state.update, seen | before))
-    for place, expr, allowed in places:
-        written = spec._written(expr, spec.kinds)
-        unknown = sorted({s.name for s in _free(written)} - allowed)
-        if unknown:
-            fail(
-                f"{place} contains the undeclared symbols {', '.join(unknown)}; declare each as "
-                f"hyperparameter or state."
-            )
-    follows = {"g"}
-    for name, expr in spec._uncoupled[3].items():
-        if {s.name for s in _free(expr)} & follows and spec.kinds[name] == "filtered":
-            follows |= {name, name + NEW, name + OLD}
-    if not {s.name for s in _free(spec.weight_update)} & follows:
-        fail(f"the update {spec.weight_update} does not depend on the gradient g; a step must follow the gradient.")
-
-
-def _free(expr: sp.Expr) -> set[sp.Symbol]:
-    return expand_names(expr).atoms(sp.Symbol)

@@ -18,8 +18,8 @@ import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import Point, agree, draw, is_zero, random_point, scale
-from cflow_sym.notation import Coordinate, drop_sums, expand_names, is_blockwise, is_elementwise, symbols
-from cflow_sym.spec import OLD, OptimizerSpec, SpecError
+from cflow_sym.notation import OLD, Coordinate, drop_sums, expand_names, is_blockwise, is_elementwise, symbols
+from cflow_sym.spec import OptimizerSpec, SpecError
 
 _s = symbols
 SECTION = "Preconditioner and threshold"

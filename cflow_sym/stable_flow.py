@@ -18,8 +18,8 @@ import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import Point, agree, random_point
-from cflow_sym.notation import Frozen, contract, expand_names, latex_of, symbols
-from cflow_sym.spec import OLD, Hyperparameter, OptimizerSpec, symbols_of
+from cflow_sym.notation import OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
+from cflow_sym.spec import Hyperparameter, OptimizerSpec
 
 _s = symbols
 SECTION = "Continuous time and the stable flow"
@@ -64,7 +64,7 @@ def with_memory(spec: OptimizerSpec) -> OptimizerSpec:
         )
     beta, decay = _s.beta2, Hyperparameter("beta2", _s.beta2, upper=1.0, meaning="memory, taken to 0 at the end")
     states = tuple(
-        replace(s, update=beta * symbols_of(s.name) + (1 - beta) * s.update) if s.name in spec.memoryless else s
+        replace(s, update=beta * state_symbol(s.name) + (1 - beta) * s.update) if s.name in spec.memoryless else s
         for s in spec.states
     )
     return replace(spec, states=states, hyperparameters=(*spec.hyperparameters, decay), theorems=(), remarks={})

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 import sympy as sp
 
 from cflow_sym.jax_printer import jax_code
-from cflow_sym.notation import BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
-from cflow_sym.spec import NEW, OLD, OptimizerSpec, SpecError
+from cflow_sym.notation import NEW, OLD, BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
+from cflow_sym.spec import OptimizerSpec, SpecError
 
 _s = symbols
 MARGIN = 80

@@ -21,8 +21,8 @@ import sympy as sp
 from jax.extend.core import ClosedJaxpr
 
 from cflow_sym.jaxpr_symbols import REMEDY, Arrays, Interpreter, Origin, Value
-from cflow_sym.notation import BlockTotal, Total, drop_sums, is_elementwise, symbols
-from cflow_sym.spec import NEW, OLD, Hyperparameter, SpecError, State
+from cflow_sym.notation import NEW, OLD, BlockTotal, Total, drop_sums, is_elementwise, symbols
+from cflow_sym.spec import Hyperparameter, SpecError, State
 
 _s = symbols
 ROUNDS = 10

@@ -31,8 +31,8 @@ import sympy as sp
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError
 
 from cflow_sym.jaxpr_symbols import FIRST_STEP, REMEDY
-from cflow_sym.notation import TABLE, symbols
-from cflow_sym.spec import NEW, OLD, SCHEDULE, Hyperparameter, OptimizerSpec, SpecError, Switch
+from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, Switch
 from cflow_sym.traced_states import Program, Slot, read_states
 
 Init = Callable[[Any, dict[str, Any]], Any]
@@ -271,7 +271,7 @@ class _Tracer:
     def called(self, argument: str) -> Hyperparameter:
         """Return the hyperparameter for an argument, under the name and symbol that the theory has for it."""
         name = CANONICAL.get(argument, argument)
-        if name != argument and name in self.found or name in [CANONICAL.get(n, n) for n in self._before(argument)]:
+        if (name != argument and name in self.found) or name in [CANONICAL.get(n, n) for n in self._before(argument)]:
             name = argument
         name = name + "_" if name in RESERVED or keyword.iskeyword(name) else name
         row = next((e for e in TABLE if e.identifier == name and e.shape == "()"), None)

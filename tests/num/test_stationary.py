@@ -29,7 +29,7 @@ def random_quadratic(seed: int, n: int):
 def test_the_iteration_solves_the_convex_program(seed, learning_rate, first_term_only):
     pytest.importorskip("clarabel")
     problem, H, g = random_quadratic(seed, 12)
-    P, value = conic_preconditioner(H, g, learning_rate, first_term_only=first_term_only)
+    _P, value = conic_preconditioner(H, g, learning_rate, first_term_only=first_term_only)
     hp = {"learning_rate": learning_rate, "beta2": 0.9}
     found = stationary_preconditioner(
         problem, "rmsprop", hp, columns=8, first_term_only=first_term_only, tolerance=1e-7, max_iterations=20_000
