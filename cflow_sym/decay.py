@@ -23,7 +23,7 @@ def split_decay(
 
     >>> g, w, eta, rho = symbols.g, symbols.w, symbols.eta, symbols.rho
     >>> split_decay(-eta * (g + rho * w), {}, {eta, rho}, set())
-    (0, eta*rho, -eta*g - eta*rho*w, {})
+    (0, eta*rho, -g*eta - w*eta*rho, {})
     """
     g, w, zero = symbols.g, symbols.w, sp.Integer(0)
     everything = (step, *updates.values())

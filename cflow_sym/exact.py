@@ -12,7 +12,9 @@ gradient at a displaced point is computed from the polynomial, never from an exp
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
@@ -36,6 +38,30 @@ from cflow_sym.spec import Hyperparameter, OptimizerSpec
 DIGITS = 120
 STEP = sp.Rational(1, 10**20)  # of the finite differences below: exact arithmetic allows it
 Vector = tuple[sp.Expr, ...]
+
+
+_SALT: ContextVar[str] = ContextVar("salt", default="")
+
+
+@contextmanager
+def other_points(salt: int) -> Iterator[None]:
+    """Within the block all checks draw other random points and losses than they usually do.
+
+    >>> with other_points(1):
+    ...     once = source("x").random()
+    >>> once == source("x").random()
+    False
+    """
+    token = _SALT.set(f"+{salt}")
+    try:
+        yield
+    finally:
+        _SALT.reset(token)
+
+
+def source(label: str) -> random.Random:
+    """Return the random numbers of one check."""
+    return random.Random(label + _SALT.get())
 
 
 def draw(rng: random.Random, low: float = -2, high: float = 2) -> sp.Rational:
@@ -142,7 +168,7 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
 
     Scheduled hyperparameters also get a rate. With blockwise states there is one dimension more and two blocks.
     """
-    rng = random.Random(f"{spec.name}-{seed}")
+    rng = source(f"{spec.name}-{seed}")
     values: dict[sp.Symbol, Any] = {h.symbol: draw_hyperparameter(h, rng) for h in spec.active_hyperparameters}
     values[symbols.t] = sp.Integer(rng.randint(2, 9))
     blocks = (0,) * dimension
@@ -224,8 +250,17 @@ def _sum(parts: Iterable[tuple[Any, Polynomial]]) -> Polynomial:
     return Polynomial(tuple(terms.items()))
 
 
+def random_model(seed: int, metric: Vector, **options: Any) -> LocalModel:
+    """Draw a loss with H V = curvature * diag(metric) V, where V is one unit vector or several vectors.
+
+    Options: `curvature` (1), `critical` (1) the number of vectors, `degree` (5) and `gradient` at w = 0 (random).
+    """
+    return _random_model(_SALT.get(), seed, metric, **options)
+
+
 @lru_cache(maxsize=512)
-def random_model(
+def _random_model(
+    salt: str,
     seed: int,
     metric: Vector,
     curvature: Any = 1,
@@ -233,8 +268,8 @@ def random_model(
     degree: int = 5,
     gradient: Vector | None = None,
 ) -> LocalModel:
-    """Draw a loss with H V = curvature * diag(metric) V, where V is one unit vector or several vectors."""
-    rng, n = random.Random(f"model-{seed}"), len(metric)
+    """Draw the loss; cached by its arguments and the salt, which `source` reads."""
+    rng, n = source(f"model-{seed}"), len(metric)
     V = sp.Matrix([unit_vector(rng, n) if i == 0 else draw_vector(rng, n) for i in range(critical)]).T
     P = sp.diag(*metric)
     rest = sp.Matrix(draw_vector(rng, n))

@@ -16,7 +16,7 @@ from cflow_sym.averaging import displaced_gradient, name_moments, orders_of_aver
 from cflow_sym.derivation import Step
 from cflow_sym.exact import agree, draw_vector, moments, random_model, scale, second_order, two_point_average
 
-from cflow_sym.exact import STEP, Point, add, mean, random  # isort: skip
+from cflow_sym.exact import STEP, Point, add, mean, source  # isort: skip
 from cflow_sym.notation import contract, latex_of, orient, symbols
 
 _s = symbols
@@ -42,7 +42,7 @@ def expand(f: sp.Expr, order: str) -> sp.Expr:
 
 def displacements(seed: int, dimension: int) -> list[tuple]:
     """Draw two displacements, so that the covariance has rank two."""
-    rng = random.Random(f"delta-{seed}")
+    rng = source(f"delta-{seed}")
     return [draw_vector(rng, dimension) for _ in range(2)]
 
 

@@ -92,7 +92,7 @@ def parse(text: str, names: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
     - `names`: what every name stands for; the symbol table by default.
 
     >>> parse("-eta * g / sqrt(nu)")
-    -eta*g/sqrt(nu)
+    -g*eta/sqrt(nu)
     >>> parse("0.1 * exp(-t / 500)")
     exp(-t/500)/10
     >>> parse("nu ^ 2")

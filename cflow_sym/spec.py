@@ -17,7 +17,7 @@ decay is a further `- d w` in the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -109,13 +109,25 @@ class Switch:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The program that a spec was traced from, in JAX; hyperparameters under the spec's names.
+
+    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], Any]
+    update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
 class OptimizerSpec:
     """An optimizer, ready to be derived.
 
     `definitions` are named intermediates of the update (in order), which switches may replace; `theorems` names
     what is to be proved of the results, `remarks` adds a sentence to a step of the derivation. Optional
     hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
-    schedulable hyperparameters become functions of time. Raises `SpecError`.
+    schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`.
+    Raises `SpecError`.
 
     >>> from cflow_sym.notation import norm2, symbols as s
     >>> adagrad_norm = OptimizerSpec(
@@ -139,6 +151,7 @@ class OptimizerSpec:
     theorems: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
+    reference: Reference | None = field(default=None, repr=False, compare=False)
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
 

@@ -11,13 +11,12 @@ the unit disc.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, agree, draw, is_zero, random_point, scale
+from cflow_sym.exact import Point, agree, draw, is_zero, random_point, scale, source
 from cflow_sym.notation import OLD, Coordinate, drop_sums, expand_names, is_blockwise, is_elementwise, symbols
 from cflow_sym.spec import OptimizerSpec, SpecError
 
@@ -204,7 +203,7 @@ def stability_steps(spec: OptimizerSpec) -> list[Step]:
         for seed in range(3):
             point = random_point(spec, seed)
             w, p, at = point.vector(_s.w), point.vector(P), point(after)
-            for lam in (at, at * draw(random.Random(seed), 0, 1)):
+            for lam in (at, at * draw(source(f"below-{seed}"), 0, 1)):
                 g = tuple(lam * b * a for a, b in zip(w, p, strict=True))
                 moved = point.with_values({_s.g: g}).vector(spec.weight_update)
                 factors = [1 + dw / a for a, dw in zip(w, moved, strict=True)]

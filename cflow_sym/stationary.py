@@ -17,7 +17,7 @@ import sympy as sp
 
 from cflow_sym.central_flow import CRITICAL, edge_point, one_direction, substitute
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, agree, draw_vector, is_zero, random, random_point
+from cflow_sym.exact import Point, agree, draw_vector, is_zero, random_point, source
 from cflow_sym.notation import contract, debias, is_elementwise, latex_of, orient, rebias, symbols
 from cflow_sym.spec import OptimizerSpec
 
@@ -61,7 +61,7 @@ def stationary_steps(spec: OptimizerSpec, ansatz: Mapping[str, sp.Expr]) -> list
 def _rest_check(spec: OptimizerSpec, state: sp.Symbol, rate: sp.Expr) -> Callable[[sp.Expr, sp.Expr], bool]:
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(3):
-            rng = random.Random(f"rest-{seed}")
+            rng = source(f"rest-{seed}")
             point = random_point(spec, seed)
             moments = {m: draw_vector(rng, point.dimension) for m in (_s.gradient_shift, _s.gradient_variance)}
             settled = point.with_values(moments)

@@ -9,14 +9,13 @@ Theorems are stated for the bare optimizer in published order; with switches or 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import sympy as sp
 
 from cflow_sym.central_flow import CRITICAL, edge_point
 from cflow_sym.derivation import Derivation, Step, StepError
-from cflow_sym.exact import DIGITS, Vector, draw, is_zero
+from cflow_sym.exact import DIGITS, Vector, draw, is_zero, source
 from cflow_sym.notation import Coordinate, Total, contract, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 
@@ -71,7 +70,7 @@ def descent(d: Derivation) -> list[Step]:
 
 def _rational_point(seed: int) -> dict[sp.Symbol, sp.Expr]:
     """Draw scalars that two vectors g, grad S can have (Cauchy-Schwarz holds)."""
-    rng = random.Random(f"theorem-{seed}")
+    rng = source(f"theorem-{seed}")
     g, h = ([draw(rng) for _ in range(2)] for _ in range(2))
     values = {s: draw(rng, 0.1, 3) for s in (_s.eta, _s.kappa2, _s.S)}
     squares = {_s.grad_sq_norm: _dot(tuple(g), tuple(g)), _s.grad_S_sq_norm: _dot(tuple(h), tuple(h))}
@@ -218,7 +217,7 @@ def stationary_preconditioner(d: Derivation) -> list[Step]:
     def points() -> list[dict[sp.Symbol, sp.Expr]]:
         found = []
         for seed in range(SAMPLES):
-            rng = random.Random(f"stationary-{seed}")
+            rng = source(f"stationary-{seed}")
             size = draw(rng, 1, 2)
             values = {
                 eta: size,

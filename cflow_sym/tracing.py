@@ -32,7 +32,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError, Trac
 
 from cflow_sym.jaxpr_symbols import FIRST_STEP, REMEDY
 from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, Switch
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, Reference, SpecError, Switch
 from cflow_sym.traced_states import Program, Slot, read_states
 
 Init = Callable[[Any, dict[str, Any]], Any]
@@ -74,10 +74,10 @@ def from_optax(
 
     >>> import optax
     >>> from_optax(optax.sgd, learning_rate=0.1).update
-    -eta*g
+    -g*eta
     >>> spec = from_optax(optax.adabelief, b1=0.9, b2=0.99, static=dict(eps=0.0, eps_root=0.0))
     >>> {state.name: state.update for state in spec.states}
-    {'mu': beta1*mu + g*(1 - beta1), 'nu': beta2*nu + (1 - beta2)*(g - mu_new)**2}
+    {'mu': g*(1 - beta1) + beta1*mu, 'nu': beta2*nu + (1 - beta2)*(g - mu_new)**2}
     """
     title = name or _name_of(factory)
     if callable(factory):
@@ -266,6 +266,19 @@ class _Tracer:
             switches=(AFTER_FIRST_STEP,) if first else (),
             assumptions=tuple([f"{note}." for note in notes] + decided),
             source=self.source,
+            reference=self.reference(fixed),
+        )
+
+    def reference(self, fixed: Mapping[str, float]) -> Reference:
+        """Return the traced program with hyperparameters under the spec's names."""
+        names = {n: self.called(n).name for n in self.found if n not in fixed}
+
+        def passed(hp: Mapping[str, Any]) -> dict[str, Any]:
+            return {**fixed, **{argument: hp[name] for argument, name in names.items()}}
+
+        return Reference(
+            lambda params, hp: self.init(params, passed(hp)),
+            lambda grads, state, params, hp: self.update(grads, state, params, passed(hp)),
         )
 
     def called(self, argument: str) -> Hyperparameter:

@@ -22,12 +22,16 @@ def digits_mlp(
     n: int = 500,
     activation: str = "tanh",
     scale: float = 0.7,
+    components: int = 0,
+    parity: bool = False,
     seed: int = 0,
 ) -> Problem:
     """Return an MLP 64 - width (depth times) - 10 on the first n digits, loss 1/2 mean |output - one-hot|^2.
 
     Inputs are divided by 16 and centred; weights are normal with variance scale^2 / fan-in, biases zero. The
-    default has 1,960 weights.
+    default has 1,960 weights. With `components` the inputs are that many principal components, each of variance 1:
+    a smaller network, and one in which every weight has a gradient (some pixels are always white). With `parity` the
+    one target is +1 for an odd digit and -1 for an even one: fewer eigenvalues become critical at once.
 
     >>> digits_mlp(n=50).n_weights
     1960
@@ -44,17 +48,28 @@ def digits_mlp(
         raise InputError(f"n is {n}, the bundled digits have 1797 images: pass at most that")
     X, labels = load_digits(return_X_y=True)
     X = X[:n] / 16
-    data = (jnp.asarray(X - X.mean(axis=0)), jnp.asarray(np.eye(10)[labels[:n]]))
-    params = mlp_params([64] + [width] * depth + [10], scale=scale, seed=seed)
+    X = X - X.mean(axis=0)
+    rank = int(np.linalg.matrix_rank(X))
+    if not 0 <= components <= rank:
+        raise InputError(f"components is {components}, it must be between 1 and the rank of the images, {rank}, or 0")
+    if components:
+        U, *_ = np.linalg.svd(X, full_matrices=False)
+        X = np.sqrt(n) * U[:, :components]
+    targets = 2.0 * (labels[:n, None] % 2) - 1 if parity else np.eye(10)[labels[:n]]
+    shape = [X.shape[1]] + [width] * depth + [targets.shape[1]]
+    data = (jnp.asarray(X), jnp.asarray(targets))
+    params = mlp_params(shape, scale=scale, seed=seed)
     model = Mlp(ACTIVATIONS[activation])
-    sizes = "-".join(str(s) for s in [64] + [width] * depth + [10])
+    sizes = "-".join(str(s) for s in shape)
+    goal = "odd or even" if parity else "one-hot targets"
+    source = f"{components} principal components of {n}" if components else f"{n}"
     return Problem(
         model.loss,
         params,
         data=data,
         outputs=model.outputs,
         name="digits-mlp",
-        description=f"{activation} MLP {sizes} on {n} handwritten digits, squared error, seed {seed}",
+        description=f"{activation} MLP {sizes} on {source} handwritten digits, {goal}, squared error, seed {seed}",
     )
 
 

@@ -318,7 +318,7 @@ def test_spec_errors(changes, message):
         ({"update": -s.eta * s.g * s.nu * 0 - s.g * (s.nu - s.nu)}, SpecError, "does not depend on the gradient"),
         ({"states": (State("nu", s.g**2),)}, DerivationError, "no memory"),
         ({"states": (State("nu", s.nu + cs.norm2(s.g) ** 2),)}, DerivationError, "nonlinear function"),
-        ({"states": (State("nu", s.nu + s.g, kind="filtered"),)}, DerivationError, "momentum"),
+        ({"states": (State("nu", s.nu + s.g, kind="filtered"),)}, DerivationError, "not linear in the gradient"),
         (
             {"states": (State("m", 0.9 * sp.Symbol("m") + 0.1 * s.g),), "update": -s.eta * (sp.Symbol("m") - s.g / 20)},
             DerivationError,

@@ -1,0 +1,365 @@
+"""`check(spec)`: a battery of properties that every optimizer's flow must have, new or built in.
+
+Hypothesis searches for hyperparameters and states at which one fails and shrinks what it finds. In a test of your own:
+
+    from cflow_num.testing import assert_optimizer
+
+    def test_my_optimizer():
+        assert_optimizer(SPEC, quick=True)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+from jaxtyping import Array
+
+from cflow_sym.derivation import Derivation
+from cflow_sym.exact import other_points
+from cflow_sym.interface import CompiledFlow
+from cflow_sym.spec import OptimizerSpec
+
+from . import witnesses
+from .declared import follows_reference, takes_declared_updates
+from .discrete import DiscreteOptimizer
+from .errors import InputError
+from .flows.base import FlowState
+from .hyperparameters import as_arrays
+from .loss import Problem
+from .problems import problem
+from .run import run
+
+EXAMPLES = {True: 8, False: 100}  # of each property, in the quick form and in full
+POINTS = {True: 1, False: 3}  # fresh sets of exact points for the derivation
+STEPS = {True: 400, False: 600}  # of the real run
+WARM_START = 5
+BEATS = 1.0  # D_central / D_stable of the real run must stay below
+EARLY = 0.25  # of the run: by then the edge must have been reached
+EVERY = 10  # steps between two looks at it
+EDGE_HELD = 0.97  # of the threshold: an optimizer whose largest effective eigenvalue stays there holds the edge
+_SEEDS = st.integers(0, 10_000)
+
+
+class Row(NamedTuple):
+    """One property: `passed` is None where it was not tried, which `detail` explains."""
+
+    name: str
+    statement: str
+    passed: bool | None
+    detail: str
+    seconds: float
+
+
+class Battery(NamedTuple):
+    """The result of `check`: `print` it for the table."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every property holds."""
+        return all(row.passed for row in self.rows)
+
+    def __getitem__(self, name: Any) -> Any:
+        """Return the row with that name."""
+        if isinstance(name, str):
+            return next(row for row in self.rows if row.name == name)
+        return tuple.__getitem__(self, name)
+
+    def __str__(self) -> str:
+        words = {True: "pass", False: "FAIL", None: "-"}
+        wide = max(len(row.name) for row in self.rows)
+        lines = [self.title, ""]
+        for row in self.rows:
+            lines.append(f"{words[row.passed]:<4}  {row.name:<{wide}}  {row.statement} [{row.seconds:.1f} s]")
+            if row.detail:
+                lines.append(f"{'':<{wide + 6}}  {row.detail}")
+        failed = [row.name for row in self.rows if row.passed is False]
+        missing = [row.name for row in self.rows if row.passed is None]
+        end = "every property holds"
+        if failed or missing:
+            end = "; ".join(
+                f"{what}: {', '.join(names)}" for what, names in (("failed", failed), ("not tried", missing)) if names
+            )
+        return "\n".join([*lines, "", end])
+
+
+def check(
+    spec: OptimizerSpec,
+    *,
+    quick: bool = False,
+    hyperparameters: Mapping[str, Any] | None = None,
+    flow: CompiledFlow | None = None,
+    on_row: Callable[[str], None] | None = None,
+) -> Battery:
+    """Try every property on an optimizer.
+
+    **Arguments:**
+
+    - `spec`: the optimizer, with the switches that are to be on.
+    - `quick`: few examples and a short run (at most 20 s) instead of many (at most 2 minutes).
+    - `hyperparameters`: of the real run; a learning rate at which an edge is reached is looked for by default.
+    - `flow`: compiled functions to test in place of those that the spec generates.
+    - `on_row`: called with a property's name before it is tried.
+
+    **Returns:** a `Battery`. **Raises:** nothing for a property that fails, `InputError` for bad hyperparameters.
+    """
+    battery = _Tried(spec, quick, dict(hyperparameters or {}), on_row or (lambda name: None))
+    return battery.run(flow)
+
+
+def assert_optimizer(spec: OptimizerSpec, **options: Any) -> None:
+    """Raise `AssertionError` with the table where a property of `check(spec, **options)` does not hold."""
+    found = check(spec, **options)
+    assert found.passed, f"\n{found}"
+
+
+class _Tried:
+    def __init__(
+        self, spec: OptimizerSpec, quick: bool, hyperparameters: dict[str, Any], on_row: Callable[[str], None]
+    ) -> None:
+        self.spec, self.quick, self.hyperparameters, self.on_row = spec, quick, hyperparameters, on_row
+        self.rows: list[Row] = []
+        self.typical = {h.name: h.typical for h in spec.hyperparameters}
+
+    def run(self, flow: CompiledFlow | None) -> Battery:
+        derivation: Derivation | None = None
+
+        def derive() -> str:
+            nonlocal derivation
+            derivation = self.spec.derive()
+            for salt in range(1, POINTS[self.quick] + 1):
+                with other_points(salt):
+                    derivation.check()
+            return f"{len(derivation.steps)} steps"
+
+        with _double_precision(), _fast_compilation(self.quick):
+            self.row("derivation", "every step holds at fresh random exact points", derive)
+            if derivation is None:
+                for name in self.numerical():
+                    self.rows.append(Row(name, self.numerical()[name][0], None, "there is no derivation", 0.0))
+            else:
+                compiled = self.spec.compile() if flow is None else flow
+                for name, (statement, tried) in self.numerical().items():
+                    self.row(name, statement, lambda tried=tried: tried(compiled))
+        on = f" with {', '.join(self.spec.active_switches)}" if self.spec.active_switches else ""
+        return Battery(f"{self.spec.title}{on}", tuple(self.rows))
+
+    def row(self, name: str, statement: str, tried: Callable[[], str]) -> None:
+        """Try one property and keep its row."""
+        self.on_row(name)
+        began = time.perf_counter()
+        try:
+            passed, detail = True, tried()
+        except InputError:
+            raise
+        except _NotTried as reason:
+            passed, detail = None, str(reason)
+        except Exception as error:
+            passed, detail = False, _sentence(error)
+        self.rows.append(Row(name, statement, passed, detail, time.perf_counter() - began))
+
+    def numerical(self) -> dict[str, tuple[str, Callable[[CompiledFlow], str]]]:
+        """Return the properties of the compiled functions, by name."""
+        return {
+            "autodiff": ("generated functions are what automatic differentiation of the step gives", self.autodiff),
+            "update": ("the discrete run takes the declared updates", self.update),
+            "threshold": ("bisection on quadratics finds the threshold", self.threshold),
+            "stable": ("below the edge the central flow is the stable flow", self.stable),
+            "edge": ("at the edge X >= 0, A + dA >= 0 and <X, A + dA> = 0", self.edge),
+            "symmetry": (f"the flow keeps {self.symmetries()}", self.symmetry),
+            "real run": ("on a small network the central flow beats the stable flow", self.real_run),
+        }
+
+    def symmetries(self) -> str:
+        kinds = set(self.spec.slow_states.values())
+        if kinds <= {"scalar", "counter"}:
+            return "rotations of the weights"
+        within = "within each block " if "blockwise" in kinds else ""
+        return f"permutations {within}and changes of sign of the weights"
+
+    def search(self, test: Callable[..., None], flow: CompiledFlow, **strategies: Any) -> str:
+        """Try examples; a failure is shrunk and reported with its values."""
+        values = st.fixed_dictionaries(
+            {h.name: _inside(h.lower, h.upper, self.typical.get(h.name)) for h in flow.HYPERPARAMETERS}
+        )
+        last: dict[str, Any] = {}
+
+        @hypothesis.settings(
+            max_examples=EXAMPLES[self.quick],
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
+        )
+        @hypothesis.given(values=values, **strategies)
+        def tried(**example: Any) -> None:
+            try:
+                test(**example)
+            except Exception:
+                last.update(example)
+                raise
+
+        try:
+            tried()
+        except Exception as error:
+            shown = ", ".join(f"{k}={v:.6g}" for k, v in {**last.pop("values", {}), **last}.items())
+            raise AssertionError(f"{_sentence(error)} at {shown}") from error
+        return f"{EXAMPLES[self.quick]} examples"
+
+    def autodiff(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int) -> None:
+            witnesses.agrees_with_automatic_differentiation(flow, witnesses.random_case(flow, seed, values))
+
+        return self.search(test, flow, seed=_SEEDS)
+
+    def threshold(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int) -> None:
+            case = witnesses.random_case(flow, seed, values)
+            witnesses.threshold_is_where_the_optimizer_starts_to_grow(flow, case)
+
+        return self.search(test, flow, seed=_SEEDS)
+
+    def stable(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int, k: int, at: float) -> None:
+            witnesses.below_the_edge_the_flow_is_the_stable_flow(witnesses.edge_state(flow, seed, k, at, values))
+
+        return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3), at=st.floats(0.1, 0.85))
+
+    def edge(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int, k: int) -> None:
+            witnesses.complementarity_holds(witnesses.edge_state(flow, seed, k, 1.0, values))
+
+        return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
+
+    def symmetry(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int, k: int, turn: int) -> None:
+            witnesses.symmetries_are_kept(witnesses.edge_state(flow, seed, k, 1.0, values), turn)
+
+        return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3), turn=_SEEDS)
+
+    def update(self, flow: CompiledFlow) -> str:
+        spec = self.spec.with_options()
+
+        def test(values: dict, seed: int) -> None:
+            takes_declared_updates(spec, flow, values, seed)
+            if spec.reference is not None:
+                follows_reference(spec, flow, values, seed)
+
+        return self.search(test, flow, seed=_SEEDS) + ("" if spec.reference is None else ", also of the original")
+
+    def real_run(self, flow: CompiledFlow) -> str:
+        """Look for a learning rate at which the edge is reached, then run all three processes."""
+        size = {"width": 6, "parity": True} if self.quick else {"width": 8}
+        small, steps = problem("digits-mlp", n=100, components=10, **size), STEPS[self.quick]
+        found = _defaults(flow) | self.hyperparameters
+        if "learning_rate" not in found and any(h.name == "learning_rate" for h in flow.HYPERPARAMETERS):
+            found["learning_rate"] = rate_with_an_edge(small, flow, found, steps)
+        result = run(small, flow, found, steps=steps, warm_start=WARM_START, quiet=True)
+        comparison = result.compare()
+        ratio = comparison["distance_ratio"].value
+        shown = ", ".join(f"{k} {v:.3g}" for k, v in found.items() if isinstance(v, float) and v)
+        if result.reason:
+            raise AssertionError(f"with {shown}: {result.reason}")
+        if ratio is None:
+            raise AssertionError(f"with {shown} there is nothing to compare: {comparison.verdict}")
+        said = f"D_central / D_stable = {ratio:.3g} after {steps} steps with {shown}"
+        assert ratio < BEATS, f"{said}, it must be below {BEATS:g}"
+        return said
+
+
+class _NotTried(Exception):
+    """A property that cannot be tried; the message says why."""
+
+
+def _defaults(flow: CompiledFlow) -> dict[str, Any]:
+    """Return hyperparameters of a real run: defaults, decays 0.95, a small positive epsilon, others mid-range."""
+    out: dict[str, Any] = {}
+    for h in flow.HYPERPARAMETERS:
+        if h.default is not None:
+            out[h.name] = h.default
+        elif h.name != "learning_rate":
+            out[h.name] = 0.95 if (h.lower, h.upper) == (0.0, 1.0) else h.lower + min(1.0, (h.upper - h.lower) / 2)
+    return out
+
+
+def rate_with_an_edge(small: Problem, flow: CompiledFlow, hp: Mapping[str, Any], steps: int) -> float:
+    """Return a learning rate at which the optimizer holds the edge for most of a run, but does not diverge.
+
+    It is up to twice the smallest one of a grid.
+
+    That is: the largest effective eigenvalue is above the threshold once early in the run, and at it later.
+    Dense Hessians, all rates at once, so for small problems only. Raises `AssertionError` where there is none.
+    """
+    rates = 1e-4 * 1.4 ** np.arange(38)  # up to about 25
+    arrays = as_arrays(flow, {**hp, "learning_rate": 1.0}, small)
+    ratio = np.asarray(_edge_ratios(small, flow, arrays, jnp.asarray(rates, small.w0.dtype), steps))
+    late = ratio[:, int(EARLY * ratio.shape[1]) :]
+    held = np.median(late, axis=1) >= EDGE_HELD  # the median is nan where it diverges: not held
+    held &= (ratio >= 1).argmax(axis=1) <= EARLY * ratio.shape[1]  # nor where the edge is reached too late
+    if not held.any():
+        raise AssertionError(
+            f"no learning rate between {rates[0]:g} and {rates[-1]:.2g} holds an edge in {steps} steps: pass "
+            "hyperparameters at which one is held"
+        )
+    smallest = int(np.argmax(held))
+    return float(rates[smallest : smallest + 3][held[smallest : smallest + 3]][-1])
+
+
+@eqx.filter_jit
+def _edge_ratios(small: Problem, flow: CompiledFlow, hp: dict[str, Any], rates: Array, steps: int) -> Array:
+    """Return the largest effective eigenvalue over the threshold, (rates, times), along discrete runs."""
+    def of_rate(rate: Array) -> Array:
+        discrete = DiscreteOptimizer(small, hp | {"learning_rate": rate}, flow)
+        path = discrete.steps(discrete.first(small.w0), steps)
+
+        def ratio(y: FlowState) -> Array:
+            P = jnp.broadcast_to(flow.preconditioner(y.slow, discrete.hp), y.w.shape)
+            root = 1 / jnp.sqrt(P)
+            H = jax.hessian(discrete.value)(y.w)
+            eigenvalues = jnp.linalg.eigvalsh(root[:, None] * H * root)
+            return eigenvalues[-1] / flow.threshold(y.slow, discrete.hp)
+
+        return jax.lax.map(ratio, jax.tree.map(lambda x: x[::EVERY], path))
+
+    return jax.lax.map(of_rate, rates)
+
+
+def _inside(lower: float, upper: float, typical: float | None) -> st.SearchStrategy[float]:
+    width = min(upper - lower, typical or 1.0)
+    return st.floats(lower + 0.03 * width, lower + 0.97 * width)
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+    return (
+        text
+        if isinstance(error, AssertionError) or type(error).__module__.startswith("cflow_")
+        else (f"{type(error).__name__}: {text}")
+    )
+
+
+@contextlib.contextmanager
+def _fast_compilation(on: bool) -> Iterator[None]:
+    """Compile with few optimizations: in the quick form more time goes to compiling than to running."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", on or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def _double_precision() -> Any:
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
