@@ -17,28 +17,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from .cli_symbolic import (
+    BAD_INPUT,
+    DONE,
+    ENDED_EARLY,
+    OPTIMIZER,
+    Check,
+    Codegen,
+    Derive,
+    Optimizers,
+    hyperparameters,
+    is_external,
+)
 from .errors import InputError, RunError
 
 if TYPE_CHECKING:
     from .loss import Problem
-
-DONE, BAD_INPUT, ENDED_EARLY = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Optimizers:
-    """List the built-in optimizers with their hyperparameters and switches."""
-
-    def __call__(self) -> int:
-        """Print the list."""
-        import cflow_sym as cs
-
-        for name in cs.optimizers():
-            spec = cs.optimizer(name)
-            parameters = ", ".join(h.name for h in spec.hyperparameters)
-            switches = f"; switches {', '.join(s.name for s in spec.switches)}" if spec.switches else ""
-            print(f"{name:<18} {spec.title}: {parameters}{switches}")
-        return DONE
 
 
 @dataclass(frozen=True)
@@ -60,79 +54,17 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class Derive:
-    """Derive an optimizer's flows and print the derivation, every step checked."""
-
-    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
-    """A built-in optimizer (see `cflow optimizers`)."""
-    all: bool = False
-    """Every built-in optimizer."""
-    latex: bool = False
-    """LaTeX instead of Markdown."""
-    switches: tuple[str, ...] = ()
-    """Switches to turn on, for instance bias_correction."""
-    out: Path | None = None
-    """Write files into this folder instead of printing."""
-    check: bool = False
-    """Write nothing; fail where a file in the folder is stale."""
-
-    def __call__(self) -> int:
-        """Derive, then print or write."""
-        import cflow_sym as cs
-        from cflow_sym.render import write_derivations
-
-        names = _names(self.name, self.all, "derive")
-        if names is None or self.out is not None or self.check:
-            _only_printed(self.switches, self.latex)
-            return _write(write_derivations, self.out or Path("derivations"), names, self.check, "cflow derive")
-        d = cs.optimizer(names[0], **dict.fromkeys(self.switches, True)).derive()
-        print(d.to_latex() if self.latex else d.to_markdown())
-        return DONE
-
-
-@dataclass(frozen=True)
-class Codegen:
-    """Print the generated JAX module of an optimizer, or write all of them."""
-
-    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
-    """A built-in optimizer (see `cflow optimizers`)."""
-    all: bool = False
-    """Every built-in optimizer with every combination of its switches, into the package."""
-    switches: tuple[str, ...] = ()
-    """Switches to turn on, for instance bias_correction."""
-    out: Path | None = None
-    """Write files into this folder instead of printing."""
-    check: bool = False
-    """Write nothing; fail where a file is stale."""
-
-    def __call__(self) -> int:
-        """Generate, then print or write."""
-        from cflow_sym import codegen, generated
-
-        names = _names(self.name, self.all, "codegen")
-        if names is None or self.out is not None or self.check:
-            _only_printed(self.switches)
-            folder = self.out or Path(generated.__path__[0])
-            return _write(codegen.write_generated, folder, names, self.check, "cflow codegen")
-        import cflow_sym as cs
-
-        spec = cs.optimizer(names[0], **dict.fromkeys(self.switches, True))
-        print(codegen.generate(spec.with_options().derive()))
-        return DONE
-
-
-@dataclass(frozen=True)
 class RunCommand:
     """Run an optimizer and its flows side by side, save everything, print the verdict."""
 
-    optimizer: str
-    """A built-in optimizer (see `cflow optimizers`)."""
+    optimizer: Annotated[str, arg(metavar=OPTIMIZER)]
+    """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
     out: Path
     """Folder for config.json and run.nc; an earlier run there is replaced when this one is done."""
     problem: str = "digits-mlp"
     """A problem (see `cflow problems`), with options as in digits-mlp:width=32,n=500."""
-    learning_rate: float | None = None
-    """Learning rate."""
+    learning_rate: Annotated[str | None, arg(metavar="NUMBER|SCHEDULE")] = None
+    """Learning rate; a schedule is an expression in t, the number of steps taken, as in "0.1*exp(-t/500)"."""
     beta1: float | None = None
     """Decay of the first moment."""
     beta2: float | None = None
@@ -142,7 +74,7 @@ class RunCommand:
     weight_decay: float | None = None
     """Weight decay."""
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
-    """Further hyperparameters."""
+    """Further hyperparameters, numbers or schedules."""
     switches: tuple[str, ...] = ()
     """Switches of the optimizer to turn on, for instance bias_correction."""
     steps: int = 500
@@ -150,11 +82,13 @@ class RunCommand:
     warm_start: int = 0
     """Discrete steps that all processes take before step 0."""
     processes: tuple[str, ...] = ("discrete", "stable", "central")
-    """Any of discrete, stable, central, ablated."""
+    """Any of discrete, stable, central, ablated, stationary."""
     integrator: str | None = None
     """heun or published; the best we have if not given."""
     eig_every: int = 1
     """Record effective eigenvalues every so many steps."""
+    capture: tuple[int, ...] = ()
+    """Weights (their indices) whose own states and squared gradients are kept and drawn."""
     dtype: Literal["float32", "float64"] = "float64"
     """Floating-point type of weights and derivatives."""
     quiet: bool = False
@@ -165,17 +99,18 @@ class RunCommand:
         _use_dtype(self.dtype)
         from .run import run
 
-        hyperparameters = self._hyperparameters()
+        optimizer, values = self._optimizer(), self._hyperparameters()
         problem = _problem(self.problem)
         result = run(
             problem,
-            self.optimizer,
-            hyperparameters,
+            optimizer,
+            values,
             steps=self.steps,
             warm_start=self.warm_start,
             processes=self.processes,
             integrator=self.integrator,
             eig_every=self.eig_every,
+            capture=self.capture,
             quiet=self.quiet,
             on_start=self._write_config,
         )
@@ -188,13 +123,21 @@ class RunCommand:
         print(f"saved {path}")
         return DONE
 
+    def _optimizer(self) -> Any:
+        """Return the name of a built-in optimizer, whose generated code is loaded, or another one's spec."""
+        if not is_external(self.optimizer):
+            return self.optimizer
+        from cflow_sym.files import load_optimizer
+
+        return load_optimizer(self.optimizer, **dict.fromkeys(self.switches, True))
+
     def _hyperparameters(self) -> dict[str, Any]:
         named = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
-        values: dict[str, Any] = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
-        for text in self.set:
-            name, _, value = text.partition("=")
-            values[name] = _number(value, f"--set {text}", "NAME=VALUE with a number, for instance --set beta2=0.99")
-        return values | dict.fromkeys(self.switches, True)
+        values = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        if "learning_rate" in values:
+            values |= hyperparameters((f"learning_rate={values['learning_rate']}",), "--learning-rate")
+        values |= hyperparameters(self.set, "--set")
+        return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
     def _write_config(self, config: dict[str, Any]) -> None:
         from .files import write_text
@@ -248,6 +191,7 @@ COMMANDS = {
     "problems": Problems,
     "derive": Derive,
     "codegen": Codegen,
+    "check": Check,
     "run": RunCommand,
     "compare": Compare,
     "report": Report,
@@ -299,33 +243,6 @@ def _refuse(error: Exception) -> int:
     return BAD_INPUT
 
 
-def _names(name: str, every: bool, verb: str) -> list[str] | None:
-    if bool(name) == every:
-        raise InputError(f"pass one optimizer or --all, for instance: cflow {verb} scalar_rmsprop")
-    return None if every else [name]
-
-
-def _only_printed(switches: tuple[str, ...], latex: bool = False) -> None:
-    """Refuse options that apply to printing where files are written."""
-    if switches or latex:
-        raise InputError("--switches and --latex are for printing one optimizer: leave out --out, --all and --check")
-
-
-def _write(write: Any, folder: Path, names: list[str] | None, check: bool, command: str) -> int:
-    try:
-        paths = write(folder, names, check=check)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
-    if check and paths:
-        stale = ", ".join(str(p) for p in paths)
-        raise InputError(f"stale: {stale}; renew with: {command} --all")
-    for path in paths:
-        print(f"wrote {path}")
-    if check:
-        print(f"{folder} is up to date")
-    return DONE
-
-
 def _problem(text: str) -> Problem:
     from .problems import problem
 
@@ -346,13 +263,6 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _number(text: str, where: str, wanted: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{where}: expected {wanted}") from None
 
 
 def _use_dtype(dtype: str) -> None:

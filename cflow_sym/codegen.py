@@ -67,22 +67,26 @@ def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
     return module
 
 
-def variants(name: str) -> list[OptimizerSpec]:
-    """Return the specs of the committed modules of one optimizer: all combinations of switches, options on.
+def variants(name: str | OptimizerSpec) -> list[OptimizerSpec]:
+    """Return the specs of the modules of one optimizer: all combinations of switches, options on.
+
+    A spec with active switches is the only variant.
 
     >>> [spec.module_name for spec in variants("gradient_descent")]
     ['gradient_descent']
     """
-    spec = optimizer(name).with_options()
+    spec = (optimizer(name) if isinstance(name, str) else name).with_options()
+    if spec.active_switches:
+        return [spec]
     switches = [s.name for s in spec.switches]
     subsets = chain.from_iterable(combinations(switches, k) for k in range(len(switches) + 1))
     return [spec.configure(**dict.fromkeys(subset, True)) for subset in subsets]
 
 
 def write_generated(
-    folder: str | Path | None = None, names: Iterable[str] | None = None, *, check: bool = False
+    folder: str | Path | None = None, names: Iterable[str | OptimizerSpec] | None = None, *, check: bool = False
 ) -> list[Path]:
-    """Write the modules of built-in optimizers, return their paths; with `check`, only return stale ones.
+    """Write the modules of optimizers (names or specs), return their paths; with `check`, only return stale ones.
 
     `folder` defaults to `cflow_sym/generated`, `names` to all built-in optimizers.
 

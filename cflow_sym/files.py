@@ -112,9 +112,10 @@ class _Toml:
                 self.fail(f"the name {key!r} is not free or not an identifier: choose another one")
         names: dict[str, sp.Expr] = {"g": symbols.g, "w": symbols.w, "t": symbols.t}
         names |= {n: h.symbol for h in hyperparameters for n in (h.name, h.symbol.name)}
-        constants = dict(names)
+        constants = {n: x for n, x in names.items() if n not in ("g", "t")}  # of initial values
         names |= {state + end: sp.Symbol(state + end, real=True) for state in states for end in ("", NEW, OLD)}
-        names |= {key: sp.Symbol(key, real=True) for key in definitions}
+        defined = {key: sp.Symbol(key, real=True) for key in definitions}
+        names |= defined
         read = {key: self.parse(text, names, f"definitions.{key}") for key, text in definitions.items()}
         return self.made(
             name=name,
@@ -130,8 +131,8 @@ class _Toml:
                 for key, text in states.items()
             ),
             update=self.parse(self.string("update"), names, "update"),
-            definitions={names[key]: expr for key, expr in read.items()},
-            switches=tuple(self.switch(key, table, names) for key, table in switches.items()),
+            definitions={defined[key]: expr for key, expr in read.items()},
+            switches=tuple(self.switch(key, table, defined, names) for key, table in switches.items()),
         )
 
     def made(self, **parts: Any) -> OptimizerSpec:
@@ -184,7 +185,7 @@ class _Toml:
             typical=found.typical,
         )
 
-    def switch(self, key: str, table: Any, names: Mapping[str, sp.Expr]) -> Switch:
+    def switch(self, key: str, table: Any, defined: Mapping[str, sp.Symbol], names: Mapping[str, sp.Expr]) -> Switch:
         where = f"switches.{key}"
         if not isinstance(table, dict) or not key.isidentifier():
             self.fail(f"[{where}] must be a table of definitions that it replaces")
@@ -192,8 +193,8 @@ class _Toml:
         if not isinstance(meaning, str):
             self.fail(f"{where}.meaning must be a text in quotes")
         replaced = {k: v for k, v in table.items() if k != "meaning"}
-        self.known(replaced, self.subtable("definitions"), where)
-        found = {names[k]: self.parse(v, names, f"{where}.{k}") for k, v in replaced.items()}
+        self.known(replaced, defined, where)
+        found = {defined[k]: self.parse(v, names, f"{where}.{k}") for k, v in replaced.items()}
         return Switch(key, found, meaning)
 
     # Pieces

@@ -21,6 +21,7 @@ from cflow_sym.notation import Coordinate, entry, latex_names, latex_of, symbols
 from cflow_sym.optimizers import names as optimizer_names
 from cflow_sym.optimizers import optimizer
 from cflow_sym.recipe import derive
+from cflow_sym.spec import OptimizerSpec
 from cflow_sym.stable_flow import name_rates, rate_names
 
 _s = symbols
@@ -293,17 +294,17 @@ def _tex(markdown: str) -> str:
 
 
 def write_derivations(
-    folder: str | Path = "derivations", names: Iterable[str] | None = None, *, check: bool = False
+    folder: str | Path = "derivations", names: Iterable[str | OptimizerSpec] | None = None, *, check: bool = False
 ) -> list[Path]:
-    """Write one note for each optimizer and the index; with `check`, write nothing and return stale paths.
+    """Write one note for each optimizer (names or specs), return the paths; with `check`, only return stale ones.
 
     The index is written only when all built-in optimizers are (`names=None`).
     """
     folder = Path(folder)
-    chosen = optimizer_names() if names is None else tuple(names)
-    texts = {folder / f"{name}.md": to_markdown(derive(name)) for name in chosen}
+    specs = [optimizer(n) if isinstance(n, str) else n for n in (optimizer_names() if names is None else names)]
+    texts = {folder / f"{spec.module_name}.md": to_markdown(derive(spec)) for spec in specs}
     if names is None:
-        texts[folder / "README.md"] = index(chosen)
+        texts[folder / "README.md"] = index(optimizer_names())
     return write_files(texts, check=check)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from cflow_sym.notation import KINDS, NEW, OLD, SCHEDULE, expand_names, state_symbol
+from cflow_sym.notation import KINDS, NEW, OLD, SCHEDULE, expand_names
 
 if TYPE_CHECKING:
     from cflow_sym.spec import OptimizerSpec
@@ -38,7 +38,8 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
     for state in spec.states:
         if state.kind is not None and state.kind not in KINDS:
             fail(f"state {state.name!r} has kind {state.kind!r}; allowed are {', '.join(KINDS)} or None.")
-        if sp.sympify(state.update) == state_symbol(state.name):
+        update = sp.sympify(state.update)
+        if update.is_Symbol and update.name == state.name:
             fail(f"state {state.name!r} is never updated; give its new value or remove it.")
     for switch in spec.switches:
         for name in switch.definitions:

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 
 from cflow_sym.interface import CompiledFlow, Moments
 
-from .eigenpairs import block_size
-from .flows.base import FlowState
-from .flows.central import CentralFlow
-from .hyperparameters import as_arrays
-from .loss import Problem
+from ..eigenpairs import block_size
+from ..flows.base import FlowState
+from ..flows.central import CentralFlow
+from ..hyperparameters import as_arrays
+from ..loss import Problem
 
 N = 6  # weights, in two blocks of 4 and 2
 BLOCKS = (4, 2)
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A flow at a state with k critical eigenvalues; gradient b, Hessian H, third derivative T with any penalty, P, c."""
+    """A flow at a state with k critical eigenvalues: gradient b, Hessian H, third derivative T (with any penalty)."""
 
     flow: CentralFlow
     y: FlowState

@@ -1,16 +1,9 @@
-"""`check(spec)`: a battery of properties that every optimizer's flow must have, new or built in.
-
-Hypothesis searches for hyperparameters and states at which one fails and shrinks what it finds. In a test of your own:
-
-    from cflow_num.testing import assert_optimizer
-
-    def test_my_optimizer():
-        assert_optimizer(SPEC, quick=True)
-"""
+"""The battery: properties by name, the search for counterexamples, a short real run, and the table."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -28,15 +21,15 @@ from cflow_sym.exact import other_points
 from cflow_sym.interface import CompiledFlow
 from cflow_sym.spec import OptimizerSpec
 
+from ..discrete import DiscreteOptimizer
+from ..errors import InputError
+from ..flows.base import FlowState
+from ..hyperparameters import as_arrays, resolve
+from ..loss import Problem
+from ..problems import problem
+from ..run import run
 from . import witnesses
 from .declared import follows_reference, takes_declared_updates
-from .discrete import DiscreteOptimizer
-from .errors import InputError
-from .flows.base import FlowState
-from .hyperparameters import as_arrays
-from .loss import Problem
-from .problems import problem
-from .run import run
 
 EXAMPLES = {True: 8, False: 100}  # of each property, in the quick form and in full
 POINTS = {True: 1, False: 3}  # fresh sets of exact points for the derivation
@@ -150,6 +143,7 @@ class _Tried:
                     self.rows.append(Row(name, self.numerical()[name][0], None, "there is no derivation", 0.0))
             else:
                 compiled = self.spec.compile() if flow is None else flow
+                resolve(compiled, {"learning_rate": 1.0} | _defaults(compiled) | self.hyperparameters)  # refuses early
                 for name, (statement, tried) in self.numerical().items():
                     self.row(name, statement, lambda tried=tried: tried(compiled))
         on = f" with {', '.join(self.spec.active_switches)}" if self.spec.active_switches else ""
@@ -200,7 +194,7 @@ class _Tried:
             deadline=None,
             derandomize=True,
             database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
+            suppress_health_check=tuple(hypothesis.HealthCheck),  # type: ignore[arg-type]
             report_multiple_bugs=False,
         )
         @hypothesis.given(values=values, **strategies)
@@ -270,7 +264,7 @@ class _Tried:
         comparison = result.compare()
         ratio = comparison["distance_ratio"].value
         shown = ", ".join(f"{k} {v:.3g}" for k, v in found.items() if isinstance(v, float) and v)
-        if result.reason:
+        if "the central process" in result.reason or "the discrete process" in result.reason:
             raise AssertionError(f"with {shown}: {result.reason}")
         if ratio is None:
             raise AssertionError(f"with {shown} there is nothing to compare: {comparison.verdict}")
@@ -299,15 +293,14 @@ def rate_with_an_edge(small: Problem, flow: CompiledFlow, hp: Mapping[str, Any],
 
     It is up to twice the smallest one of a grid.
 
-    That is: the largest effective eigenvalue is above the threshold once early in the run, and at it later.
+    That is: after the first quarter, the median of the largest effective eigenvalue is at the threshold.
     Dense Hessians, all rates at once, so for small problems only. Raises `AssertionError` where there is none.
     """
     rates = 1e-4 * 1.4 ** np.arange(38)  # up to about 25
     arrays = as_arrays(flow, {**hp, "learning_rate": 1.0}, small)
     ratio = np.asarray(_edge_ratios(small, flow, arrays, jnp.asarray(rates, small.w0.dtype), steps))
-    late = ratio[:, int(EARLY * ratio.shape[1]) :]
-    held = np.median(late, axis=1) >= EDGE_HELD  # the median is nan where it diverges: not held
-    held &= (ratio >= 1).argmax(axis=1) <= EARLY * ratio.shape[1]  # nor where the edge is reached too late
+    halves = np.array_split(ratio[:, int(EARLY * ratio.shape[1]) :], 2, axis=1)
+    held = np.all([np.median(half, axis=1) >= EDGE_HELD for half in halves], axis=0)  # nan where it diverges
     if not held.any():
         raise AssertionError(
             f"no learning rate between {rates[0]:g} and {rates[-1]:.2g} holds an edge in {steps} steps: pass "
@@ -320,6 +313,7 @@ def rate_with_an_edge(small: Problem, flow: CompiledFlow, hp: Mapping[str, Any],
 @eqx.filter_jit
 def _edge_ratios(small: Problem, flow: CompiledFlow, hp: dict[str, Any], rates: Array, steps: int) -> Array:
     """Return the largest effective eigenvalue over the threshold, (rates, times), along discrete runs."""
+
     def of_rate(rate: Array) -> Array:
         discrete = DiscreteOptimizer(small, hp | {"learning_rate": rate}, flow)
         path = discrete.steps(discrete.first(small.w0), steps)
@@ -362,4 +356,6 @@ def _fast_compilation(on: bool) -> Iterator[None]:
 
 
 def _double_precision() -> Any:
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+    """Return the context of 64-bit floats, which moved within JAX."""
+    home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return home.enable_x64(True)

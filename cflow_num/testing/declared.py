@@ -20,10 +20,10 @@ from cflow_sym.interface import CompiledFlow, value_at
 from cflow_sym.notation import NEW, OLD, state_symbol, symbols
 from cflow_sym.spec import OptimizerSpec
 
-from .discrete import DiscreteOptimizer
-from .flows.base import FlowState
-from .hyperparameters import as_arrays
-from .loss import Problem
+from ..discrete import DiscreteOptimizer
+from ..flows.base import FlowState
+from ..hyperparameters import as_arrays
+from ..loss import Problem
 from .witnesses import BLOCKS, N, close, hyperparameter_functions, local_problem
 
 STEPS = 3

@@ -1,0 +1,113 @@
+"""The battery: every built-in optimizer passes it, every kind of mistake is found by the property that should."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cflow_sym as cs
+from cflow_num.errors import InputError
+from cflow_num.testing import assert_optimizer, check, witnesses
+from cflow_sym import generated
+from cflow_sym.codegen import variants
+
+EXAMPLE = "examples/layer_cube_root.toml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*cs.optimizers(), EXAMPLE])
+def test_every_optimizer_passes(name, request):
+    spec = cs.load_optimizer(str(request.config.rootpath / name) if name == EXAMPLE else name)
+    found = check(spec, quick=True)
+    print(found)
+    assert found.passed, str(found)
+
+
+MODULES = [spec.module_name for name in cs.optimizers() for spec in variants(name)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), x=st.floats(0.05, 0.95))
+def test_generated_functions_of_all_variants_agree_with_automatic_differentiation(module, seed, x):
+    name = max((n for n in cs.optimizers() if module.startswith(n)), key=len)
+    switches = [s.name for s in cs.optimizer(name).switches if s.name in module]
+    flow = generated.load(name, switches)
+    case = witnesses.random_case(flow, seed, {h.name: x * min(1.0, h.upper) for h in flow.HYPERPARAMETERS})
+    witnesses.agrees_with_automatic_differentiation(flow, case)
+
+
+class Wrong:
+    """A compiled flow with a mistake; hashable, as the compiled program is looked up by it."""
+
+    def __init__(self, flow, **functions):
+        self.__dict__.update({n: getattr(flow, n) for n in dir(flow) if not n.startswith("__")})
+        self.__dict__.update(functions)
+
+
+def shifted(drift):
+    """Add what the first weight feels to every weight."""
+    return {name: x + x[0] if x.ndim else x for name, x in drift.items()}
+
+
+FLOW = generated.load("rmsprop")
+MISTAKES = {
+    "preconditioner": ("autodiff", dict(preconditioner=lambda s, hp: 2 * FLOW.preconditioner(s, hp))),
+    "drift of P": ("autodiff", dict(preconditioner_drift=lambda s, d, hp: 0 * FLOW.preconditioner(s, hp))),
+    "the site's slip": (
+        "autodiff",  # nu' without - nu
+        dict(
+            slow_drift=lambda s, g, hp: (
+                FLOW.slow_drift(s, g, hp) | {"nu": FLOW.slow_drift(s | {"nu": 0 * s["nu"]}, g, hp)["nu"]}
+            )
+        ),
+    ),
+    "no variance": (
+        "autodiff",
+        dict(slow_drift_moments=lambda s, g, m, hp: jax.tree.map(jnp.zeros_like, FLOW.slow_drift_moments(s, g, m, hp))),
+    ),
+    "threshold": ("threshold", dict(threshold=lambda s, hp: 1.05 * FLOW.threshold(s, hp))),
+    "step": ("update", dict(update_weights=lambda w, s, g, hp: w + 1.001 * (FLOW.update_weights(w, s, g, hp) - w))),
+    "state": (
+        "update",
+        dict(update_state=lambda s, g, hp: FLOW.update_state(s, 0.999 * g, hp)),
+    ),
+    "not elementwise": ("symmetry", dict(slow_drift=lambda s, g, hp: shifted(FLOW.slow_drift(s, g, hp)))),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found_by_the_property_it_breaks(mistake, monkeypatch):
+    name, functions = MISTAKES[mistake]
+    monkeypatch.setattr("cflow_num.testing.battery._Tried.real_run", lambda self, flow: "left out")
+    found = check(cs.optimizer("rmsprop"), quick=True, flow=Wrong(FLOW, **functions))
+    assert not found.passed
+    assert found[name].passed is False
+    assert found["derivation"].passed
+    assert "seed=0" in found[name].detail  # shrunk
+    assert "FAIL" in str(found)
+    assert f"failed: {', '.join(r.name for r in found.rows if r.passed is False)}" in str(found)
+
+
+def test_a_flow_that_is_no_better_than_the_stable_one_is_found():
+    """Without the oscillation's part in nu nothing holds RMSProp at the edge: the run must show it."""
+    functions = dict(preconditioner_drift=lambda s, d, hp: 0.2 * FLOW.preconditioner_drift(s, d, hp))
+    found = check(cs.optimizer("rmsprop"), quick=True, flow=Wrong(FLOW, **functions))
+    assert found["real run"].passed is False, str(found)
+
+
+def test_what_cannot_be_derived_fails_with_its_reason():
+    found = check(cs.load_optimizer("optax:adam"), quick=True)
+    assert found["derivation"].passed is False
+    assert "needs the filter" in found["derivation"].detail
+    assert found["real run"].passed is None
+    with pytest.raises(AssertionError, match="needs the filter"):
+        assert_optimizer(cs.load_optimizer("optax:adam"), quick=True)
+
+
+def test_bad_hyperparameters_are_refused_before_the_search():
+    tried = []
+    with pytest.raises(InputError, match="learning_rate is -1"):
+        check(cs.optimizer("rmsprop"), quick=True, hyperparameters={"learning_rate": -1.0}, on_row=tried.append)
+    assert tried == ["derivation"]
