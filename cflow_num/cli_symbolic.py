@@ -109,6 +109,8 @@ class Check:
     """Switches to turn on, for instance bias_correction."""
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
     """Hyperparameters of the real run; a learning rate with an edge is looked for by default."""
+    only: tuple[str, ...] = ()
+    """Names of properties, to try no others, for instance "real run"."""
     quiet: bool = False
     """No progress."""
 
@@ -125,7 +127,7 @@ class Check:
             if not self.quiet:
                 print(f"trying {name}", file=sys.stderr, flush=True)
 
-        found = check(spec, quick=self.quick, hyperparameters=values, on_row=tell)
+        found = check(spec, quick=self.quick, hyperparameters=values, only=self.only, on_row=tell)
         print(found)
         return DONE if found.passed else BAD_INPUT
 

@@ -1,12 +1,13 @@
-"""The discrete optimizer of the generated code against what the spec declares, read off its formulas exactly.
+"""The discrete optimizer of the generated code against what the spec declares, read off its formulas.
 
 Nothing of the code generator, of the recognition of weight decay or of frozen signs is used: the updates are
-evaluated as they are written, with 30 digits. A traced spec is also held against the program it came from.
+evaluated as they are written, with NumPy. A traced spec is also held against the program it came from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -15,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 
-from cflow_sym.exact import Point
 from cflow_sym.interface import CompiledFlow, value_at
-from cflow_sym.notation import NEW, OLD, state_symbol, symbols
+from cflow_sym.notation import NEW, OLD, expand_names
 from cflow_sym.spec import OptimizerSpec
 
 from ..discrete import DiscreteOptimizer
@@ -27,7 +27,6 @@ from ..loss import Problem
 from .witnesses import BLOCKS, N, close, hyperparameter_functions, local_problem
 
 STEPS = 3
-_s = symbols
 
 
 def takes_declared_updates(spec: OptimizerSpec, flow: CompiledFlow, values: Mapping[str, float], seed: int) -> None:
@@ -46,7 +45,7 @@ def takes_declared_updates(spec: OptimizerSpec, flow: CompiledFlow, values: Mapp
                 stored = np.asarray(here.slow[name])
                 if spec.kinds[name] == "blockwise":
                     stored = np.repeat(stored, BLOCKS)
-                close(f"{name} at step {t + 1}", stored, _numbers(value, stored.shape))
+                close(f"{name} at step {t + 1}", stored, value)
         after = np.asarray(jax.tree.map(lambda x, t=t: x[t], path).w)
         close(f"the weights after step {t + 1}", after, w + moved)
         w = after
@@ -83,46 +82,53 @@ def _path(discrete: DiscreteOptimizer) -> tuple[FlowState, FlowState]:
     return y, discrete.steps(y, STEPS)
 
 
-def _constants(spec: OptimizerSpec, hp: Mapping[str, Any], t: int) -> dict[sp.Symbol, Any]:
-    values = {h.symbol: _exact(value_at(hp[h.name], jnp.asarray(float(t)))) for h in spec.active_hyperparameters}
-    return values | {_s.t: sp.Integer(t)}
+Values = dict[str, Any]
 
 
-def _initial(spec: OptimizerSpec, hp: Mapping[str, Any], w: np.ndarray) -> dict[str, Any]:
-    point = _point(_constants(spec, hp, 1) | {_s.w: _exact(w)})
-    starts = {s.name: point(spec.written(s.initial)) for s in spec.states}
-    elementwise = {n: spec.kinds[n] != "scalar" for n in starts}
-    return {n: (x,) * N if elementwise[n] and not isinstance(x, tuple) else x for n, x in starts.items()}
+def _constants(spec: OptimizerSpec, hp: Mapping[str, Any], t: int) -> Values:
+    values = {h.symbol.name: float(value_at(hp[h.name], jnp.asarray(float(t)))) for h in spec.active_hyperparameters}
+    return values | {"t": float(t)}
+
+
+def _initial(spec: OptimizerSpec, hp: Mapping[str, Any], w: np.ndarray) -> Values:
+    values = _constants(spec, hp, 1) | {"w": w}
+    return {s.name: _shaped(spec, s.name, _evaluate(spec.written(s.initial), values)) for s in spec.states}
 
 
 def _declared_step(
-    spec: OptimizerSpec, hp: Mapping[str, Any], states: Mapping[str, Any], w: np.ndarray, g: np.ndarray, t: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+    spec: OptimizerSpec, hp: Mapping[str, Any], states: Values, w: np.ndarray, g: np.ndarray, t: int
+) -> tuple[np.ndarray, Values]:
     """Return w' - w and the new states, from the updates as they are written."""
-    point = _point(_constants(spec, hp, t) | {_s.w: _exact(w), _s.g: _exact(g)})
-    point = point.with_values({state_symbol(n, spec.kinds[n]): x for n, x in states.items()})
-    updated: dict[str, Any] = {}
+    values = _constants(spec, hp, t) | {"w": w, "g": g} | states
+    updated: Values = {}
     for state in spec.states:
-        value = point(spec.written(state.update))
-        if spec.kinds[state.name] != "scalar" and not isinstance(value, tuple):
-            value = (value,) * N
-        updated[state.name] = value
-        point = point.with_values({state_symbol(state.name + NEW, spec.kinds[state.name]): value})
-    after = {state_symbol(n, spec.kinds[n]): x for n, x in updated.items()}
-    before = {state_symbol(n + OLD, spec.kinds[n]): x for n, x in states.items()}
-    step = point.with_values({**after, **before}).vector(spec.written(spec.update))
-    return _numbers(step, (N,)), updated
+        updated[state.name] = _shaped(spec, state.name, _evaluate(spec.written(state.update), values))
+        values[state.name + NEW] = updated[state.name]
+    values |= updated | {name + OLD: x for name, x in states.items()}
+    return np.broadcast_to(_evaluate(spec.written(spec.update), values), (N,)), updated
 
 
-def _point(values: dict[sp.Symbol, Any]) -> Point:
-    return Point(values, N, tuple(np.repeat(np.arange(len(BLOCKS)), BLOCKS).tolist()))
+def _shaped(spec: OptimizerSpec, name: str, value: Any) -> np.ndarray:
+    """Return a state's value: a number for a scalar state, else one for each weight."""
+    return np.asarray(value, float) if spec.kinds[name] == "scalar" else np.broadcast_to(value, (N,)).astype(float)
 
 
-def _exact(x: Any) -> Any:
-    array = np.asarray(x, float)
-    return tuple(sp.Float(float(v), 30) for v in array) if array.ndim else sp.Float(float(array), 30)
+def _evaluate(expr: sp.Expr, values: Values) -> Any:
+    names, function = _function(expr)
+    return function(*(values[name] for name in names))
 
 
-def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    entries = [float(sp.N(v, 30)) for v in (value if isinstance(value, tuple) else (value,))]
-    return np.broadcast_to(np.asarray(entries) if shape else np.asarray(entries[0]), shape)
+@lru_cache(maxsize=256)
+def _function(expr: sp.Expr) -> tuple[list[str], Any]:
+    """Return an expression as a NumPy function of the values of its symbols, with their names."""
+    expr = expand_names(expr)
+    variables = sorted(expr.free_symbols, key=str)
+    plain = {x: sp.Symbol(f"x{i}", real=True) for i, x in enumerate(variables)}
+    sums = {"Total": np.sum, "BlockTotal": _block_total}
+    function = sp.lambdify(list(plain.values()), expr.xreplace(plain), modules=[sums, "numpy"])
+    return [x.name for x in variables], function
+
+
+def _block_total(v: Any) -> np.ndarray:
+    parts = np.split(np.broadcast_to(v, (N,)), np.cumsum(BLOCKS)[:-1])
+    return np.repeat([part.sum() for part in parts], BLOCKS)

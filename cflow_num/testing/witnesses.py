@@ -8,6 +8,7 @@ any number of eigenvalues sits at the threshold. `testing.py` searches for state
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -88,8 +89,15 @@ def draw_slow(opt: CompiledFlow, rng: np.random.Generator) -> dict[str, Array]:
 def local_problem(w0: np.ndarray, b: np.ndarray, H: np.ndarray, T: np.ndarray, rho: float) -> Problem:
     """Return the cubic loss with these derivatives at w0 once the penalty rho/2 |w|^2 is added."""
     data = {"w0": w0, "b": b - rho * w0, "H": H - rho * np.eye(N), "T": T}
-    params = {"first": jnp.asarray(w0[: BLOCKS[0]]), "second": jnp.asarray(w0[BLOCKS[0] :])}
-    return Problem(_cubic, params, data={key: jnp.asarray(x) for key, x in data.items()})
+    data = {key: jnp.asarray(x, jnp.result_type(float)) for key, x in data.items()}
+    return eqx.tree_at(lambda p: (p.w0, p.data), _template(data["w0"].dtype), (data["w0"], data))
+
+
+@lru_cache
+def _template(dtype: Any) -> Problem:
+    params = {"first": jnp.zeros(BLOCKS[0], dtype), "second": jnp.zeros(BLOCKS[1], dtype)}
+    data = {"w0": jnp.zeros(N), "b": jnp.zeros(N), "H": jnp.zeros((N, N)), "T": jnp.zeros((N, N, N))}
+    return Problem(_cubic, params, data=data)
 
 
 def _cubic(params: dict[str, Array], d: dict[str, Array]) -> Array:
