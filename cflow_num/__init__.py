@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .compare import compare as compare
     from .errors import InputError as InputError
     from .errors import RunError as RunError
+    from .interpretation import conic_preconditioner as conic_preconditioner
+    from .interpretation import stationary_preconditioner as stationary_preconditioner
     from .loss import Problem as Problem
     from .problems import PROBLEMS as PROBLEMS
     from .problems import problem as problem
@@ -31,9 +33,11 @@ _HOMES = {
     "PROBLEMS": "problems",
     "Problem": "loss",
     "Run": "run",
+    "conic_preconditioner": "interpretation",
     "load": "run",
     "problem": "problems",
     "run": "run",
+    "stationary_preconditioner": "interpretation",
     "write_report": "report",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -126,7 +126,7 @@ def _function(expr: sp.Expr) -> tuple[list[str], Any]:
     plain = {x: sp.Symbol(f"x{i}", real=True) for i, x in enumerate(variables)}
     sums = {"Total": np.sum, "BlockTotal": _block_total}
     function = sp.lambdify(list(plain.values()), expr.xreplace(plain), modules=[sums, "numpy"])
-    return [x.name for x in variables], function
+    return [str(x) for x in variables], function
 
 
 def _block_total(v: Any) -> np.ndarray:

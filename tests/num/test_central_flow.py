@@ -1,7 +1,5 @@
 """The central flow at single states: complementarity, symmetries, closed forms, and what published codes got wrong."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,14 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_num.eigenpairs import block_size
-from cflow_num.flows.base import FlowState
 from cflow_num.flows.central import CentralFlow
-from cflow_num.hyperparameters import as_arrays
-from cflow_num.loss import Problem
+from cflow_num.testing import witnesses
+from cflow_num.testing.witnesses import Edge, N, local_problem, solve
 from cflow_sym.generated import load
 
-N = 6
 OPTIMIZERS = {
     "gradient_descent": (),
     "scalar_rmsprop": (),
@@ -29,32 +24,6 @@ OPTIMIZERS = {
 }
 SCALAR = [name for name in OPTIMIZERS if name.split()[0] not in ("rmsprop", "adagrad", "blockwise_rmsprop")]
 SEEDS = st.integers(0, 100_000)
-
-
-class Edge(NamedTuple):
-    """A flow at a state with critical eigenvalues; gradient b, Hessian H, third derivative T with any penalty, P, c."""
-
-    flow: CentralFlow
-    y: FlowState
-    V: jax.Array
-    b: np.ndarray
-    H: np.ndarray
-    T: np.ndarray
-    P: np.ndarray
-    c: float
-
-
-def _cubic(params, d):
-    """Gradient b, Hessian H and third derivative T at w0, all free; two blocks of weights."""
-    x = jnp.concatenate([params["first"], params["second"]]) - d["w0"]
-    return d["b"] @ x + x @ d["H"] @ x / 2 + jnp.einsum("ijk,i,j,k", d["T"], x, x, x) / 6
-
-
-def _problem(w0, b, H, T, rho):
-    """Return the loss with these derivatives at w0 once the penalty rho/2 |w|^2 is added."""
-    data = {"w0": w0, "b": b - rho * w0, "H": H - rho * np.eye(N), "T": T}
-    params = {"first": jnp.asarray(w0[:4]), "second": jnp.asarray(w0[4:])}
-    return Problem(_cubic, params, data={key: jnp.asarray(x) for key, x in data.items()})
 
 
 def edge_state(seed: int, k: int, name: str, at: float = 1.0) -> Edge:
@@ -69,37 +38,8 @@ def edge_state(seed: int, k: int, name: str, at: float = 1.0) -> Edge:
         "l2": rng.uniform(0.0, 0.1),
         "initial_accumulator": 0.0,
     }
-    w0 = rng.normal(size=N)
     hp = {h.name: values[h.name] for h in optimizer.HYPERPARAMETERS}
-    rho = hp.get("l2", 0.0)
-    placeholder = _problem(w0, w0, np.eye(N), np.zeros((N, N, N)), rho)
-    arrays = as_arrays(optimizer, hp, placeholder)
-    kind = optimizer.SLOW_STATES.get("nu")
-    shape = {"scalar": (), "elementwise": (N,), "blockwise": (2,)}.get(kind, ())
-    slow = {"nu": jnp.asarray(np.exp(rng.normal(size=shape))), "t": jnp.asarray(float(rng.integers(1, 50)))}
-    slow = {s: slow[s] for s in optimizer.SLOW_STATES}
-    P, c = np.broadcast_to(optimizer.preconditioner(slow, arrays), (N,)), float(optimizer.threshold(slow, arrays))
-    lam = np.concatenate([np.full(k, at * c), rng.uniform(-0.25 * c, 0.4 * at * c, N - k)])
-    Q, root = np.linalg.qr(rng.normal(size=(N, N)))[0], np.sqrt(P)
-    T = rng.normal(size=(N, N, N))
-    T = sum(np.transpose(T, p) for p in [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]) / 6
-    T = T * P.mean()
-    b, H = rng.normal(size=N), root[:, None] * (Q * lam) @ Q.T * root
-    flow = CentralFlow(_problem(w0, b, H, T, rho), arrays, optimizer, 3)
-    V = jnp.asarray(Q[:, : block_size(3, N)] / root[:, None])
-    return Edge(flow, FlowState(jnp.asarray(w0), slow), V, b, H, T, P, c)
-
-
-@eqx.filter_jit
-def _solve(flow, y, V, weight, relief):
-    tangent = flow.linearize(y, V)
-    offset = jax.tree.map(jnp.zeros_like, y)
-    rates, X, info = flow.equilibrium(tangent, offset, weight, jnp.zeros((3, 3)), relief)
-    return rates, X, info, tangent.pairs.U[:, :3]
-
-
-def solve(flow, y, V, weight=1.0, relief=np.inf):
-    return _solve(flow, y, V, jnp.asarray(weight), jnp.asarray(relief))
+    return witnesses.edge_state(optimizer, seed, k, at, hp, schedules=False)
 
 
 @pytest.mark.parametrize("name", SCALAR)
@@ -155,61 +95,11 @@ def test_the_loss_never_rises_along_gradient_descents_central_flow(seed, k):
     e = edge_state(seed, k, "gradient_descent")
     flow = eqx.tree_at(lambda f: f.hp["weight_decay"], e.flow, jnp.asarray(0.0))
     H = e.H * (2 / e.c)  # without decay the edge is at 2 P
-    flow = eqx.tree_at(lambda f: f.problem, flow, _problem(np.asarray(e.y.w), e.b, H, e.T, 0.0))
+    flow = eqx.tree_at(lambda f: f.problem, flow, local_problem(np.asarray(e.y.w), e.b, H, e.T, 0.0))
     rates, *_ = solve(flow, e.y, e.V)
     slope, speed = float(e.b @ rates.w), float(rates.w @ rates.w)
     assert slope <= 0
     assert slope == pytest.approx(-e.P[0] * speed, rel=1e-6, abs=1e-7 * e.P[0] * speed + 1e-12)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@settings(max_examples=20)
-@given(seed=SEEDS, k=st.integers(1, 3), at=st.floats(0.1, 0.85))
-def test_no_oscillation_below_the_threshold(name, seed, k, at):
-    e = edge_state(seed, k, name, at=at)
-    rates, X, *_ = solve(e.flow, e.y, e.V, weight=1e-4)
-    assert float(jnp.abs(X).max()) == 0.0
-    for a, b in zip(jax.tree.leaves(rates), jax.tree.leaves(e.flow.stable_drift(e.y)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
-
-
-def turned(e: Edge, R: np.ndarray) -> tuple[CentralFlow, FlowState]:
-    """Return the same flow and state in the coordinates R w."""
-    T = np.einsum("ai,bj,ck,ijk", R, R, R, e.T)
-    rho = float(e.flow.optimizer.l2_penalty(e.flow.hp))
-    there = eqx.tree_at(lambda f: f.problem, e.flow, _problem(R @ np.asarray(e.y.w), R @ e.b, R @ e.H @ R.T, T, rho))
-    return there, FlowState(jnp.asarray(R @ np.asarray(e.y.w)), e.y.slow)
-
-
-@pytest.mark.parametrize("name", SCALAR)
-@settings(max_examples=20)
-@given(seed=SEEDS, k=st.integers(1, 3), turn=SEEDS)
-def test_rotation_equivariance(name, seed, k, turn):
-    e = edge_state(seed, k, name)
-    R = np.linalg.qr(np.random.default_rng(turn).normal(size=(N, N)))[0]
-    there, y = turned(e, R)
-    rates, X, *_ = solve(e.flow, e.y, e.V)
-    rates_there, X_there, *_ = solve(there, y, R @ e.V)
-    scale = float(jnp.abs(rates.w).max())
-    np.testing.assert_allclose(rates_there.w, R @ rates.w, atol=1e-6 * scale)
-    assert float(jnp.trace(X_there)) == pytest.approx(float(jnp.trace(X)), rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["rmsprop", "adagrad"])
-@settings(max_examples=20)
-@given(seed=SEEDS, k=st.integers(1, 3), turn=SEEDS)
-def test_permutation_and_sign_equivariance_of_elementwise_states(name, seed, k, turn):
-    e = edge_state(seed, k, name)
-    rng = np.random.default_rng(turn)
-    order = rng.permutation(N)
-    R = np.eye(N)[order] * rng.choice([-1.0, 1.0], size=N)
-    there, y = turned(e, R)
-    y = y._replace(slow={n: s[order] if s.ndim else s for n, s in y.slow.items()})
-    rates, *_ = solve(e.flow, e.y, e.V)
-    rates_there, *_ = solve(there, y, R @ e.V)
-    scale = float(jnp.abs(rates.w).max())
-    np.testing.assert_allclose(rates_there.w, R @ rates.w, atol=1e-6 * scale)
-    np.testing.assert_allclose(rates_there.slow["nu"], rates.slow["nu"][order], rtol=1e-5, atol=1e-9)
 
 
 @settings(max_examples=30)
@@ -217,7 +107,7 @@ def test_permutation_and_sign_equivariance_of_elementwise_states(name, seed, k, 
 def test_scaling_law_of_gradient_descent(seed, k, a):
     """(eta, L, gamma) -> (eta/a, a L, a gamma) leaves the path of the weights alone."""
     e = edge_state(seed, k, "gradient_descent")
-    scaled = _problem(np.asarray(e.y.w), a * e.b, a * e.H, a * e.T, 0.0)
+    scaled = local_problem(np.asarray(e.y.w), a * e.b, a * e.H, a * e.T, 0.0)
     hp = {"learning_rate": e.flow.hp["learning_rate"] / a, "weight_decay": e.flow.hp["weight_decay"] * a}
     there = CentralFlow(scaled, hp, e.flow.optimizer, 3)
     rates, *_ = solve(e.flow, e.y, e.V)
@@ -250,7 +140,7 @@ def test_without_memory_the_state_is_where_the_averaged_gradient_puts_it(seed):
     hp = {"learning_rate": jnp.asarray(0.5), "epsilon": jnp.asarray(0.0), "weight_decay": jnp.asarray(0.0)}
     H, S = e.H / e.H.max(), float(np.linalg.eigvalsh(e.H / e.H.max())[-1])
     b = e.b / np.linalg.norm(e.b) * 0.1 * S  # sigma^2 = eta^2/4 - |g|^2/S^2 > 0
-    problem = _problem(np.asarray(e.y.w), b, H, 0 * e.T, 0.0)
+    problem = local_problem(np.asarray(e.y.w), b, H, 0 * e.T, 0.0)
     flow = CentralFlow(problem, hp | {"l2": jnp.asarray(0.0)}, opt, 3, True, opt.MEMORYLESS)
     slow = {"nu": jnp.asarray((0.5 * S / 2) ** 2), "t": jnp.asarray(3.0)}  # at the edge: sqrt(nu)/eta = S/2
     rates, X, _, U = solve(flow, e.y._replace(slow=slow), e.V, weight=0.25)
@@ -262,7 +152,7 @@ def test_without_memory_the_state_is_where_the_averaged_gradient_puts_it(seed):
 
 def test_an_infeasible_state_is_corrected_at_a_bounded_rate():
     e = edge_state(4, 1, "gradient_descent", at=1.5)
-    flat = _problem(np.asarray(e.y.w), 0 * e.b, e.H, e.T, 0.0)  # nothing but the excess drives the oscillation
+    flat = local_problem(np.asarray(e.y.w), 0 * e.b, e.H, e.T, 0.0)  # nothing but the excess drives the oscillation
     flow = eqx.tree_at(lambda f: (f.problem, f.hp["weight_decay"]), e.flow, (flat, jnp.asarray(0.0)))
     hard, soft = (solve(flow, e.y, e.V, weight=0.1, relief=relief)[1] for relief in (np.inf, 0.02))
     assert 0 < float(jnp.trace(soft)) < 0.5 * float(jnp.trace(hard))

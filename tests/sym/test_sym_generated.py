@@ -105,42 +105,6 @@ def test_protocol(setting):
     assert flow.SOURCE_HASH
 
 
-def test_preconditioner_is_minus_one_over_the_slope_of_the_step(setting):
-    flow, state, g, hp = setting
-    jacobian = jax.jacobian(lambda g: flow.update_weights(jnp.zeros_like(g), state, g, hp))(g)
-    inverse = jnp.broadcast_to(1 / flow.preconditioner(state, hp), (N,))
-    assert close(jacobian, -jnp.diag(inverse))
-
-
-def test_preconditioner_drift_is_the_derivative(setting):
-    flow, state, _, hp = setting
-    state_dot = random_state(flow, jax.random.key(3))
-    _, expected = jax.jvp(lambda s: flow.preconditioner(s, hp), (state,), (state_dot,))
-    assert close(flow.preconditioner_drift(state, state_dot, hp), expected)
-
-
-def test_implicit_euler_of_the_slow_drift_is_the_update(setting):
-    flow, state, g, hp = setting
-    after = flow.update_state(state, g, hp)
-    drift = flow.slow_drift(after, g, hp)
-    before = jax.tree.map(lambda a, d: a - d, after, drift)
-    assert close(*({n: s for n, s in x.items() if n not in flow.MEMORYLESS} for x in (before, state)))
-
-
-def test_states_stand_still_at_rest(setting):
-    flow, state, g, hp = setting
-    moments = Moments(g, jax.random.uniform(jax.random.key(7), (N,), jnp.float64))
-    rest, more = flow.stationary_state(state, g, hp), flow.stationary_state_moments(state, g, moments, hp)
-    assert set(rest) == set(more) == set(flow.STATIONARY)
-    settled = state | {n: rest[n] + more[n] for n in rest}
-    still, moved = flow.slow_drift(settled, g, hp), flow.slow_drift_moments(settled, g, moments, hp)
-    for name in flow.STATIONARY:
-        if name in flow.MEMORYLESS:  # there at once: the update itself is the value at rest
-            assert close(flow.update_state(state, g, hp)[name], rest[name])
-        else:
-            assert close(still[name] + moved[name], jnp.zeros_like(rest[name]))
-
-
 def test_a_weight_without_gradient_keeps_a_finite_drift():
     flow = generated.load("rmsprop")
     state = {"nu": jnp.array([0.0, 1.0]), "t": jnp.asarray(3.0)}
@@ -149,20 +113,6 @@ def test_a_weight_without_gradient_keeps_a_finite_drift():
     )
     assert jnp.isfinite(drift).all()
     assert float(drift[0]) == 0
-
-
-def test_moments_enter_as_half_the_second_derivative(setting):
-    flow, state, g, hp = setting
-    kick = jax.random.normal(jax.random.key(4), (N,), jnp.float64)
-    drift = lambda x: flow.slow_drift(state, g + x * kick, hp)  # noqa: E731
-    one = jnp.asarray(1.0)
-    first = lambda x: jax.jvp(drift, (x,), (one,))[1]  # noqa: E731
-    expected = jax.tree.map(lambda a: a / 2, jax.jvp(first, (jnp.asarray(0.0),), (one,))[1])
-    moments = Moments(jnp.zeros(N), kick**2)
-    assert close(flow.slow_drift_moments(state, g, moments, hp), expected)
-    tripled = Moments(jnp.zeros(N), 3 * kick**2)
-    assert close(flow.slow_drift_moments(state, g, tripled, hp), jax.tree.map(lambda a: 3 * a, expected))
-    assert close(flow.averaged_squared_gradient(g, moments), g**2 + kick**2)
 
 
 def test_threshold_is_where_the_discrete_map_reaches_minus_one(setting):
