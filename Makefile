@@ -40,7 +40,7 @@ generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
 derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
 	$(BIN)/cflow derive --all --out derivations
 
-numbers: $(STAMP)  ## measure the README's table (full runs; about ten minutes on two cores)
+numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an hour on two cores)
 	$(BIN)/python benchmarks/verdicts.py
 
 constraints:  ## renew constraints.txt (needs uv)

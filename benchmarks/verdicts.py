@@ -1,9 +1,10 @@
 """Measure the README's table: full runs from the first step, each verdict number beside its limit.
 
-Run with `make numbers` (about ten minutes on two cores). Writes benchmarks/results/verdicts.json and the table
-between the markers in README.md.
+Run with `make numbers` (about a quarter of an hour on two cores). Writes benchmarks/results/verdicts.json and the tables
+between the markers in README.md; `python benchmarks/verdicts.py example` renews the verdict on the new optimizer alone.
 """
 
+import dataclasses
 import json
 import platform
 import re
@@ -16,6 +17,7 @@ import jax
 jax.config.update("jax_enable_x64", True)
 
 import cflow_num as cn
+import cflow_sym as cs
 from cflow_num import stationary_preconditioner
 from cflow_num.canvas import save
 from cflow_num.discrete import DiscreteOptimizer
@@ -123,6 +125,30 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def example() -> str:
+    """Return the verdict on the README's new optimizer: the judged rows."""
+    spec = cs.load_optimizer(str(ROOT / "examples" / "layer_cube_root.toml"))
+    hp = {"learning_rate": 0.1, "beta2": 0.99}
+    comparison = cn.run(cn.problem("digits-mlp"), spec, hp, steps=400, warm_start=5).compare()
+    judged = tuple(row for row in comparison.rows if row.passed is not None)
+    return f"```text\n{dataclasses.replace(comparison, rows=judged)}\n```"
+
+
+def renew(blocks: dict[str, str]) -> None:
+    """Write texts between their markers in the README."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    for marker, block in blocks.items():
+        text = re.sub(
+            f"<!-- {marker} -->.*?<!-- /{marker} -->",
+            lambda _, marker=marker, block=block: f"<!-- {marker} -->\n{block}\n<!-- /{marker} -->",
+            text,
+            flags=re.S,
+        )
+    readme.write_text(text)
+    print(f"renewed {', '.join(blocks)} in README.md")
+
+
 def _whole(value: float | None) -> str:
     return "—" if value is None else f"{value:.0f}"
 
@@ -168,6 +194,9 @@ def speed_table(found: dict) -> str:
 
 def main() -> None:
     """Measure, write the results, renew the README's table."""
+    if sys.argv[1:] == ["example"]:
+        renew({"example": example()})
+        return
     integrator = sys.argv[1] if len(sys.argv) > 1 else None
     found = measure(integrator)
     name = f"verdicts{'_' + integrator if integrator else ''}.json"
@@ -183,13 +212,7 @@ def main() -> None:
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {out.relative_to(ROOT)}")
     if integrator is None:
-        readme = ROOT / "README.md"
-        text = readme.read_text()
-        block = f"<!-- numbers -->\n{table(found)}\n<!-- /numbers -->"
-        text = re.sub(r"<!-- numbers -->.*?<!-- /numbers -->", lambda _: block, text, flags=re.S)
-        block = f"<!-- speeds -->\n{speed_table(result['optimization_speed'])}\n<!-- /speeds -->"
-        readme.write_text(re.sub(r"<!-- speeds -->.*?<!-- /speeds -->", lambda _: block, text, flags=re.S))
-        print("renewed the table in README.md")
+        renew({"numbers": table(found), "speeds": speed_table(result["optimization_speed"]), "example": example()})
 
 
 if __name__ == "__main__":

@@ -225,9 +225,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ENDED_EARLY
+    except RuntimeError as error:
+        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+            raise
+        first = str(error).splitlines()[0][:200]
+        return _refuse(RunError(f"the machine could not compute it ({first}): try a smaller problem"))
     except BrokenPipeError:  # the reader has seen enough, as in `cflow derive NAME | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        return _refuse(RunError(f"cannot write ({error.strerror or error}): make room or choose another place"))
 
 
 def _command_type() -> Any:

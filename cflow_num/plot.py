@@ -85,7 +85,7 @@ def variance(run: Run) -> Figure | None:
     highest = 1.3 * max(np.nanmax(series[name][:, ever]) for name in ("time average", "predicted"))
     chosen = {name: x[:, ever] for name, x in series.items()}
     ylabel = r"variance [weight$^2\,P$]"
-    return _panels(run, "Variance of the oscillation", ylabel, chosen, labels, (0, highest))
+    return _panels(run, "Variance of the oscillation", ylabel, chosen, labels, (0.0, float(highest)))
 
 
 @styled
@@ -102,7 +102,7 @@ def squared_gradients(run: Run) -> Figure | None:
     typical = series["time average"][np.isfinite(series["time average"])]
     if not typical.size:
         return None
-    limits = 0.1 * typical.min(), 10 * typical.max()
+    limits = 0.1 * float(typical.min()), 10 * float(typical.max())
     ylabel = r"squared gradient [loss$^2$/weight$^2$]"
     return _panels(run, "Squared gradient of single weights", ylabel, series, labels, limits, log=True)
 

@@ -17,9 +17,11 @@ def quadratic(*, n: int = 20, sharpness: float = 1.0, condition: float = 100.0, 
     """
     if n < 1:
         raise InputError(f"n is {n}, it must be at least 1")
-    if not (sharpness > 0 and condition >= 1):
+    if seed < 0:
+        raise InputError(f"seed is {seed}, it must be at least 0")
+    if not (0 < sharpness < np.inf and 1 <= condition < np.inf):
         raise InputError(
-            f"sharpness is {sharpness:g} and condition {condition:g}: they must be positive and at least 1"
+            f"sharpness is {sharpness:g} and condition {condition:g}: they must be finite, positive and at least 1"
         )
     eigenvalues = jnp.asarray(sharpness * np.geomspace(1, 1 / condition, n))
     w = np.random.default_rng(seed).normal(size=n)

@@ -72,6 +72,27 @@ def test_a_divergence_is_saved_and_its_exit_code_tells(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "run.nc")]) == 0
 
 
+def test_an_optimizer_from_a_file(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\nhyperparameters = ["eta", "beta2"]\nupdate = "-eta * g / nu**0.25"\n'
+        'state.nu = "beta2 * nu + (1 - beta2) * norm2(g)"\n'
+    )
+    assert main(["derive", str(path)]) == 0
+    assert r"\sigma^2" in capsys.readouterr().out
+    assert main(["codegen", str(path), "--out", str(tmp_path)]) == 0
+    assert "def preconditioner(" in (tmp_path / "mine.py").read_text()
+    capsys.readouterr()
+    quick = ["--quick", "--quiet", "--only", "autodiff", "update"]
+    assert main(["check", str(path), *quick]) == 0
+    assert "every property holds" in capsys.readouterr().out
+    schedule = ["--learning-rate", "0.1 + 0.01*tanh(t/5)", "--set", "beta2=0.95"]
+    rest = ["--problem", "ramp", "--steps", "12", "--quiet", "--out", str(tmp_path / "run")]
+    assert main(["run", "--optimizer", str(path), *schedule, *rest]) == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["hyperparameters"]
+    assert stored["learning_rate"] == "schedule 0.1 + 0.01*tanh(t/5), 0.1 at first"
+
+
 RUN = ["run", "--out", "OUT", "--quiet", "--steps", "3"]
 QUADRATIC = [*RUN, "--problem", "quadratic:n=3", "--optimizer"]
 BAD = {
@@ -104,8 +125,26 @@ BAD = {
     ),
     "not a number": (
         [*QUADRATIC, "gradient_descent", "--set", "learning_rate=fast"],
-        "NAME=VALUE with a number",
+        "neither a number nor an expression in t: 'fast' is not a known name",
     ),
+    "neither name nor value": ([*QUADRATIC, "gradient_descent", "--set", "fast"], "write NAME=VALUE"),
+    "a schedule that ends below zero": (
+        [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1 - t"],
+        "is -0.9 at step 1, it must stay above 0",
+    ),
+    "a negative seed": (
+        [*RUN, "--problem", "quadratic:seed=-1", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        "seed is -1",
+    ),
+    "a weight that is not there": (
+        [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--capture", "3"],
+        "between 0 and 2",
+    ),
+    "a file that is not there": ([*QUADRATIC, "mine.toml", "--learning-rate", "0.1"], "mine.toml cannot be read"),
+    "derive momentum": (["derive", "optax:adam"], "needs the filter"),
+    "derive what is not smooth": (["derive", "optax:lion"], "not smooth where the gradient passes through 0"),
+    "check an unknown property": (["check", "rmsprop", "--only", "edges"], 'did you mean "edge"'),
+    "switches for all": (["derive", "--all", "--switches", "epsilon"], "--switches is for one optimizer"),
     "unknown process": (
         [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--processes", "centrel"],
         'did you mean "central"',
@@ -144,6 +183,15 @@ def test_a_damaged_run_file(folder, tmp_path, capsys):
     for command in ("compare", "report"):
         assert main([command, str(damaged)]) == 1
         assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_gets_one_sentence():
+    code = "import sys; from cflow_num.cli import main; sys.exit(main(['optimizers']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-u", "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cflow: cannot write")
 
 
 def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():
