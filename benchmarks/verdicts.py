@@ -1,7 +1,7 @@
 """Measure the README's table: full runs from the first step, each verdict number beside its limit.
 
-Run with `make numbers` (about a quarter of an hour on two cores). Writes benchmarks/results/verdicts.json and the tables
-between the markers in README.md; `python benchmarks/verdicts.py example` renews the verdict on the new optimizer alone.
+Run with `make numbers` (about a quarter of an hour on two cores). Writes benchmarks/results/verdicts.json and the
+tables between the markers in README.md; `python benchmarks/verdicts.py example` renews the new optimizer's alone.
 """
 
 import dataclasses
@@ -186,7 +186,7 @@ def speeds() -> dict:
 def speed_table(found: dict) -> str:
     """Return the README's table of optimization speeds."""
     names = ("P of the run", "stationary P", "first term only", "(2/S) |g|^2")
-    lines = ["| step | " + " | ".join(f"`{n}`" if "S" in n else n for n in names) + " |", "|---" * 5 + "|"]
+    lines = ["| step | " + " | ".join(names).replace("|g|^2", "‖g‖²") + " |", "|---" * 5 + "|"]
     for row in found["rows"]:
         lines.append(f"| {row['step']} | " + " | ".join(f"{row[n]:.3g}" for n in names) + " |")
     return "\n".join(lines)
