@@ -1,15 +1,35 @@
 """Globals of every test: 64-bit floats, shapes checked at run time, one seed, no display."""
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import equinox as eqx
 import hypothesis
 import jax
 import jaxtyping
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("cflow", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("cflow")
 _hook = jaxtyping.install_import_hook("cflow_num", "beartype.beartype")
+
+MAPPINGS = Path("/proc/self/maps")
+MOST_MAPPINGS = 30_000  # Linux allows a process 65,530; every compiled program takes dozens
+
+
+@pytest.fixture(autouse=True)
+def _room_for_compiled_programs():
+    """Forget compiled programs before there are so many that the next one cannot be mapped into memory."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        from cflow_num import integrate
+
+        integrate._PROGRAMS.clear()
+        eqx.clear_caches()
+        jax.clear_caches()
+        gc.collect()
