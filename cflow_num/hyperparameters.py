@@ -52,7 +52,7 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
 
     >>> flow, hp = resolve("gradient_descent", {"learning_rate": 0.1})
     >>> flow.NAME, hp
-    ('gradient_descent', {'learning_rate': 0.1})
+    ('gradient_descent', {'learning_rate': 0.1, 'weight_decay': 0.0})
     """
     values = dict(values)
     if isinstance(optimizer, str):

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import matplotlib as mpl
 import numpy as np
 import pytest
+import xarray as xr
 
 from cflow_num.errors import InputError
 from cflow_num.plot import FIGURES, figures, save_figures
@@ -14,6 +15,7 @@ from cflow_num.run import Run
 
 from .synthetic import STEPS, synthetic, without
 
+SHOWN = [name for name in FIGURES if name not in ("optimization_speed", "squared_gradients")]  # of a scalar state
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -56,7 +58,7 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
     assert page.seen.index("table") < page.seen.index("figure"), "the verdict comes first"
     assert "pass" in page.words
     images = page.of("img")
-    assert len(images) == len(page.of("figcaption")) == len(FIGURES)
+    assert len(images) == len(page.of("figcaption")) == len(SHOWN)
     for image in images:
         assert image["alt"]
         kind, data = image["src"].split(",")
@@ -66,7 +68,7 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
     assert "http" not in text
     assert "@import" not in text
     assert "url(" not in text
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted([*(f"{n}.png" for n in FIGURES), "report.html"])
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([*(f"{n}.png" for n in SHOWN), "report.html"])
 
 
 def test_names_are_escaped(tmp_path):
@@ -89,7 +91,7 @@ def test_several_runs_have_an_overview_and_sections(tmp_path):
     assert [attrs["href"] for attrs in page.of("a")] == [f"#{target}" for target in targets]
     assert len(set(targets)) == 3
     assert page.words.index("fail") < page.words.index("quantity"), "the overview comes first"
-    assert len(list(tmp_path.glob("*.png"))) == len(page.of("img")) == 2 * len(FIGURES) + len(FIGURES) - 1
+    assert len(list(tmp_path.glob("*.png"))) == len(page.of("img")) == 3 * len(SHOWN) - 1
 
 
 def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
@@ -120,9 +122,26 @@ def test_a_run_that_ended_at_once_still_has_a_page(tmp_path):
     assert any("<stable>" in word for word in Page(write_report([run], tmp_path).read_text("utf-8")).words)
 
 
+def test_an_elementwise_optimizer_has_figures_of_its_own():
+    n = STEPS + 1
+    unknown, measured = np.full(n, np.nan), {"effective_step_size": np.full(n, np.nan)}
+    speed = {"effective_step_size": unknown, "optimization_speed": np.geomspace(1, 0.1, n)}
+    run = synthetic(discrete=measured, central=speed, stable=speed)
+    single = np.geomspace(1, 0.1, n)[:, None] * np.ones(2)
+    groups = {name: group.to_dataset() for name, group in run.tree.children.items()}
+    for name, variable in (("discrete", "squared_gradient"), ("central", "predicted_squared_gradient")):
+        groups[name] = groups[name].assign({variable: (("step", "coordinate"), single)})
+        groups[name] = groups[name].assign_coords(coordinate=[3, 7])
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = run.tree.attrs
+    drawn = figures(Run(tree))
+    assert set(FIGURES) - set(drawn) == {"effective_step_size"}
+    assert [ax.get_title() for ax in drawn["squared_gradients"].axes][:2] == ["weight 3", "weight 7"]
+
+
 def test_figures_that_lack_their_quantities_are_left_out():
     run = synthetic()
-    assert list(figures(run)) == list(FIGURES)
+    assert list(figures(run)) == SHOWN
     assert list(figures(without(run, "central"))) == ["loss", "distances"]
     assert list(figures(without(run, "discrete"))) == ["eigenvalues", "distances"]
     assert "variance" not in figures(synthetic(crossing=None))
