@@ -129,9 +129,12 @@ def test_an_elementwise_optimizer_has_figures_of_its_own():
     run = synthetic(discrete=measured, central=speed, stable=speed)
     single = np.geomspace(1, 0.1, n)[:, None] * np.ones(2)
     groups = {name: group.to_dataset() for name, group in run.tree.children.items()}
-    for name, variable in (("discrete", "squared_gradient"), ("central", "predicted_squared_gradient")):
-        groups[name] = groups[name].assign({variable: (("step", "coordinate"), single)})
-        groups[name] = groups[name].assign_coords(coordinate=[3, 7])
+    for name, variables in (
+        ("discrete", ["squared_gradient"]),
+        ("central", ["squared_gradient", "predicted_squared_gradient"]),
+    ):
+        added = {variable: (("step", "coordinate"), single) for variable in variables}
+        groups[name] = groups[name].assign(added).assign_coords(coordinate=[3, 7])
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = run.tree.attrs
     drawn = figures(Run(tree))
