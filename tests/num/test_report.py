@@ -139,7 +139,8 @@ def test_an_elementwise_optimizer_has_figures_of_its_own():
     tree.attrs = run.tree.attrs
     drawn = figures(Run(tree))
     assert set(FIGURES) - set(drawn) == {"effective_step_size"}
-    assert [ax.get_title() for ax in drawn["squared_gradients"].axes][:2] == ["weight 3", "weight 7"]
+    texts = [text.get_text() for ax in drawn["squared_gradients"].axes for text in ax.texts]
+    assert {"weight 3", "weight 7"} <= set(texts)
 
 
 def test_figures_that_lack_their_quantities_are_left_out():
