@@ -234,7 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        return _refuse(RunError(f"cannot write ({error.strerror or error}): make room or choose another place"))
+        place = error.filename or "the output"
+        return _refuse(RunError(f"cannot use {place} ({error.strerror or error}): make room or choose another place"))
 
 
 def _command_type() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cflow_sym import generated
@@ -77,6 +78,21 @@ def as_arrays(flow: CompiledFlow, hp: Mapping[str, Any], problem: Problem) -> di
     dtype = problem.w0.dtype
     out = {name: Schedule(x) if callable(x) else jnp.asarray(x, dtype) for name, x in hp.items()}
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
+
+
+def check_schedules(flow: CompiledFlow, hp: Mapping[str, Any], last: int) -> None:
+    """Raise `InputError` for a schedule that leaves the range of its hyperparameter within `last` steps."""
+    for h in flow.HYPERPARAMETERS:
+        if not callable(hp[h.name]):
+            continue
+        values = np.asarray(jax.vmap(lambda t, x=hp[h.name]: jnp.asarray(x(t)))(jnp.arange(0.0, last + 1)))
+        bad = ~(np.isfinite(values) & (values > h.lower) & (values < h.upper))
+        if bad.any():
+            step = int(np.argmax(bad))
+            raise InputError(
+                f"the schedule of {h.name} is {values[step]:g} at step {step}, it must be {_range(h)}: change it or "
+                "take fewer steps"
+            )
 
 
 def describe(hp: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ for constrained flows, the `Log` of the last sub-step.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from .flows.central import ACTIVE_GAP, CentralFlow
 from .flows.stable import StableFlow
 from .flows.stationary import StationaryFlow
 from .loss import Problem
+from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
 from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
 
@@ -170,7 +172,7 @@ class Process:
             return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
         assert isinstance(flow, CentralFlow)
         # explicit in the states: dt times their rate at most 1
-        per_unit = math.ceil(max(1 / self._options.dt, float(_stiffness(flow, y))) - 1e-9)
+        per_unit = math.ceil(max(1 / self._options.dt, float(stiffness(flow, y))) - 1e-9)
         self._options = self._options._replace(dt=1 / per_unit)
         memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)
@@ -178,18 +180,18 @@ class Process:
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
-        for _ in range(_SETTLING_ITERATIONS):
+        for _ in range(SETTLING_ITERATIONS):
             assert carry.solver is not None
-            slow, memory, change, untracked = _rest(self.flow(), carry.y.state, carry.solver)
+            slow, memory, change, untracked = closer_to_rest(self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
             if float(untracked) > 1 - 1.5 * ACTIVE_GAP and self.capacity < carry.V.shape[0]:
                 carry = self._grow(carry)
-            elif float(change) < (_RELAXED if self.relaxes else _SETTLED):
+            elif float(change) < (RELAXED if self.relaxes else SETTLED):
                 return carry
         raise RunError(
             f"the states do not come to rest at the start (relative change {float(change):.2g} after "
-            f"{_SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
+            f"{SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
         )
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
@@ -254,53 +256,7 @@ class Process:
         return min(found, default=None)
 
 
-_SETTLING_ITERATIONS = 60
-_SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest, by Newton's method
-_RELAXED = 1e-4  # the same, by iteration
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
-
-
-@eqx.filter_jit
-def _stiffness(flow: Flow, y: FlowState) -> Array:
-    """Return the fastest relaxation rate of the slow states that have dynamics of their own."""
-    g = flow.gradient(y.w)
-    resting = flow.at_rest if isinstance(flow, CentralFlow) else ()
-    own = {name: s for name, s in y.slow.items() if name not in resting and name != "t"}
-    if not own:
-        return jnp.zeros(())
-
-    def drift(own: dict[str, Array]) -> dict[str, Array]:
-        rates = flow.optimizer.slow_drift(y.slow | own, g, flow.hp)
-        return {name: rates[name] for name in own}
-
-    _, slopes = jax.jvp(drift, (own,), (jax.tree.map(jnp.ones_like, own),))
-    return jnp.max(jnp.stack([jnp.max(-slope) for slope in jax.tree.leaves(slopes)]))
-
-
-@eqx.filter_jit
-def _rest(flow: Flow, y: FlowState, memory: SolverState) -> tuple[dict[str, Array], SolverState, Array, Array]:
-    """Return the states closer to rest, weights held: one Newton step, or the iteration of `StationaryFlow`.
-
-    Also their relative change, and the largest eigenvalue that was not tracked, relative to c.
-    """
-    if isinstance(flow, StationaryFlow):
-        rest = flow.rest(y, memory.V, tolerance=_RELAXED, max_iterations=500)
-        return rest.slow, SolverState(rest.V, memory.X), rest.change, jnp.zeros(())
-    assert isinstance(flow, CentralFlow)
-    tangent = flow.linearize(y, memory.V)
-    k = memory.X.shape[0]
-    P = flow.optimizer.preconditioner(y.slow, flow.hp)  # () or (n,)
-    V = tangent.pairs.U  # (n, K)
-    turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * memory.V[:, :k])  # (k, k)
-    weight = jnp.asarray(1e-12, y.w.dtype)  # of a displacement in which the weights stand still
-    offset = jax.tree.map(jnp.zeros_like, y)
-    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn @ memory.X @ turn.T)
-    slow = y.slow | {name: y.slow[name] + weight * rates.slow[name] for name in flow.at_rest}
-    change = jnp.max(jnp.abs(flow.optimizer.preconditioner(slow, flow.hp) / P - 1))
-    untracked = tangent.pairs.eigenvalues[k] / tangent.c if V.shape[1] > k else jnp.zeros(())
-    return slow, SolverState(V, X), change, untracked
-
-
 _PROGRAMS_KEPT = 32
 _PROGRAMS: dict[Any, Callable] = {}  # compiled chunks by everything that is not an array
 
@@ -315,6 +271,18 @@ def _compiled(arguments: tuple) -> Callable:
             del _PROGRAMS[next(iter(_PROGRAMS))]
         _PROGRAMS[key] = _advance.lower(*arguments).compile()
     return _PROGRAMS[key]
+
+
+def forget_programs() -> None:
+    """Drop every compiled program of this process, those of other users of JAX included.
+
+    Linux allows a process 65,530 memory mappings and a program takes dozens: work that compiles many hundred different
+    programs (optimizers, problems of other shapes) runs into that and must drop them from time to time.
+    """
+    _PROGRAMS.clear()
+    eqx.clear_caches()
+    jax.clear_caches()
+    gc.collect()
 
 
 @eqx.filter_jit

@@ -24,7 +24,7 @@ from .discrete import DiscreteOptimizer
 from .errors import InputError, RunError, nearest
 from .files import replacing
 from .flows.base import FlowState
-from .hyperparameters import as_arrays, describe, resolve
+from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
 from .loss import Problem
 from .record import Lockstep, Recorder
@@ -144,7 +144,7 @@ def run(
     flow, hp = resolve(optimizer, hyperparameters)
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     arrays = as_arrays(flow, hp, problem)
-    _check_schedules(flow, hp, warm_start + steps)
+    check_schedules(flow, hp, warm_start + steps)
     coordinates = _coordinates(problem, capture)
     everything = {
         name: Process(
@@ -244,22 +244,6 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
     loss = float(problem.value(problem.w0))
     if not np.isfinite(loss):
         raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
-
-
-def _check_schedules(flow: Any, hp: Mapping[str, Any], last: int) -> None:
-    """Refuse a schedule that leaves the range of its hyperparameter during the run."""
-    for h in flow.HYPERPARAMETERS:
-        if not callable(hp[h.name]):
-            continue
-        counts = jnp.arange(0.0, last + 1)
-        values = np.broadcast_to(np.asarray(jax.lax.map(hp[h.name], counts)), counts.shape)
-        bad = ~(np.isfinite(values) & (values > h.lower) & (values < h.upper))
-        if bad.any():
-            step = int(np.argmax(bad))
-            raise InputError(
-                f"the schedule of {h.name} is {values[step]:g} at step {step}, it must stay above {h.lower:g}: change "
-                "it or take fewer steps"
-            )
 
 
 @eqx.filter_jit

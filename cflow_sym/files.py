@@ -163,6 +163,8 @@ class _Toml:
         bounds = {
             k: self.number(options.get(k, getattr(found, k)), f"hyperparameters.{name}.{k}") for k in ("lower", "upper")
         }
+        if not math.isfinite(bounds["lower"]):
+            self.fail(f"hyperparameters.{name}.lower is {bounds['lower']:g}: it must be finite")
         default = options.get("default")
         if default is not None:
             default = self.number(default, f"hyperparameters.{name}.default")

@@ -112,11 +112,13 @@ class Switch:
 class Reference:
     """The program that a spec was traced from, in JAX; hyperparameters under the spec's names.
 
-    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`.
+    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
+    one vector, else on any pytree of arrays.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
     update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ class OptimizerSpec:
 
     def resolve(self, expr: sp.Expr | float) -> sp.Expr:
         """Apply definitions, switches, options, kinds of states and frozen signs to an expression of the spec."""
-        return contract(self._frozen(self._written(expr, self.kinds)))
+        return contract(self._frozen(self.written(expr)))
 
     def _frozen(self, expr: sp.Expr) -> sp.Expr:
         passing = {symbols.g: sp.Integer(0)}
@@ -282,20 +284,17 @@ class OptimizerSpec:
     @cached_property
     def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
         """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
-        step = self._frozen(self._written(self.update, self.kinds))
-        updates = {s.name: self._frozen(self._written(s.update, self.kinds)) for s in self.states}
+        step = self._frozen(self.written(self.update))
+        updates = {s.name: self._frozen(self.written(s.update)) for s in self.states}
         scheduled = set(self.scheduled)
         constants = {h.symbol for h in self.active_hyperparameters} - scheduled
         found = split_decay(step, updates, constants, scheduled)
         if found is None:
-            places = (
-                [self.update]
-                if step.has(symbols.w)
-                else [s.update for s in self.states if updates[s.name].has(symbols.w)]
-            )
+            written = {self.update: step} | {s.update: updates[s.name] for s in self.states}
+            place = next(e for e, expr in written.items() if expr.has(symbols.w))
             _fail(
                 self,
-                f"{places[0]} depends on the weights w in a way that no flow is derived for; supported are coupled "
+                f"{place} depends on the weights w in a way that no flow is derived for; supported are coupled "
                 "decay, g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with "
                 "constant rho and d.",
             )

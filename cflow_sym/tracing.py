@@ -191,7 +191,7 @@ class _Tracer:
         init = lambda params, hp: self.init(params, {**fixed, **hp})  # noqa: E731
         update = lambda grads, state, params, hp: self.update(grads, state, params, {**fixed, **hp})  # noqa: E731
         shapes = tuple(SHAPES.values())
-        with _double_precision():
+        with double_precision():
             hp = {n: jnp.asarray(0.5 if self.found[n] is None else float(self.found[n])) for n in free}
             try:
                 params: Any = {key: jnp.zeros(shape) for key, shape in SHAPES.items()}
@@ -266,10 +266,10 @@ class _Tracer:
             switches=(AFTER_FIRST_STEP,) if first else (),
             assumptions=tuple([f"{note}." for note in notes] + decided),
             source=self.source,
-            reference=self.reference(fixed),
+            reference=self.reference(fixed, len(program.shapes)),
         )
 
-    def reference(self, fixed: Mapping[str, float]) -> Reference:
+    def reference(self, fixed: Mapping[str, float], arrays: int) -> Reference:
         """Return the traced program with hyperparameters under the spec's names."""
         names = {n: self.called(n).name for n in self.found if n not in fixed}
 
@@ -279,6 +279,7 @@ class _Tracer:
         return Reference(
             lambda params, hp: self.init(params, passed(hp)),
             lambda grads, state, params, hp: self.update(grads, state, params, passed(hp)),
+            single=arrays == 1,
         )
 
     def called(self, argument: str) -> Hyperparameter:
@@ -316,8 +317,8 @@ class _Tracer:
         raise SpecError(text) from error
 
 
-def _double_precision() -> Any:
-    """Return the context in which constants are traced with 64 bits; nothing outside changes."""
+def double_precision() -> Any:
+    """Return the context of 64-bit floats, which moved within JAX; nothing outside of it changes."""
     return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
 
 

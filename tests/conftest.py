@@ -1,13 +1,11 @@
 """Globals of every test: 64-bit floats, shapes checked at run time, one seed, no display."""
 
-import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import equinox as eqx
 import hypothesis
 import jax
 import jaxtyping
@@ -27,9 +25,6 @@ def _room_for_compiled_programs():
     """Forget compiled programs before there are so many that the next one cannot be mapped into memory."""
     yield
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        from cflow_num import integrate
+        from cflow_num.integrate import forget_programs
 
-        integrate._PROGRAMS.clear()
-        eqx.clear_caches()
-        jax.clear_caches()
-        gc.collect()
+        forget_programs()

@@ -49,10 +49,12 @@ def digits_mlp(
     X, labels = load_digits(return_X_y=True)
     X = X[:n] / 16
     X = X - X.mean(axis=0)
-    rank = int(np.linalg.matrix_rank(X))
-    if not 0 <= components <= rank:
-        raise InputError(f"components is {components}, it must be between 1 and the rank of the images, {rank}, or 0")
     if components:
+        rank = int(np.linalg.matrix_rank(X))
+        if not 0 < components <= rank:
+            raise InputError(
+                f"components is {components}, it must be 0 or between 1 and the rank of the images, {rank}"
+            )
         U, *_ = np.linalg.svd(X, full_matrices=False)
         X = np.sqrt(n) * U[:, :components]
     targets = 2.0 * (labels[:n, None] % 2) - 1 if parity else np.eye(10)[labels[:n]]

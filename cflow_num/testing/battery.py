@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,12 +20,14 @@ from cflow_sym.derivation import Derivation
 from cflow_sym.exact import other_points
 from cflow_sym.interface import CompiledFlow
 from cflow_sym.spec import OptimizerSpec
+from cflow_sym.tracing import double_precision
 
 from ..discrete import DiscreteOptimizer
 from ..errors import InputError, nearest
 from ..flows.base import FlowState
 from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
+from ..measures import values
 from ..problems import problem
 from ..run import run
 from . import witnesses
@@ -53,7 +55,8 @@ class Row(NamedTuple):
     seconds: float
 
 
-class Battery(NamedTuple):
+@dataclass(frozen=True)
+class Battery:
     """The result of `check`: `print` it for the table."""
 
     title: str
@@ -64,11 +67,9 @@ class Battery(NamedTuple):
         """Whether every property holds."""
         return all(row.passed for row in self.rows)
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: str) -> Row:
         """Return the row with that name."""
-        if isinstance(name, str):
-            return next(row for row in self.rows if row.name == name)
-        return tuple.__getitem__(self, name)
+        return next(row for row in self.rows if row.name == name)
 
     def __str__(self) -> str:
         words = {True: "pass", False: "FAIL", None: "-"}
@@ -102,7 +103,7 @@ def check(
     **Arguments:**
 
     - `spec`: the optimizer, with the switches that are to be on.
-    - `quick`: few examples and a short run (at most 20 s) instead of many (at most 2 minutes).
+    - `quick`: few examples and a short run (about 20 s) instead of many (one to two minutes).
     - `hyperparameters`: of the real run; a learning rate at which an edge is reached is looked for by default.
     - `flow`: compiled functions to test in place of those that the spec generates.
     - `only`: names of properties, to try no others (the derivation is always checked).
@@ -142,7 +143,7 @@ class _Tried:
                     derivation.check()
             return f"{len(derivation.steps)} steps"
 
-        with _double_precision(), _fast_compilation(self.quick):
+        with double_precision(), _fast_compilation(self.quick):
             self.row("derivation", "every step holds at fresh random exact points", derive)
             chosen = {name: row for name, row in self.numerical().items() if name in names}
             if derivation is None:
@@ -163,8 +164,6 @@ class _Tried:
             passed, detail = True, tried()
         except InputError:
             raise
-        except _NotTried as reason:
-            passed, detail = None, str(reason)
         except Exception as error:
             passed, detail = False, _sentence(error)
         self.rows.append(Row(name, statement, passed, detail, time.perf_counter() - began))
@@ -252,12 +251,14 @@ class _Tried:
     def update(self, flow: CompiledFlow) -> str:
         spec = self.spec.with_options()
 
+        traced = spec.reference is not None and not spec.active_switches  # the original knows no switches
+
         def test(values: dict, seed: int) -> None:
             takes_declared_updates(spec, flow, values, seed)
-            if spec.reference is not None:
+            if traced:
                 follows_reference(spec, flow, values, seed)
 
-        return self.search(test, flow, seed=_SEEDS) + ("" if spec.reference is None else ", also of the original")
+        return self.search(test, flow, seed=_SEEDS) + (", also against the original" if traced else "")
 
     def real_run(self, flow: CompiledFlow) -> str:
         """Look for a learning rate at which the edge is reached, then run all three processes."""
@@ -270,17 +271,14 @@ class _Tried:
         comparison = result.compare()
         ratio = comparison["distance_ratio"].value
         shown = ", ".join(f"{k} {v:.3g}" for k, v in found.items() if isinstance(v, float) and v)
-        if "the central process" in result.reason or "the discrete process" in result.reason:
+        ends = [values(result, name, "loss")[-1] for name in ("discrete", "central")]
+        if not np.isfinite(ends).all():  # the stable flow may explode: that is no fault of the central one
             raise AssertionError(f"with {shown}: {result.reason}")
         if ratio is None:
             raise AssertionError(f"with {shown} there is nothing to compare: {comparison.verdict}")
         said = f"D_central / D_stable = {ratio:.3g} after {steps} steps with {shown}"
         assert ratio < BEATS, f"{said}, it must be below {BEATS:g}"
         return said
-
-
-class _NotTried(Exception):
-    """A property that cannot be tried; the message says why."""
 
 
 def _defaults(flow: CompiledFlow) -> dict[str, Any]:
@@ -299,9 +297,8 @@ def _defaults(flow: CompiledFlow) -> dict[str, Any]:
 def rate_with_an_edge(small: Problem, flow: CompiledFlow, hp: Mapping[str, Any], steps: int) -> float:
     """Return a learning rate at which the optimizer holds the edge for most of a run, but does not diverge.
 
-    It is up to twice the smallest one of a grid.
-
-    That is: after the first quarter, the median of the largest effective eigenvalue is at the threshold.
+    It is up to twice the smallest one of a grid that does. To hold the edge: in both halves of what follows the first
+    quarter, the median of the largest effective eigenvalue is at the threshold.
     Dense Hessians, all rates at once, so for small problems only. Raises `AssertionError` where there is none.
     """
     rates = 1e-4 * 1.4 ** np.arange(38)  # up to about 25
@@ -366,9 +363,3 @@ def _fast_compilation(on: bool) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
-
-
-def _double_precision() -> Any:
-    """Return the context of 64-bit floats, which moved within JAX."""
-    home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    return home.enable_x64(True)

@@ -2,7 +2,7 @@
 
 The generated functions are held against automatic differentiation of the optimizer's own step, and the central flow
 against a dense evaluation of its conditions on a cubic loss whose Hessian and third derivative are chosen, so that
-any number of eigenvalues sits at the threshold. `testing.py` searches for states at which they fail.
+any number of eigenvalues sits at the threshold. `battery.py` searches for states at which they fail.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The battery: every built-in optimizer passes it, every kind of mistake is found by the property that should."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -36,6 +38,7 @@ def test_generated_functions_of_all_variants_agree_with_automatic_differentiatio
     flow = generated.load(name, switches)
     case = witnesses.random_case(flow, seed, {h.name: x * min(1.0, h.upper) for h in flow.HYPERPARAMETERS})
     witnesses.agrees_with_automatic_differentiation(flow, case)
+    witnesses.threshold_is_where_the_optimizer_starts_to_grow(flow, case)
 
 
 class Wrong:
@@ -114,3 +117,29 @@ def test_bad_hyperparameters_are_refused_before_the_search():
 def test_unknown_properties_are_refused():
     with pytest.raises(InputError, match="did you mean"):
         check(cs.optimizer("rmsprop"), only=["real ru"])
+
+
+def test_an_optimizer_on_a_single_vector_is_held_against_its_original():
+    """Sums over the vector itself: it cannot work with a dictionary of arrays, and is not given one."""
+
+    def init(params, hp):
+        return {"nu": jnp.zeros(())}
+
+    def update(grads, state, params, hp):
+        nu = hp["beta2"] * state["nu"] + (1 - hp["beta2"]) * jnp.sum(grads**2)
+        return -hp["learning_rate"] * grads / jnp.sqrt(nu), {"nu": nu}
+
+    spec = cs.from_jax(init, update, hyperparameters={"learning_rate": 0.1, "beta2": 0.99})
+    assert spec.reference.single
+    found = check(spec, quick=True, only=["update"])
+    assert found.passed, str(found)
+    assert found["update"].detail.endswith("also against the original")
+
+
+def test_a_spec_that_differs_from_its_original_is_found():
+    spec = cs.load_optimizer("optax:rmsprop")
+    wrong = dataclasses.replace(spec, update=spec.update * 2)
+    found = check(wrong, quick=True, only=["update"])
+    assert found["derivation"].passed
+    assert found["update"].passed is False
+    assert "of the original" in found["update"].detail

@@ -59,34 +59,24 @@ def test_one_critical_eigenvalue_gives_the_closed_form(name, seed):
 @settings(max_examples=40)
 @given(seed=SEEDS, k=st.integers(1, 3))
 def test_complementarity_against_a_dense_evaluation(name, seed, k):
-    """dA/dt from dense H, T and automatic differentiation of cP: a wrong weight of off-diagonals would show."""
+    """A wrong weight of off-diagonals would show; the averaged squared gradient needs H U, not U."""
     e = edge_state(seed, k, name)
+    witnesses.complementarity_holds(e)
+    if "nu" not in e.y.slow:
+        return
+    opt, hp = e.flow.optimizer, e.flow.hp
     rates, X, _, U = solve(e.flow, e.y, e.V)
     U, X = np.asarray(U[:, :k]), np.asarray(X)[:k, :k]
-    opt, hp, w = e.flow.optimizer, e.flow.hp, np.asarray(e.y.w)
-    Sigma = U @ X @ U.T
-    decay = float(opt.filter_coefficients(e.y.slow, hp).decay)
-    gradient = e.b + np.einsum("ijk,ij->k", e.T, Sigma) / 2
-    np.testing.assert_allclose(rates.w, -gradient / e.P - decay * w, rtol=1e-8, atol=1e-8)
-    if "nu" in e.y.slow:  # the averaged squared gradient needs H U, not U
-        squared = e.b**2 + np.diag(e.H @ Sigma @ e.H)
-        total = {
-            "scalar": np.sum,
-            "elementwise": np.asarray,
-            "blockwise": hp["blocks"].total if "blocks" in hp else None,
-        }
-        averaged = total[opt.SLOW_STATES["nu"]](jnp.asarray(squared))
-        kappa = (1 - hp["beta2"]) / hp["beta2"] if "beta2" in hp else 1.0
-        forgotten = e.y.slow["nu"] if "beta2" in hp else 0.0
-        np.testing.assert_allclose(rates.slow["nu"], kappa * (averaged - forgotten), rtol=1e-7, atol=1e-9)
-    edge = lambda s: jnp.broadcast_to(opt.threshold(s, hp) * opt.preconditioner(s, hp), (N,))  # noqa: E731
-    edge_dot = np.asarray(jax.jvp(edge, (e.y.slow,), (rates.slow,))[1])
-    A_dot = U.T @ (np.diag(edge_dot) - np.einsum("ijk,k->ij", e.T, np.asarray(rates.w))) @ U
-    still = U.T @ np.einsum("ijk,k->ij", e.T, e.b / e.P + decay * w) @ U  # what the oscillation has to balance
-    scale = np.linalg.norm(A_dot) + np.linalg.norm(still)
-    assert np.linalg.eigvalsh(X)[0] >= -1e-12 * np.abs(X).max()
-    assert np.linalg.eigvalsh(A_dot)[0] >= -1e-7 * scale
-    assert abs(np.trace(X @ A_dot)) <= 1e-7 * (np.linalg.norm(X) * scale)
+    squared = e.b**2 + np.diag(e.H @ U @ X @ U.T @ e.H)
+    total = {
+        "scalar": np.sum,
+        "elementwise": np.asarray,
+        "blockwise": hp["blocks"].total if "blocks" in hp else None,
+    }
+    averaged = total[opt.SLOW_STATES["nu"]](jnp.asarray(squared))
+    kappa = (1 - hp["beta2"]) / hp["beta2"] if "beta2" in hp else 1.0
+    forgotten = e.y.slow["nu"] if "beta2" in hp else 0.0
+    np.testing.assert_allclose(rates.slow["nu"], kappa * (averaged - forgotten), rtol=1e-7, atol=1e-9)
 
 
 @settings(max_examples=60)

@@ -130,7 +130,7 @@ BAD = {
     "neither name nor value": ([*QUADRATIC, "gradient_descent", "--set", "fast"], "write NAME=VALUE"),
     "a schedule that ends below zero": (
         [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1 - t"],
-        "is -0.9 at step 1, it must stay above 0",
+        "is -0.9 at step 1, it must be greater than 0",
     ),
     "a negative seed": (
         [*RUN, "--problem", "quadratic:seed=-1", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
@@ -191,7 +191,7 @@ def test_a_full_disk_gets_one_sentence():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-u", "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("cflow: cannot write")
+    assert done.stderr.startswith("cflow: cannot use the output (No space left on device)")
 
 
 def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():

@@ -78,6 +78,7 @@ def test_definitions_switches_defaults_and_ranges():
         (changed('["eta", "beta2"]', "{eta = {lower = 2, upper = 1}, beta2 = {}}"), "empty range"),
         (changed('["eta", "beta2"]', "{eta = {low = 2}, beta2 = {}}"), "did you mean 'lower'"),
         (changed('["eta", "beta2"]', '{eta = "big", beta2 = {}}'), "must be a number"),
+        (changed('["eta", "beta2"]', "{eta = {lower = -inf}, beta2 = {}}"), "it must be finite"),
         (changed("sqrt(nu)", "sqrt(mu)"), "state.*|update: 'mu' is not a known name"),
         (changed("-eta * g / sqrt(nu)", "-eta / sqrt(nu)"), "does not depend on the gradient"),
         (changed("-eta * g / sqrt(nu)", "-eta * sign(g)"), "not smooth where the gradient passes through 0"),

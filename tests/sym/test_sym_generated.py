@@ -24,7 +24,6 @@ COMMITTED = [
     ("normalized_gradient_descent", ()),
 ]
 FLOWS = [*COMMITTED, ("sum_of_norms", ())]
-SCALAR = ("gradient_descent", "scalar_rmsprop", "sum_of_norms")
 N = 5
 
 
@@ -115,47 +114,12 @@ def test_a_weight_without_gradient_keeps_a_finite_drift():
     assert float(drift[0]) == 0
 
 
-def test_threshold_is_where_the_discrete_map_reaches_minus_one(setting):
-    flow, state, g, hp = setting
-    c, P = flow.threshold(state, hp), jnp.broadcast_to(flow.preconditioner(state, hp), (N,))
-    step = lambda w: flow.update_weights(w, state, c * P * w, hp)  # noqa: E731
-    assert close(jnp.linalg.eigvals(jax.jacobian(step)(g)).real, -jnp.ones(N))
-    state_dot = random_state(flow, jax.random.key(3))
-    _, expected = jax.jvp(lambda s: jnp.asarray(flow.threshold(s, hp)), (state,), (state_dot,))
-    assert close(flow.threshold_drift(state, state_dot, hp), expected)
-
-
-@pytest.mark.parametrize(("name", "switches"), [case for case in FLOWS if case[0] in SCALAR])
-def test_sigma_squared_balances_the_edge(name, switches):
-    flow = flow_of(name, switches)
-    hp = hyperparameters(flow, schedule=name != ADAGRAD_NORM.name)
-    w = jax.random.normal(jax.random.key(8), (N,), jnp.float64)
-    decay = flow.filter_coefficients(random_state(flow, jax.random.key(5)), hp).decay
-    state = random_state(flow, jax.random.key(5))
-    S = flow.threshold(state, hp) * flow.preconditioner(state, hp)  # at the edge
-    g, grad_S = jax.random.normal(jax.random.key(6), (2, N), jnp.float64)
-    u = jnp.eye(N)[0]
-
-    def rate(sigma_squared):
-        """d/dt (c P - S) along the flow, by automatic differentiation of P itself."""
-        moments = Moments(sigma_squared * grad_S / 2, sigma_squared * S**2 * u**2)
-        still, moved = flow.slow_drift(state, g, hp), flow.slow_drift_moments(state, g, moments, hp)
-        state_dot = jax.tree.map(jnp.add, still, moved)
-        edge = lambda s: flow.threshold(s, hp) * flow.preconditioner(s, hp)  # noqa: E731
-        _, edge_dot = jax.jvp(edge, (state,), (state_dot,))
-        w_dot = -(g + moments.gradient_shift) / flow.preconditioner(state, hp) - decay * w
-        return edge_dot - jnp.vdot(grad_S, w_dot)
-
-    at_zero, at_one = rate(jnp.asarray(0.0)), rate(jnp.asarray(1.0))
-    expected = -at_zero / (at_one - at_zero)  # the rate is affine in the variance
-    stated = flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, hp, state["t"], w @ grad_S)
-    assert close(stated, expected)
-    if "bias_correction" in switches:
-        constant = hyperparameters(flow)
-        now, late = (
-            flow.sigma_squared(S, g @ grad_S, g @ g, grad_S @ grad_S, constant, *t) for t in ((state["t"],), ())
-        )
-        assert not close(late, now, rtol=1e-6)
+def test_without_a_count_the_variance_is_that_of_late_times():
+    flow = generated.load("scalar_rmsprop", ("bias_correction",))
+    hp = hyperparameters(flow)
+    now, late, at_infinity = (flow.sigma_squared(2.0, -0.3, 0.2, 0.5, hp, *t) for t in ((3.0,), (1e6,), ()))
+    assert close(late, at_infinity)
+    assert not close(now, at_infinity, rtol=1e-6)
 
 
 def test_elementwise_closed_form_refuses_with_its_reason():
