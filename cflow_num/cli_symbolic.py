@@ -104,7 +104,7 @@ class Check:
     name: Annotated[Positional[str], arg(metavar=OPTIMIZER)]
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
     quick: bool = False
-    """A few examples and a short run: about 20 seconds instead of one to two minutes."""
+    """A few examples and a short run: about half a minute, imports included, instead of one to two."""
     switches: tuple[str, ...] = ()
     """Switches to turn on, for instance bias_correction."""
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
