@@ -28,8 +28,11 @@ from .eigenpairs import block_size, start_block
 from .errors import InputError, RunError, nearest
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
-from .flows.stable import StableFlow
+from .flows.leapfrog import LeapfrogFlow
+from .flows.phase_space import PhaseSpace, slow_states
+from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
+from .leapfrog_stepping import Leapfrog
 from .loss import Problem
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
@@ -37,11 +40,19 @@ from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, 
 
 PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
 CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
-INTEGRATORS = {"heun": (HalfExplicitHeun, 0.5), "published": (Published, 0.25)}  # solver, time step
-DEFAULT_INTEGRATOR = "heun"
+INTEGRATORS = {  # solver, time step
+    "heun": (HalfExplicitHeun, 0.5),
+    "leapfrog": (Leapfrog, 0.5),
+    "published": (Published, 0.25),
+}
 CAPACITY_STEP = 4
 _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
+
+
+def default_integrator(optimizer: CompiledFlow) -> str:
+    """Return the name of the integrator for an optimizer: with momentum the leapfrog in phase space."""
+    return "leapfrog" if optimizer.FILTERED_STATES else "heun"
 
 
 class Carry(NamedTuple):
@@ -93,12 +104,13 @@ class Process:
     ):
         if name not in PROCESSES:
             raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
-        integrator = integrator or DEFAULT_INTEGRATOR
+        integrator = integrator or default_integrator(optimizer)
         if integrator not in INTEGRATORS:
             known = ", ".join(INTEGRATORS)
             raise InputError(f'integrator "{integrator}" is not one of {known}{nearest(integrator, INTEGRATORS)}')
-        if optimizer.FILTERED_STATES:
-            raise InputError(f"{optimizer.NAME} has momentum, for which no flow is implemented yet: drop the momentum")
+        if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
+            what = "the published scheme" if integrator == "published" else "the stationary flow"
+            raise InputError(f"{what} is not defined for {optimizer.NAME}, which has momentum: leave it out")
         if name == "ablated" and set(optimizer.SLOW_STATES) == {"t"}:
             raise InputError(
                 f"the ablated flow is not defined for {optimizer.NAME}: its preconditioner does not adapt; "
@@ -111,6 +123,7 @@ class Process:
             )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
+        self.phase_space = integrator == "leapfrog" and name != "stationary"
         solver, dt = INTEGRATORS[integrator]
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
@@ -142,14 +155,20 @@ class Process:
         if self.name == "discrete":
             return DiscreteOptimizer(*args)
         if self.name == "stable":
-            return StableFlow(*args)
+            return PhaseSpaceStableFlow(*args) if self.phase_space else StableFlow(*args)
         if self.relaxes:
             return StationaryFlow(*args, self.capacity)
+        if self.phase_space:
+            return LeapfrogFlow(*args, self.capacity, self.name != "ablated")
         at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
         return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
 
-    def start(self, y: FlowState) -> tuple[Carry, Observation]:
-        """Return the carry at step 0 and the observation there."""
+    def start(self, y: FlowState, before: dict[str, Array]) -> tuple[Carry, Observation]:
+        """Return the carry at step 0 and the observation there.
+
+        `y` is where the optimizer stands, all states updated with the gradient there; `before` are the states before
+        that update.
+        """
         flow, K = self.flow(), block_size(self.capacity, y.w.size)
         V = start_block(y.w.size, K, y.w.dtype)
         for _ in range(20):
@@ -163,6 +182,10 @@ class Process:
                 f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
             )
         step, k = jnp.zeros((), jnp.int32), self.capacity
+        if isinstance(flow, PhaseSpace):
+            y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
+        elif self.name != "discrete":
+            y = y._replace(slow=slow_states(self._optimizer, y.slow))
         if not self.constrained:
             return Carry(y, V, None, step), seen
         if isinstance(flow, StationaryFlow):
@@ -171,9 +194,10 @@ class Process:
             memory = SolverState(factor, jnp.zeros((k, k), y.w.dtype))
             return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
         assert isinstance(flow, CentralFlow)
-        # explicit in the states: dt times their rate at most 1
-        per_unit = math.ceil(max(1 / self._options.dt, float(stiffness(flow, y))) - 1e-9)
-        self._options = self._options._replace(dt=1 / per_unit)
+        if not self.phase_space:  # explicit in the states and in the reduced flow: dt times their rate at most 1
+            fastest = max(1 / self._options.dt, float(stiffness(flow, y)))
+            per_unit = math.ceil(max(fastest, float(flow.speed(y) * seen.threshold) / 2) - 1e-9)
+            self._options = self._options._replace(dt=1 / per_unit)
         memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
@@ -352,7 +376,7 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
     if isinstance(flow, (CentralFlow, StationaryFlow)):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
-        assert isinstance(flow, StableFlow)
+        assert isinstance(flow, (StableFlow, PhaseSpaceStableFlow))
         term, method, controller = flow.term(), dfx.Tsit5(), dfx.PIDController(rtol=1e-6, atol=1e-8)
         dt = jnp.full_like(dt, 0.1)
     solution = dfx.diffeqsolve(
@@ -380,7 +404,7 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Pa
         taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
         return _Path(path.state, after, path.log, taken, reason)
     per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
-    if flow.optimizer.MEMORYLESS:  # no dynamics of their own: follow the weights
+    if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
         path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
         per_step = per_step + 1
     return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

@@ -126,10 +126,10 @@ class Recorder:
 class Lockstep:
     """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
 
-    def __init__(self, flow: Flow, recorders: dict[str, Recorder], w0: np.ndarray):
+    def __init__(self, flow: Flow, recorders: dict[str, Recorder], starts: dict[str, np.ndarray]):
         self.recorders = recorders
-        self.w0 = w0
-        self.tails: dict[str, np.ndarray] = {name: self.w0[None] for name in recorders}
+        self.w0 = next(iter(starts.values()))
+        self.tails: dict[str, np.ndarray] = {name: w[None] for name, w in starts.items()}
         self.covectors: np.ndarray | None = None
         self.value = eqx.filter_jit(lambda flow, path: jax.lax.map(flow.value, path))
         self.flow = flow

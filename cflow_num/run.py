@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 from tqdm import tqdm
 
 from .discrete import DiscreteOptimizer
@@ -25,7 +26,7 @@ from .errors import InputError, RunError, nearest
 from .files import replacing
 from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
-from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Carry, Process, Records
+from .integrate import PROCESSES, Carry, Process, Records, default_integrator
 from .loss import Problem
 from .record import Lockstep, Recorder
 
@@ -108,6 +109,7 @@ def run(
     processes: Sequence[str] = ("discrete", "stable", "central"),
     integrator: str | None = None,
     eig_every: int = 1,
+    average_start: bool = False,
     capture: Sequence[int] | int = 0,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
@@ -125,6 +127,8 @@ def run(
       and `stationary` (the states are at rest at every time); the last two where they are defined.
     - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
     - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+    - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not from
+      its last iterate: for starts from an edge at which it already oscillates.
     - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
       squared gradient and its prediction are kept, along a dimension `coordinate`.
     - `quiet`: no progress bar.
@@ -172,16 +176,17 @@ def run(
         "steps": steps,
         "warm_start": warm_start,
         "processes": list(everything),
-        "integrator": integrator or DEFAULT_INTEGRATOR,
+        "integrator": integrator or default_integrator(flow),
+        "average_start": average_start,
         "eig_every": eig_every,
     }
     if on_start is not None:
         on_start(config)
     began, found_versions = time.perf_counter(), versions()
     discrete = DiscreteOptimizer(problem, arrays, flow)
-    y0 = _warm_start(discrete, warm_start)
-    _check_preconditioner(discrete, y0)
-    recorders, end, reason = _loop(discrete, everything, y0, steps, quiet)
+    start = _warm_start(discrete, warm_start, average_start)
+    _check_preconditioner(discrete, start.here)
+    recorders, end, reason = _loop(discrete, everything, start, steps, quiet)
     groups = {
         name: recorder.dataset(end, {"compile_seconds": everything[name].compile_seconds})
         for name, recorder in recorders.items()
@@ -246,20 +251,44 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
         raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
 
 
+class Start(NamedTuple):
+    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update."""
+
+    here: FlowState
+    flows: FlowState
+    before: dict[str, Array]
+
+
 @eqx.filter_jit
 def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
     y = discrete.first(discrete.problem.w0)
     return y, discrete.steps(y, length)
 
 
-def _warm_start(discrete: DiscreteOptimizer, warm_start: int) -> FlowState:
-    """Return the state that every process starts from, after `warm_start` discrete steps."""
-    y, path = _warm_start_path(discrete, warm_start)
-    for t in range(warm_start):
-        y = jax.tree.map(lambda x, t=t: x[t], path)
-        if not bool(jnp.all(jnp.isfinite(y.w))):
-            raise RunError(f"the discrete optimizer diverges at warm-start step {t + 1}: use a smaller learning rate")
-    return y
+def _warm_start(discrete: DiscreteOptimizer, warm_start: int, average: bool) -> Start:
+    """Return the start after `warm_start` discrete steps.
+
+    On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
+    """
+    if average and not warm_start:
+        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
+    first, path = _warm_start_path(discrete, warm_start + average)
+    unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
+    points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
+    for t, y in enumerate(points[: warm_start + 1]):
+        if t and not bool(jnp.all(jnp.isfinite(y.w))):
+            raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
+    states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
+    here, before = points[warm_start], states[warm_start]
+    if not average:
+        return Start(here, here, before)
+    around = points[warm_start - 1 : warm_start + 2]
+    w, slow = (jax.tree.map(_midpoint, *xs) for xs in ([y.w for y in around], [y.slow for y in around]))
+    return Start(here, FlowState(w, slow), jax.tree.map(_midpoint, *states[warm_start - 1 : warm_start + 2]))
+
+
+def _midpoint(before: Array, here: Array, after: Array) -> Array:
+    return (before + 2 * here + after) / 4
 
 
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
@@ -292,7 +321,7 @@ def _check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
 
 
 def _loop(
-    discrete: DiscreteOptimizer, everything: dict[str, Process], y0: FlowState, steps: int, quiet: bool
+    discrete: DiscreteOptimizer, everything: dict[str, Process], start: Start, steps: int, quiet: bool
 ) -> tuple[dict[str, Recorder], int, str]:
     """Advance all processes in lockstep; return what was recorded, the last step reached and what went wrong.
 
@@ -300,14 +329,14 @@ def _loop(
     """
     recorders = {name: Recorder(steps, process.coordinates) for name, process in everything.items()}
     carries: dict[str, Carry] = {}
-    lockstep = Lockstep(discrete, recorders, np.asarray(y0.w))
+    lockstep = Lockstep(discrete, recorders, {name: np.asarray(start.here.w if name == "discrete" else start.flows.w) for name in recorders})
     interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
     reached, ended, reasons, failed = 0, False, [], {}
     try:
         for name, process in everything.items():
             bar.set_description(f"starting {name}")
-            carries[name], seen = process.start(y0)
+            carries[name], seen = process.start(start.here if name == "discrete" else start.flows, start.before)
             recorders[name].start(seen, process.constrained)
         while reached < steps and not ended and carries:
             taken, chunk = min(CHUNK, steps, steps - reached), {}

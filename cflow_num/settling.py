@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .flows.base import Flow, FlowState
 from .flows.central import CentralFlow
 from .flows.stationary import StationaryFlow
-from .time_stepping import SolverState
+from .time_stepping import SolverState, turn
 
 SETTLING_ITERATIONS = 60
 SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest, by Newton's method
@@ -46,12 +46,10 @@ def closer_to_rest(flow: Flow, y: FlowState, memory: SolverState) -> tuple[dict[
     assert isinstance(flow, CentralFlow)
     tangent = flow.linearize(y, memory.V)
     k = memory.X.shape[0]
-    P = flow.optimizer.preconditioner(y.slow, flow.hp)  # () or (n,)
-    V = tangent.pairs.U  # (n, K)
-    turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * memory.V[:, :k])  # (k, k)
+    P, V = flow.optimizer.preconditioner(y.slow, flow.hp), tangent.pairs.U  # () or (n,), (n, K)
     weight = jnp.asarray(1e-12, y.w.dtype)  # of a displacement in which the weights stand still
     offset = jax.tree.map(jnp.zeros_like, y)
-    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn @ memory.X @ turn.T)
+    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn(flow, tangent, memory))
     slow = y.slow | {name: y.slow[name] + weight * rates.slow[name] for name in flow.at_rest}
     change = jnp.max(jnp.abs(flow.optimizer.preconditioner(slow, flow.hp) / P - 1))
     untracked = tangent.pairs.eigenvalues[k] / tangent.c if V.shape[1] > k else jnp.zeros(())

@@ -129,10 +129,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
             i, a, b = row  # stage, coefficients (s,), weight of X
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
-            k = carry.X.shape[0]
-            V = tangent.pairs.U                                               # (n, K)
-            P = flow.optimizer.preconditioner(carry.point.slow, flow.hp)      # () or (n,)
-            turn = V[:, :k].T @ (jnp.broadcast_to(P, (V.shape[0],))[:, None] * carry.V[:, :k])  # (k, k)
+            Q = turning(flow, tangent, carry.V, carry.X.shape[0])             # (k, k)
             offset = jax.tree.map(
                 lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
                 y0.state,
@@ -141,12 +138,12 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
             )
             gently = self.relieved and not flow.at_rest  # states at rest get to the edge at once
             relief = RELIEF_RATE * tangent.c * h / n_stages if gently else jnp.inf
-            rates, X, info = flow.equilibrium(tangent, offset, h * a[i], turn @ carry.X @ turn.T, relief)
+            rates, X, info = flow.equilibrium(tangent, offset, h * a[i], Q @ carry.X @ Q.T, relief)
             all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
             point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)
-            mean_X = turn @ carry.mean_X @ turn.T + b * X
-            log = _logged(flow, carry.log, tangent, mean_X, info.residual)
-            return _Stage(point, all_rates, V, X, mean_X, log), None
+            mean_X = Q @ carry.mean_X @ Q.T + b * X
+            log = logged(flow, carry.log, tangent, mean_X, info.residual)
+            return _Stage(point, all_rates, tangent.pairs.U, X, mean_X, log), None
 
         rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
         end, _ = jax.lax.scan(stage, start, rows_and_weights)
@@ -180,6 +177,19 @@ class HalfExplicitEuler(AbstractHalfExplicit):
         return 1
 
 
+def turning(flow: CentralFlow, tangent: Tangent, V: Float[Array, "n K"], k: int) -> Float[Array, "k k"]:
+    """Return the matrix that takes coordinates in the old basis V to those in the tangent's basis."""
+    P = flow.optimizer.preconditioner(tangent.y.slow, flow.hp)                # () or (n,)
+    U = tangent.pairs.U                                                       # (n, K)
+    return U[:, :k].T @ (jnp.broadcast_to(P, (U.shape[0],))[:, None] * V[:, :k])
+
+
+def turn(flow: CentralFlow, tangent: Tangent, memory: SolverState) -> Float[Array, "k k"]:
+    """Return the last X in the tangent's basis."""
+    Q = turning(flow, tangent, memory.V, memory.X.shape[0])                   # (k, k)
+    return Q @ memory.X @ Q.T
+
+
 def empty_log(flow: CentralFlow | StationaryFlow, y: FlowState) -> Log:
     """Return the log of a flow that has not moved yet."""
     k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
@@ -193,7 +203,7 @@ def fresh(log: Log, whole: Array) -> Log:
     return log._replace(**{name: jnp.where(whole, 0, getattr(log, name)) for name in names})
 
 
-def _logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
+def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
     """Return the log after a stage, with X (k, k) the mean covariance so far in the stage's basis."""
     k = X.shape[0]
     pairs, c = tangent.pairs, tangent.c

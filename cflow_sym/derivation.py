@@ -143,6 +143,21 @@ class Derivation:
         return self["threshold_drift"]
 
     @property
+    def gain(self) -> sp.Expr:
+        """d log|z| / d log lambda at the edge: 2 without momentum, above 10 expect bursts."""
+        return self["gain"] if "gain" in self else sp.Integer(2)
+
+    @property
+    def centre_flow(self) -> Flow:
+        """The rates of weights and normalized averages in the second-order convention, P frozen."""
+        return self._flow("centre_")
+
+    @property
+    def leapfrog(self) -> Flow:
+        """The increments of one leapfrog step of length dt, divided by dt."""
+        return self._flow("leap_")
+
+    @property
     def stationary(self) -> dict[str, sp.Expr]:
         """The values at which slow states stand still, for those that can."""
         prefix = "stationary_"

@@ -28,6 +28,7 @@ from cflow_sym.notation import (
 from cflow_sym.spec import OptimizerSpec
 
 _s = symbols
+FACTORED_UP_TO = 300  # operations
 
 
 def rates_of(spec: OptimizerSpec) -> dict[str, sp.Symbol]:
@@ -169,11 +170,13 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "", f"{CF}, parts I to III",
         ),
     ]  # fmt: skip
-    if is_elementwise(P):
+    long = sigma.has(_s.beta1) and sigma.count_ops() > FACTORED_UP_TO
+    if is_elementwise(P) or long:
+        why = "It would be too long without the state" if long else (
+            "With one P for each weight the state is not eliminated by one equation"
+        )  # fmt: skip
         steps.append(Step(
-            "sigma_squared", EDGE, "closed form", r"\sigma^2", A_dot, sigma,
-            "With one P for each weight the state is not eliminated by one equation; the closed form keeps "
-            "it.",
+            "sigma_squared", EDGE, "closed form", r"\sigma^2", A_dot, sigma, why + "; the closed form keeps it.",
             check_balance, "", f"{CF}, part III",
         ))  # fmt: skip
         return steps
@@ -223,7 +226,10 @@ def _collected(expr: sp.Expr) -> sp.Expr:
     if expr.atoms(Coordinate):
         return expr
     named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
-    return sp.collect(expr, named, sp.factor) if sp.collect(expr, named).is_Add else sp.factor(expr)
+    collected = sp.collect(expr, named)
+    if expr.has(_s.beta1) and expr.count_ops() > FACTORED_UP_TO:
+        return collected  # factoring would take minutes and read no better
+    return sp.collect(expr, named, sp.factor) if collected.is_Add else sp.factor(expr)
 
 
 def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]:

@@ -183,6 +183,7 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
         if kind == "filtered":
             values[spec.all_symbols[name]] = draw_vector(rng, dimension)
     values[symbols.g] = draw_vector(rng, dimension)
+    values[symbols.g_mean] = values[symbols.g]
     values[symbols.w] = draw_vector(rng, dimension)
     values |= {rate_symbol(s): draw(rng) for s in spec.scheduled}
     for argument in spec.frozen_signs:

@@ -136,7 +136,7 @@ def squared_gradient_step(order: str) -> Step:
 def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
     """Return the dropped terms of E[f(gradient)], f the rate of a state: cross term and fourth order."""
     _, second, fourth = orders_of_average(f)
-    _, cross = name_moments(second)
+    cross = sp.expand(name_moments(second)[1].xreplace({_s.g_mean: _s.g}))
     steps: list[Step] = []
 
     def check_cross(before: sp.Expr, after: sp.Expr) -> bool:

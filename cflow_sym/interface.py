@@ -57,6 +57,27 @@ class Filter(NamedTuple):
     decay: Scalar
 
 
+class Leapfrog(NamedTuple):
+    """Coefficients of one leapfrog step of length dt; at dt = 0 those of the centre flow, a differential equation.
+
+    The filter is a sum of F averages, each normalized to g in the steady state: one for each filtered state, in order,
+    and, where the gradient enters the step itself, a last one without memory.
+
+    - `rate (F,)`: (m_+ - m) / dt = rate (E[grad L] - m); at dt = 0 the inverse of the memory tau;
+    - `weight (F,)`: the direction is sum_i weight_i m_i+; the sum of the weights is the speed v of the reduced flow;
+    - `left (F,)`: what is left of a deviation from the steady state; for the start and for what slow states read;
+    - `steady (F,)`: the optimizer's own state per unit of a gradient that stands still;
+    - `w_rate ()`: (w_+ - w) / dt = -w_rate (P^{-1} direction + decay w); `decay ()`: of one optimizer step.
+    """
+
+    rate: Float[Array, " F"]
+    weight: Float[Array, " F"]
+    left: Float[Array, " F"]
+    steady: Float[Array, " F"]
+    w_rate: Scalar
+    decay: Scalar
+
+
 class HyperparameterInfo(NamedTuple):
     """Name, symbol and range of one hyperparameter, as data: `lower < value < upper` (closed where said).
 
@@ -128,6 +149,10 @@ class CompiledFlow(Protocol):
     States in `STATIONARY` have a value at which they stand still, `stationary_state`; those in `MEMORYLESS` are there
     at every time, so their rates are not used. Everywhere `g` is the gradient of the loss plus
     `l2_penalty(hp)`/2 |w|^2. Hyperparameters are arrays `()` or, where schedulable, schedules.
+
+    With momentum (`FILTERED_STATES`), `slow_drift`, `sigma_squared` and what else is in the published convention belong
+    to the *reduced* flow, dw/dt = -v P^{-1} E[grad L] - decay w; `leapfrog` and the functions after it to the centre
+    flow, whose states live half a step away from the weights.
     """
 
     NAME: str
@@ -190,6 +215,24 @@ class CompiledFlow(Protocol):
 
     def filter_coefficients(self, state: State, hp: Hyperparameters) -> Filter:
         """Return the filter's coefficients; empty without momentum."""
+        ...
+
+    def leapfrog(self, state: State, hp: Hyperparameters, dt: Scalar | float) -> Leapfrog:
+        """Return the coefficients of a leapfrog step; `state["t"]` is the count in the middle of the step."""
+        ...
+
+    def leap_slow(self, state: State, g: Vector, hp: Hyperparameters, dt: Scalar | float) -> State:
+        """Return (s_+ - s) / dt of the slow states without oscillation; filtered states in `state` are those read."""
+        ...
+
+    def leap_slow_moments(
+        self, state: State, g: Vector, moments: Moments, hp: Hyperparameters, dt: Scalar | float
+    ) -> State:
+        """Return what the oscillation adds to these rates, linear in `moments`."""
+        ...
+
+    def start_slow(self, state: State, g: Vector, hp: Hyperparameters, dt: Scalar | float) -> State:
+        """Return the change of the slow states from before their update to where a leapfrog of step dt starts."""
         ...
 
     def sigma_squared(

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from cflow_sym.derivation import Derivation
+from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
+from cflow_sym.leapfrog import average_symbols, rate_of_leap
 from cflow_sym.notation import contract, debias, is_elementwise, rate_symbol, rebias, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 from cflow_sym.step_writer import HEADER, Part, StepWriter, as_tuple, contractions, layout, source_hash
@@ -27,6 +29,7 @@ class ModuleWriter(StepWriter):
     def __init__(self, d: Derivation) -> None:
         super().__init__(d.spec)
         self.d = d
+        self.form = canonical_form(d.spec)
         self.rates = rate_names(d.spec)
         self.vector_P = is_elementwise(d.preconditioner)
         corrected = {x.name for x in debias(d.preconditioner).atoms(sp.Symbol) if x.name.startswith("debias_")}
@@ -50,7 +53,7 @@ class ModuleWriter(StepWriter):
             *self.update_lines(), '"""', "", HEADER, "",
             "import math", "",
             "import jax.numpy as jnp", "",
-            self.imports("Filter", "HyperparameterInfo", "Moments"), "",
+            self.imports("Filter", "HyperparameterInfo", "Leapfrog", "Moments"), "",
             *self.names(),
             "MEMORYLESS = " + as_tuple(f'"{n}"' for n in spec.memoryless),
             "STATIONARY = " + as_tuple(f'"{n}"' for n in self.d.stationary),
@@ -61,11 +64,11 @@ class ModuleWriter(StepWriter):
         """Return the text of every function of the protocol, in its order."""
         d, spec = self.d, self.spec
         slow = [s.name for s in spec.state_updates]
-        zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
-        stable = {n: d.stable_flow.get(n, sp.Integer(0)) for n in slow}
-        added = {n: contract(sp.expand(d.ansatz.get(n, stable[n]) - stable[n])) for n in slow}
-        at_rest = {n: contract(e.xreplace(zero)) for n, e in d.stationary.items()}
-        more = {n: contract(sp.expand(e - at_rest[n])) for n, e in d.stationary.items()}
+        stable = {n: _mean(d.stable_flow.get(n, sp.Integer(0))) for n in slow}
+        added = {n: contract(sp.expand(_mean(d.ansatz.get(n, stable[n])) - stable[n])) for n in slow}
+        at_rest, more = _parted({n: _mean(e) for n, e in d.stationary.items()})
+        leap_rest, leap_more = _parted({n: d[f"leap_average_{n}"] for n in slow if n != "t"})
+        start = {n: d[f"start_{n}"] for n in slow if n != "t"}
         return [
             *self.step_functions(),
             self.named_function(
@@ -95,6 +98,20 @@ class ModuleWriter(StepWriter):
                 "Return what the oscillation adds to these values, linear in the moments.", more, "_rest",
             ),
             self.filter_coefficients(),
+            self.leapfrog(),
+            self.state_function(
+                "leap_slow(state, g, hp, dt)", "Return (s_+ - s) / dt of the slow states without oscillation.",
+                leap_rest, "_rate", named=False,
+            ),
+            self.state_function(
+                "leap_slow_moments(state, g, moments, hp, dt)",
+                "Return what the oscillation adds to these rates, linear in the moments.", leap_more, "_rate", named=False,
+            ),
+            self.state_function(
+                "start_slow(state, g, hp, dt)",
+                "Return the change of the slow states from before their update to where the leapfrog starts.",
+                start, "_change", named=False,
+            ),
             self.sigma_squared(),
             self.function(
                 "averaged_squared_gradient(g, moments)", "Return E[grad^2] per coordinate.", [],
@@ -138,13 +155,15 @@ class ModuleWriter(StepWriter):
                 rows.append((f"P_{s}", f"jnp.where({self.code(s)} > 0, P_{s}, 0)", shape))
         return layout(signature, doc, rows, " + ".join(f"P_{s} * {self.code(moving[s])}" for s in slopes))
 
-    def state_function(self, signature: str, doc: str, values: Mapping[str, sp.Expr], suffix: str = "_dot") -> str:
-        """Write a function that returns one value for each state."""
+    def state_function(
+        self, signature: str, doc: str, values: Mapping[str, sp.Expr], suffix: str = "_dot", named: bool = True
+    ) -> str:
+        """Write a function that returns one value for each state, with published rates by name where `named`."""
         named_parts: dict[str, Part] = {}
         results: dict[str, sp.Expr] = {}
         for name, value in values.items():
-            results[name], named = self.name_parts(value)
-            named_parts.update({n: (n, e, shape) for n, e, shape in named})
+            results[name], parts = self.name_parts(value) if named else (value, contractions(value))
+            named_parts.update({n: (n, e, shape) for n, e, shape in parts})
         rows = self.unpack([*results.values(), *(e for _, e, _ in named_parts.values())], signature)
         rows += [(n, self.code(e), shape) for n, e, shape in named_parts.values()]
         entries = []
@@ -159,16 +178,52 @@ class ModuleWriter(StepWriter):
 
     def filter_coefficients(self) -> str:
         """Write the filter's coefficients: empty without momentum, with the decoupled decay of one step."""
+        form, signature = self.form, "filter_coefficients(state, hp)"
         decay = self.spec.decay
-        rows = self.unpack([decay], "filter_coefficients(state, hp)")
-        rows.append(("none", 'jnp.zeros((0,), state["t"].dtype)', "(0,)"))
+        rows = self.unpack([*form.b, *form.a, *form.phi, form.r, decay], signature)
         value = 'jnp.zeros_like(state["t"])' if decay == 0 else self.code(decay)
+        if not form.b:
+            rows.append(("none", 'jnp.zeros((0,), state["t"].dtype)', "(0,)"))
+            result = f'Filter(b=none, a=none, phi=none, r=jnp.ones_like(state["t"]), decay={value})'
+        else:
+            rows.append(("one", 'jnp.ones_like(state["t"])', "()"))
+            rows += [(n, self.stacked(es), "(F,)") for n, es in (("b", form.b), ("a", form.a), ("phi", form.phi))]
+            result = f"Filter(b=b, a=a, phi=phi, r={self.scalar(form.r)}, decay={value})"
+        doc = "Return the filter's coefficients, empty without momentum, and the decoupled decay of one step."
+        return layout(signature, doc, rows, result)
+
+    def leapfrog(self) -> str:
+        """Write the coefficients of the leapfrog: one entry for each average of the gradient."""
+        form, signature = self.form, "leapfrog(state, hp, dt)"
+        averages = average_symbols(form)
+        columns = {
+            "rate": [_rate(self.d[f"leap_{m}"], m) for m in averages],
+            "weight": [weight for _, weight in form.averages],
+            "left": [self.d[f"memory_{m}"] for m in averages],
+            "steady": [*form.steady.values(), *([sp.Integer(1)] if len(averages) > len(form.states) else [])],
+        }
+        w_rate, decay = rate_of_leap(1 - form.decay), form.decay
+        rows = self.unpack([*(e for es in columns.values() for e in es), w_rate, decay], signature)
+        rows.append(("one", 'jnp.ones_like(state["t"])', "()"))
+        for name, es in columns.items():
+            rows.append((name, self.stacked(es), "(F,)"))
+        rows += [(name, self.scalar(e), "()") for name, e in (("w_rate", w_rate), ("decay", decay))]
         return layout(
-            "filter_coefficients(state, hp)",
-            "Return the filter's coefficients, empty without momentum, and the decoupled decay of one step.",
-            rows,
-            f'Filter(b=none, a=none, phi=none, r=jnp.ones_like(state["t"]), decay={value})',
-        )
+            signature, "Return the coefficients of one leapfrog step of length dt, see `Leapfrog`.", rows,
+            "Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)",
+        )  # fmt: skip
+
+    def stacked(self, expressions: Sequence[sp.Expr]) -> str:
+        """Return code for an array of scalars."""
+        return "jnp.stack([" + ", ".join(self.scalar(e) for e in expressions) + "])"
+
+    def scalar(self, expr: sp.Expr | int) -> str:
+        """Return code for an array of shape (); `one` is such an array."""
+        expr = sp.sympify(expr)
+        if expr == 1:
+            return "one"
+        code = self.code(expr)
+        return f"{code} * one" if code.isidentifier() or expr.is_Integer else f"({code}) * one"
 
     def sigma_squared(self) -> str:
         """Write the closed form for one critical eigenvalue, or a refusal with its reason."""
@@ -223,6 +278,33 @@ class ModuleWriter(StepWriter):
         """Return the assignments of bias corrections, debias_beta2 = 1 - beta2**t."""
         names = sorted((s for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")), key=str)
         return [(self.code(s), rebias(s), "()") for s in names]
+
+
+def _mean(expr: sp.Expr) -> sp.Expr:
+    """Write the mean of the gradient as the gradient: their difference is of the order that is dropped."""
+    return contract(sp.sympify(expr).xreplace({_s.g_mean: _s.g}))
+
+
+def _parted(values: Mapping[str, sp.Expr]) -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
+    """Return the parts of expressions without moments of the oscillation, and the parts linear in them."""
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    still = {n: contract(e.xreplace(zero)) for n, e in values.items()}
+    return still, {n: _added(e, still[n]) for n, e in values.items()}
+
+
+def _added(expr: sp.Expr, still: sp.Expr) -> sp.Expr:
+    factors, rest = sp.Integer(1), expr
+    if isinstance(expr, sp.Mul):  # a rate times a bracket: the rate stays as it is written
+        brackets = [f for f in expr.args if f.has(_s.gradient_shift, _s.gradient_variance)]
+        rest = sp.Mul(*brackets)
+        factors = expr / rest
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    return factors * contract(sp.expand(rest - contract(rest.xreplace(zero))))
+
+
+def _rate(leap: sp.Expr, m: sp.Symbol) -> sp.Expr:
+    """Return the factor of E[grad L] - m in the leap of an average."""
+    return leap.xreplace({_s.g_mean: sp.Integer(1), m: sp.Integer(0)})
 
 
 def step_module(writer: StepWriter) -> Sequence[str]:

@@ -6,9 +6,21 @@ from functools import lru_cache
 
 import sympy as sp
 
-from cflow_sym import central_flow, equilibrium, expansion, predictions, sdcp, stability, stable_flow, stationary
+from cflow_sym import (
+    central_flow,
+    equilibrium,
+    expansion,
+    leapfrog,
+    momentum,
+    predictions,
+    sdcp,
+    stability,
+    stable_flow,
+    stationary,
+)
 from cflow_sym.derivation import Derivation, DerivationError, Step
 from cflow_sym.exact import agree, random_point
+from cflow_sym.filters import canonical_form, has_momentum, without_momentum
 from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.spec import OptimizerSpec
@@ -52,36 +64,44 @@ class _Key:
 def _derive(key: _Key, order: str) -> Derivation:
     from cflow_sym.theorems import theorem_steps
 
-    stability.refuse_filters(key.spec)
-    spec = stable_flow.with_memory(key.spec)
+    form, filtered = canonical_form(key.spec), has_momentum(key.spec)
+    bare = without_momentum(form.late) if filtered else key.spec
+    spec = stable_flow.with_memory(bare)
     steps: list[Step] = []
 
     def record(new: list[Step]) -> dict:
         steps.extend(step.verify() for step in new)
         return {step.key: step.after for step in new}
 
-    record(decay_steps(spec))
+    record(decay_steps(key.spec))
     record(expansion.gradient_steps())
     squared = record([expansion.squared_gradient_step(order)])["averaged_squared_gradient"]
-    found = record(stability.stability_steps(spec))
+    found = record(momentum.momentum_steps(form) if filtered else stability.stability_steps(spec, form.P))
     P, c = found["preconditioner"], found["threshold"]
+    record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
+    record(leapfrog.leapfrog_steps(form, order))
+    edge = P, c
+    if filtered:
+        late = record(momentum.late_steps(form, c))
+        P, c = late.get("late_preconditioner", P), late.get("late_threshold", c)
+        v = record(momentum.reduced_speed_steps(form.late, c))["speed"]
+        P, c = P / v, v * c  # of the reduced flow, a flow without momentum
 
     rates = stable_flow.increments(spec)
-    record(stable_flow.memory_steps(key.spec, spec))
+    record(stable_flow.memory_steps(bare, spec))
     record(stable_flow.stable_steps(spec, P))
     ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
-    record(predictions.alternating_steps(spec, P, c))
+    record([] if filtered else predictions.alternating_steps(spec, P, c))
 
     central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
-    record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
     record(equilibrium.equilibrium_steps(spec, P, central, c))
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
     record(stationary.stationary_steps(spec, ansatz))
-    record(stationary.memoryless_steps(key.spec, spec, P, c, {s.key: s.after for s in steps}))
-    record(predictions.prediction_steps(spec, P, c, squared))
+    record(stationary.memoryless_steps(bare, spec, P, c, {s.key: s.after for s in steps}))
+    record(predictions.prediction_steps(spec, *edge, squared))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))

@@ -128,7 +128,9 @@ class OptimizerSpec:
     `definitions` are named intermediates of the update (in order), which switches may replace; `theorems` names
     what is to be proved of the results, `remarks` adds a sentence to a step of the derivation. Optional
     hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
-    schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`.
+    schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`. With
+    `lookahead`, an expression of the states before their update, the gradient is the one at w + lookahead: that point
+    is what flows call w.
     Raises `SpecError`.
 
     >>> from cflow_sym.notation import norm2, symbols as s
@@ -153,6 +155,7 @@ class OptimizerSpec:
     theorems: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
+    lookahead: sp.Expr = sp.Integer(0)
     reference: Reference | None = field(default=None, repr=False, compare=False)
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
@@ -281,10 +284,24 @@ class OptimizerSpec:
                 passing |= {symbol: zero, self.new(name): zero, state_symbol(name + OLD, "filtered"): zero}
         return freeze_signs(expr, passing, lambda what: _fail(self, what))
 
+    @property
+    def update_at_gradient(self) -> sp.Expr:
+        """The step of the point at which the gradient is evaluated: `update` itself without look-ahead."""
+        before = {}
+        for state in self.states:
+            symbol = next((x for x in sp.sympify(self.lookahead).atoms(sp.Symbol) if x.name == state.name), None)
+            if symbol is not None:  # solved for the old value: the averages that look ahead are linear
+                rest = state.update.xreplace({symbol: sp.Integer(0)})
+                before[symbol] = (symbol - rest) / state.update.diff(symbol)
+        if not before:
+            return self.update
+        here = sp.expand(self.lookahead.xreplace(before))
+        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + self.lookahead - here)
+
     @cached_property
     def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
         """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
-        step = self._frozen(self.written(self.update))
+        step = self._frozen(self.written(self.update_at_gradient))
         updates = {s.name: self._frozen(self.written(s.update)) for s in self.states}
         scheduled = set(self.scheduled)
         constants = {h.symbol for h in self.active_hyperparameters} - scheduled

@@ -11,68 +11,19 @@ the unit disc.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, agree, draw, is_zero, random_point, scale, source
-from cflow_sym.notation import OLD, Coordinate, drop_sums, expand_names, is_blockwise, is_elementwise, symbols
-from cflow_sym.spec import OptimizerSpec, SpecError
+from cflow_sym.exact import agree, draw, is_zero, random_point, source
+from cflow_sym.notation import Coordinate, is_blockwise, is_elementwise, symbols
+from cflow_sym.spec import OptimizerSpec
 
 _s = symbols
 SECTION = "Preconditioner and threshold"
 MU = sp.Symbol("mu")
 PLACE = Coordinate("P_value", positive=True)
-
-
-def preconditioner(spec: OptimizerSpec) -> sp.Expr:
-    """Return P with w' - w = -g / P - d w; raises `SpecError` where that is not so or P not positive.
-
-    >>> import cflow_sym as cs
-    >>> preconditioner(cs.optimizer("scalar_rmsprop"))
-    sqrt(nu)/eta
-    """
-    update = spec.weight_update
-    if drop_sums(expand_names(update)) != expand_names(update):
-        raise SpecError(
-            f"optimizer {spec.name!r}: the update contains a norm of the gradient, {update}; P may depend on states "
-            f"only, so make the norm a state."
-        )
-    old = sorted(s.name for s in update.atoms(sp.Symbol) if s.name.endswith(OLD))
-    if old:
-        raise SpecError(
-            f"optimizer {spec.name!r}: the step reads {', '.join(old)}, states as they were before their update; "
-            f"write it in terms of the updated states."
-        )
-    slope = update.diff(_s.g)
-    if slope.has(_s.g) or sp.expand(update.subs(_s.g, 0) + spec.decay * _s.w) != 0:
-        raise SpecError(
-            f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in g; write what "
-            f"makes it nonlinear as a state."
-        )
-    P = 1 / sp.together(-slope)
-    for point in _admissible(spec):
-        values = point.vector(P)
-        if not all(v.is_number and v.is_real and v > 0 for v in values):
-            raise SpecError(
-                f"optimizer {spec.name!r}: P = {P} is {values[0]} at the admissible point {_show(point, P)}; P must "
-                f"be positive, so check the sign of the update and the ranges of the hyperparameters."
-            )
-    return P
-
-
-def _admissible(spec: OptimizerSpec) -> Iterator[Point]:
-    """Draw points, some of them with small states: where a difference in P may turn negative."""
-    for seed in range(8):
-        point = random_point(spec, seed)
-        small = sp.Rational(1, 10**6) if seed >= 5 else sp.Integer(1)
-        states = {s: point.values[s] for s in spec.state_symbols.values()}
-        yield point.with_values({s: scale(small, v) if isinstance(v, tuple) else small * v for s, v in states.items()})
-
-
-def _show(point: Point, P: sp.Expr) -> str:
-    return ", ".join(f"{k} = {v}" for k, v in point.values.items() if k in P.atoms(sp.Symbol))
 
 
 def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.Expr) -> sp.Matrix:
@@ -110,7 +61,9 @@ def threshold(M: sp.Matrix) -> sp.Expr:
     return sp.expand(solutions[0]) if solutions[0].is_polynomial() else sp.factor(solutions[0])
 
 
-def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.Symbol, sp.Expr]] = ({},)) -> None:
+def refuse_other_periods(
+    M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.Symbol, sp.Expr]] = ({},), name: str = ""
+) -> None:
     """Raise `DerivationError` where a root other than -1 leaves the unit disc for a lambda in (0, c).
 
     Exact at each sample of the hyperparameters: the resultant of the characteristic polynomial and its
@@ -119,59 +72,22 @@ def refuse_other_periods(M: sp.Matrix, c: sp.Expr, samples: Sequence[Mapping[sp.
     """
     for sample in samples:
         p = sp.Poly(M.subs(sample).charpoly(MU).as_expr(), MU)
-        end = sp.nsimplify(sp.sympify(c).subs(sample))
+        end = sp.sympify(c).xreplace(dict(sample))
         reversal = sp.Poly(list(reversed(p.all_coeffs())), MU)
         crossing = sp.Poly(sp.resultant(p.as_expr(), reversal.as_expr(), MU), _s.lam)
         roots = [] if crossing.is_zero else sorted(r for r in sp.real_roots(crossing) if 0 < r < end)
         probes = [a + (b - a) / 2 for a, b in zip([sp.Integer(0), *roots], [*roots, end], strict=True)]
         for lam in probes:
             at_lam = sp.Poly(p.as_expr().subs(_s.lam, sp.nsimplify(sp.N(lam, 30), rational=True)), MU)
-            worst = max((abs(r) for r in at_lam.nroots(n=30)), default=0)
-            if worst >= 1:
+            worst = max(at_lam.nroots(n=30), key=abs, default=sp.Integer(0))
+            if abs(worst) >= 1:
+                whose = f"optimizer {name!r}: " if name else ""
                 raise DerivationError(
-                    f"a root of modulus {float(worst):.4g} leaves the unit disc at lambda = "
-                    f"{float(lam):.5g}, before the "
-                    f"threshold c = {float(end):.5g}: the instability does not have period two, so no "
-                    f"central flow exists."
+                    f"{whose}the root {complex(worst):.4g} of modulus {float(abs(worst)):.4g} leaves the unit disc at "
+                    f"lambda = {float(lam):.5g}, before the threshold c = {float(end):.5g}: the instability does not "
+                    "have period two, so no central flow exists; less weight on the gradient itself, or a shorter "
+                    "average, may help."
                 )
-
-
-def refuse_filters(spec: OptimizerSpec) -> None:
-    """Raise `DerivationError` for a spec with filtered states, naming a root that is unstable before the period two."""
-    filters = {s: e for s, e in spec.sequential_updates.items() if spec.kinds[s.name] == "filtered"}
-    if not filters:
-        return
-    names = ", ".join(s.name for s in filters)
-    moving = {_s.g, _s.w, *filters}
-    if any(spec.weight_update.diff(x).atoms(sp.Symbol) & moving for x in moving):
-        raise DerivationError(
-            f"optimizer {spec.name!r}: the step {spec.weight_update} is not linear in the gradient and in its averages "
-            f"({names}), so that P would oscillate with them; no flow is derived for that."
-        )
-    for seed in range(3):
-        # at random hyperparameters, slow states 1, bias corrections gone; P = 1 only sets the unit of lambda
-        point = random_point(spec, seed)
-        values = {h.symbol: point.values[h.symbol] for h in spec.active_hyperparameters}
-        values |= dict.fromkeys(spec.state_symbols.values(), sp.Integer(1))
-        step, decay, *updates = (_late(e).xreplace(values) for e in (spec.weight_update, spec.decay, *filters.values()))
-        slopes = {x: step.diff(x) for x in (_s.g, *filters, *map(spec.new, (s.name for s in filters)))}
-        unit = next((abs(a) for a in slopes.values() if a != 0), sp.Integer(1))
-        step = sp.Add(*(a / unit * x for x, a in slopes.items())) - decay * _s.w
-        inserted = {spec.new(s.name): e for s, e in zip(filters, updates, strict=True)}
-        M = linearized_map(
-            step, {s: e.xreplace(inserted) for s, e in zip(filters, updates, strict=True)}, sp.Integer(1)
-        )
-        refuse_other_periods(M, threshold(M))
-    raise DerivationError(
-        f"optimizer {spec.name!r} has momentum (the filtered states {names}): its derivation needs the filter, which "
-        "is not built yet; use an optimizer without momentum. Its discrete update can be traced and run."
-    )
-
-
-def _late(expr: sp.Expr) -> sp.Expr:
-    """Return an expression at a large count, where decays to the power of the count are gone."""
-    gone = {p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)}
-    return expr.xreplace(gone).xreplace({_s.t: sp.Integer(10**6)})
 
 
 def _shape(P: sp.Expr) -> str:
@@ -180,9 +96,8 @@ def _shape(P: sp.Expr) -> str:
     return "one number for each block of weights." if is_blockwise(P) else "one entry for each weight."
 
 
-def stability_steps(spec: OptimizerSpec) -> list[Step]:
-    """Return the steps for P and c."""
-    P = preconditioner(spec)
+def stability_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
+    """Return the steps for P and c of an optimizer without momentum."""
     scalar = sp.Symbol("P", positive=True)
     M = linearized_map(-_s.g / scalar - spec.decay * _s.w, {}, scalar)
     c = threshold(M)

@@ -45,7 +45,7 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
         for name in switch.definitions:
             if name not in spec.definitions:
                 fail(f"switch {switch.name!r} replaces {name}, which is not in definitions; add it there.")
-    declared = {"t", "g", "w"} | {h.symbol.name for h in spec.hyperparameters}
+    declared = {"t", "g", "w", "g_mean"} | {h.symbol.name for h in spec.hyperparameters}
     seen = declared | {s.name for s in spec.states}
     places = [("the update", spec.update, seen | {s.name + OLD for s in spec.states})]
     for i, state in enumerate(spec.states):

@@ -15,10 +15,15 @@ from ..loss import Problem
 
 
 class FlowState(NamedTuple):
-    """Where a flow, or an optimizer, stands: weights `w (n,)` and the slow states by name."""
+    """Where a flow, or an optimizer, stands: weights `w (n,)` and the slow states by name.
+
+    For an optimizer `slow` holds all its states. A flow in phase space has the F averages of the gradient, each
+    normalized to g in the steady state, in `filtered`; its states live half a time step before the weights.
+    """
 
     w: Float[Array, " n"]
     slow: dict[str, Array]
+    filtered: Float[Array, "F n"] | None = None
 
 
 class Observation(NamedTuple):
@@ -81,10 +86,16 @@ class Flow(eqx.Module):
         return y._replace(slow=y.slow | {name: rest[name] for name in self.optimizer.MEMORYLESS})
 
     def weights_drift(self, y: FlowState, averaged_gradient: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Return dw/dt = -P^{-1} E[grad L] - decay w."""
+        """Return dw/dt = -v P^{-1} E[grad L] - decay w: with momentum the reduced flow, else v = 1."""
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         decay = self.optimizer.filter_coefficients(y.slow, self.hp).decay     # ()
-        return -averaged_gradient / P - decay * y.w
+        return -self.speed(y) * averaged_gradient / P - decay * y.w
+
+    def speed(self, y: FlowState) -> Float[Array, ""] | float:
+        """Return v, by which momentum multiplies the steady step; 1 without."""
+        if not self.optimizer.FILTERED_STATES:
+            return 1.0
+        return jnp.sum(self.optimizer.leapfrog(y.slow, self.hp, 0.0).weight)
 
     def observe(self, y: FlowState, V: Float[Array, "n K"], capacity: int) -> Observation:
         """Return what is recorded of the state y, refining the eigenvectors V of the last observation."""

@@ -92,16 +92,21 @@ class CentralFlow(Flow):
         E = svec_basis(k)                                                     # (m, k, k)
         variance = jnp.einsum("ni,mij,nj->mn", HU, E.astype(HU.dtype), HU)    # (m, n) diag(H U E U' H)
         moments = Moments(D / 2, variance)
+        still, moved = self.affine(y, g, moments)
+        return Tangent(y, pairs, D, still, moved, c - lam, c, near, g, moments)
+
+    def affine(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> tuple[FlowState, FlowState]:
+        """Return the rates at X = 0 and their linear parts, from the moments of the basis of X."""
+        opt, hp = self.optimizer, self.hp
         slow = jax.vmap(lambda q: self._slow_moments(y, g, q))(moments)
-        w_moved = -(D / 2) / P if self.sharpness_reduction else jnp.zeros_like(D)
+        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        shift = moments.gradient_shift                                        # (m, n)
+        w_moved = -self.speed(y) * shift / P if self.sharpness_reduction else jnp.zeros_like(shift)
         slow_still = opt.slow_drift(y.slow, g, hp)
         if self.at_rest:
             rest = opt.stationary_state(y.slow, g, hp)
             slow_still = slow_still | {name: rest[name] for name in self.at_rest}
-        still = FlowState(self.weights_drift(y, g), slow_still)
-        return Tangent(
-            y, pairs, D, still, FlowState(w_moved, slow), c - lam, c, near, g, moments
-        )
+        return FlowState(self.weights_drift(y, g), slow_still), FlowState(w_moved, slow)
 
     def _slow_moments(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
         slow = self.optimizer.slow_drift_moments(y.slow, g, moments, self.hp)

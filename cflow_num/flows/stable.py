@@ -5,6 +5,7 @@ from __future__ import annotations
 import diffrax as dfx
 
 from .base import Flow
+from .phase_space import PhaseSpace
 
 
 class StableFlow(Flow):
@@ -13,3 +14,11 @@ class StableFlow(Flow):
     def term(self) -> dfx.ODETerm:
         """Return the flow as a diffrax term."""
         return dfx.ODETerm(lambda t, y, flow: flow.stable_drift(y))
+
+
+class PhaseSpaceStableFlow(PhaseSpace):
+    """The stable flow in phase space: weights, averages of the gradient and slow states, of second order in the step."""
+
+    def term(self) -> dfx.ODETerm:
+        """Return the flow as a diffrax term."""
+        return dfx.ODETerm(lambda t, y, flow: flow.centre_drift(y))

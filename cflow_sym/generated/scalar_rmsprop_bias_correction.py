@@ -14,7 +14,7 @@ import math
 
 import jax.numpy as jnp
 
-from cflow_sym.interface import Filter, HyperparameterInfo, Moments, rate_at, value_at
+from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "scalar_rmsprop"
 TITLE = "Scalar RMSProp"
@@ -159,6 +159,47 @@ def filter_coefficients(state, hp):
     gamma = hp["weight_decay"]                                                    # ()
     none = jnp.zeros((0,), state["t"].dtype)                                      # (0,)
     return Filter(b=none, a=none, phi=none, r=jnp.ones_like(state["t"]), decay=eta * gamma)
+
+
+def leapfrog(state, hp, dt):
+    """Return the coefficients of one leapfrog step of length dt, see `Leapfrog`."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    rate = jnp.stack([(2 / (1 + dt)) * one])                                      # (F,)
+    weight = jnp.stack([one])                                                     # (F,)
+    left = jnp.stack([0 * one])                                                   # (F,)
+    steady = jnp.stack([one])                                                     # (F,)
+    w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
+    decay = (eta * gamma) * one                                                   # ()
+    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+
+
+def leap_slow(state, g, hp, dt):
+    """Return (s_+ - s) / dt of the slow states without oscillation."""
+    beta2 = hp["beta2"]                                                           # ()
+    nu = state["nu"]                                                              # ()
+    grad_sq_norm = jnp.sum(g**2)                                                  # ()
+    nu_rate = 2 * (1 - beta2) * (grad_sq_norm - nu) / (1 + beta2 + (1 - beta2) * dt)  # ()
+    return {"nu": nu_rate}
+
+
+def leap_slow_moments(state, g, moments, hp, dt):
+    """Return what the oscillation adds to these rates, linear in the moments."""
+    beta2 = hp["beta2"]                                                           # ()
+    gradient_variance = moments.gradient_variance                                 # (n,)
+    nu_rate = 2 * (1 - beta2) * jnp.sum(gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # ()
+    return {"nu": nu_rate}
+
+
+def start_slow(state, g, hp, dt):
+    """Return the change of the slow states from before their update to where the leapfrog starts."""
+    beta2 = hp["beta2"]                                                           # ()
+    nu = state["nu"]                                                              # ()
+    grad_sq_norm = jnp.sum(g**2)                                                  # ()
+    nu_change = (1 - beta2) * (1 - dt) * (grad_sq_norm - nu) / (1 + beta2 - (1 - beta2) * dt)  # ()
+    return {"nu": nu_change}
 
 
 def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.inf, w_dot_grad_S=0.0):
