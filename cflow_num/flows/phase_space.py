@@ -70,7 +70,7 @@ class PhaseSpace(Flow):
         names = self.optimizer.FILTERED_STATES
         return {name: k.steady[i] * (g - k.left[i] * lag[i]) for i, name in enumerate(names)}
 
-    def centre_drift(self, y: FlowState) -> FlowState:
+    def stable_drift(self, y: FlowState) -> FlowState:
         """Return the rates without oscillation: the limit of the leapfrog for small steps."""
         assert y.filtered is not None
         opt, hp = self.optimizer, self.hp

@@ -21,4 +21,4 @@ class PhaseSpaceStableFlow(PhaseSpace):
 
     def term(self) -> dfx.ODETerm:
         """Return the flow as a diffrax term."""
-        return dfx.ODETerm(lambda t, y, flow: flow.centre_drift(y))
+        return dfx.ODETerm(lambda t, y, flow: flow.stable_drift(y))

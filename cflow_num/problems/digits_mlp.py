@@ -24,6 +24,7 @@ def digits_mlp(
     scale: float = 0.7,
     components: int = 0,
     parity: bool = False,
+    noise: float = 0.0,
     seed: int = 0,
 ) -> Problem:
     """Return an MLP 64 - width (depth times) - 10 on the first n digits, loss 1/2 mean |output - one-hot|^2.
@@ -31,7 +32,8 @@ def digits_mlp(
     Inputs are divided by 16 and centred; weights are normal with variance scale^2 / fan-in, biases zero. The
     default has 1,960 weights. With `components` the inputs are that many principal components, each of variance 1:
     a smaller network, and one in which every weight has a gradient (some pixels are always white). With `parity` the
-    one target is +1 for an odd digit and -1 for an even one: fewer eigenvalues become critical at once.
+    one target is +1 for an odd digit and -1 for an even one: fewer eigenvalues become critical at once. With `noise`
+    that share of the labels, at random, is replaced by random ones: training sharpens for longer.
 
     >>> digits_mlp(n=50).n_weights
     1960
@@ -47,6 +49,9 @@ def digits_mlp(
     if n > 1797:
         raise InputError(f"n is {n}, the bundled digits have 1797 images: pass at most that")
     X, labels = load_digits(return_X_y=True)
+    if not 0 <= noise <= 1:
+        raise InputError(f"noise is {noise}, the share of random labels must be between 0 and 1")
+    labels = noisy(labels[:n], noise)
     X = X[:n] / 16
     X = X - X.mean(axis=0)
     if components:
@@ -57,13 +62,14 @@ def digits_mlp(
             )
         U, *_ = np.linalg.svd(X, full_matrices=False)
         X = np.sqrt(n) * U[:, :components]
-    targets = 2.0 * (labels[:n, None] % 2) - 1 if parity else np.eye(10)[labels[:n]]
+    targets = 2.0 * (labels[:, None] % 2) - 1 if parity else np.eye(10)[labels]
     shape = [X.shape[1]] + [width] * depth + [targets.shape[1]]
     data = (jnp.asarray(X), jnp.asarray(targets))
     params = mlp_params(shape, scale=scale, seed=seed)
     model = Mlp(ACTIVATIONS[activation])
     sizes = "-".join(str(s) for s in shape)
     goal = "odd or even" if parity else "one-hot targets"
+    goal += f", {noise:.0%} of the labels random" if noise else ""
     source = f"{components} principal components of {n}" if components else f"{n}"
     return Problem(
         model.loss,
@@ -73,6 +79,19 @@ def digits_mlp(
         name="digits-mlp",
         description=f"{activation} MLP {sizes} on {source} handwritten digits, {goal}, squared error, seed {seed}",
     )
+
+
+def noisy(labels: np.ndarray, share: float) -> np.ndarray:
+    """Return the labels with a share of them replaced by random ones; always the same ones.
+
+    >>> noisy(np.arange(5), 0.0).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(labels.size)[: round(share * labels.size)]
+    out = labels.copy()
+    out[chosen] = rng.integers(0, 10, chosen.size)
+    return out
 
 
 def mlp_params(sizes: list[int], *, scale: float, seed: int) -> list[dict]:
