@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +30,7 @@ from .cli_symbolic import (
     hyperparameters,
     is_external,
 )
-from .errors import InputError, RunError
+from .errors import GainWarning, InputError, RunError
 
 if TYPE_CHECKING:
     from .loss import Problem
@@ -84,7 +85,9 @@ class RunCommand:
     processes: tuple[str, ...] = ("discrete", "stable", "central")
     """Any of discrete, stable, central, ablated, stationary."""
     integrator: str | None = None
-    """heun or published; the best we have if not given."""
+    """heun, leapfrog or published; the best we have if not given."""
+    average_start: bool = False
+    """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
     eig_every: int = 1
     """Record effective eigenvalues every so many steps."""
     capture: tuple[int, ...] = ()
@@ -101,6 +104,7 @@ class RunCommand:
 
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = _problem(self.problem)
+        warnings.simplefilter("ignore", GainWarning)  # said in one line by `_write_config`
         result = run(
             problem,
             optimizer,
@@ -110,6 +114,7 @@ class RunCommand:
             processes=self.processes,
             integrator=self.integrator,
             eig_every=self.eig_every,
+            average_start=self.average_start,
             capture=self.capture,
             quiet=self.quiet,
             on_start=self._write_config,
@@ -142,6 +147,8 @@ class RunCommand:
     def _write_config(self, config: dict[str, Any]) -> None:
         from .files import write_text
 
+        if config["note"]:
+            print(f"warning: {config['note']}", file=sys.stderr)
         write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
 
 

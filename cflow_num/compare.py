@@ -6,6 +6,7 @@ import numpy as np
 
 from .errors import InputError
 from .measures import (
+    SMOOTHING,
     critical_count,
     edge_step_size,
     first_crossing,
@@ -41,7 +42,8 @@ def compare(run: Run) -> Comparison:
     crossing = first_crossing(run)
     rows = [_steps(run), _crossing(run, crossing), *_distances(run, crossing), *_predictions(run, crossing)]
     rows += [*_variance(run, crossing), _onset_lag(run, crossing), *_critical(run)]
-    rows += [*_constraints(run, crossing), _effective_step_size(run, crossing), _cost(run)]
+    rows += [*_constraints(run, crossing), _effective_step_size(run, crossing), _discrete_sharpness(run, crossing)]
+    rows += [*_gain(run), _cost(run)]
     passed, verdict = _verdict(run, crossing, {row.name: row for row in rows})
     return Comparison(title(run), verdict, passed, tuple(rows))
 
@@ -77,12 +79,23 @@ def _crossing(run: Run, crossing: int | None) -> Row:
     return Row("first_crossing", float(crossing))
 
 
+def _settling(run: Run) -> int:
+    """Return the steps after the first crossing from which averages are compared."""
+    return SMOOTHING if run.config.get("average_start") else SETTLING
+
+
 def _unsettled(run: Run, crossing: int | None) -> str:
     """Return why averages after the first crossing cannot be judged; empty if they can."""
     if crossing is None:
         return "no edge reached"
-    after = run.tree["central"].sizes["step"] - 1 - crossing
-    return "" if after > SETTLING else f"{after} steps after the first crossing, more than {SETTLING} are needed"
+    after, needed = run.tree["central"].sizes["step"] - 1 - crossing, _settling(run)
+    return "" if after > needed else f"{after} steps after the first crossing, more than {needed} are needed"
+
+
+def _remembered(run: Run, name: str) -> np.ndarray:
+    """Return a prediction, with momentum smoothed over the filter's memory: its X has impulses, no variances."""
+    series, memory = values(run, "central", name), run.config.get("memory", 0.5)
+    return smoothed(series, memory) if memory > 0.5 else series
 
 
 def _judged(name: str, value: float | None, limit: float, why: str = "", note: str = "") -> Row:
@@ -115,13 +128,13 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
 
 
 def _predictions(run: Run, crossing: int | None) -> list[Row]:
-    why, first = _unsettled(run, crossing), (crossing or 0) + SETTLING
+    why, first = _unsettled(run, crossing), (crossing or 0) + _settling(run)
     measured = {
         "predicted_loss": values(run, "discrete", "loss"),
         "predicted_squared_gradient_norm": values(run, "discrete", "gradient_norm") ** 2,
     }
     error = {
-        name: None if why else _relative_rms(values(run, "central", name)[first:], smoothed(m)[first:])
+        name: None if why else _relative_rms(_remembered(run, name)[first:], smoothed(m)[first:])
         for name, m in measured.items()
     }
     return [
@@ -134,9 +147,9 @@ def _variance(run: Run, crossing: int | None) -> list[Row]:
     expected = "expected {:g}–{:g}".format(*LIMITS.variance_slope)
     why, slope, correlation = _unsettled(run, crossing), None, None
     if not why:
-        window = slice((crossing or 0) + SETTLING, None)
+        window = slice((crossing or 0) + _settling(run), None)
         ever = np.any(positive(run)[window], axis=0)
-        predicted = values(run, "central", "sigma_eigenvalues")[window, ever]
+        predicted = _remembered(run, "sigma_eigenvalues")[window, ever]
         measured = smoothed(values(run, "discrete", "displacement") ** 2)[window][:, : ever.size]
         measured = measured[:, ever[: measured.shape[1]]]
         predicted = predicted[:, : measured.shape[1]]
@@ -224,6 +237,21 @@ def _effective_step_size(run: Run, crossing: int | None) -> Row:
     if not known.size:
         return Row("effective_step_size", None, note="defined for scalar preconditioners only")
     return Row("effective_step_size", float(known.mean()))
+
+
+def _discrete_sharpness(run: Run, crossing: int | None) -> Row:
+    why = _unsettled(run, crossing)
+    relative = values(run, "discrete", "effective_eigenvalues")[:, 0] / values(run, "discrete", "threshold")
+    seen = relative[(crossing or 0) + _settling(run) :]
+    known = seen[np.isfinite(seen)]
+    return Row("discrete_sharpness", None if why or not known.size else float(known.mean()), note=why)
+
+
+def _gain(run: Run) -> list[Row]:
+    gain = run.config.get("gain")
+    return (
+        [] if gain is None or gain <= 2 else [Row("gain", gain, note="expect bursts" if run.config.get("note") else "")]
+    )
 
 
 def _cost(run: Run) -> Row:

@@ -19,6 +19,10 @@ class RunError(RuntimeError):
     """A computation that cannot go on; its message is one sentence meant for the user."""
 
 
+class GainWarning(UserWarning):
+    """The optimizer's oscillation grows so fast beyond the edge that bursts are to be expected."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for the known name closest to `name`, or an empty string.
 

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +22,11 @@ import xarray as xr
 from jaxtyping import Array
 from tqdm import tqdm
 
+from . import filters
 from .discrete import DiscreteOptimizer
-from .errors import InputError, RunError, nearest
+from .errors import GainWarning, InputError, RunError, nearest
 from .files import replacing
+from .filters import check_filter
 from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import PROCESSES, Carry, Process, Records, default_integrator
@@ -138,6 +141,7 @@ def run(
     its tolerance) is a result too: its data up to there, with `reason` set.
 
     **Raises:** `InputError` for bad input, before work starts.
+    **Warns:** `GainWarning` where bursts are to be expected.
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
@@ -149,6 +153,8 @@ def run(
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
+    edge = check_filter(flow, arrays)
+    note = filters.warning(flow, edge)
     coordinates = _coordinates(problem, capture)
     everything = {
         name: Process(
@@ -178,8 +184,13 @@ def run(
         "processes": list(everything),
         "integrator": integrator or default_integrator(flow),
         "average_start": average_start,
+        "gain": edge.gain,
+        "memory": edge.memory,
+        "note": note,
         "eig_every": eig_every,
     }
+    if note:
+        warnings.warn(note, GainWarning, stacklevel=2)
     if on_start is not None:
         on_start(config)
     began, found_versions = time.perf_counter(), versions()
@@ -329,14 +340,15 @@ def _loop(
     """
     recorders = {name: Recorder(steps, process.coordinates) for name, process in everything.items()}
     carries: dict[str, Carry] = {}
-    lockstep = Lockstep(discrete, recorders, {name: np.asarray(start.here.w if name == "discrete" else start.flows.w) for name in recorders})
+    starts = {name: start.here if name == "discrete" else start.flows for name in everything}
+    lockstep = Lockstep(discrete, recorders, {name: np.asarray(y.w) for name, y in starts.items()})
     interval = 0.1 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
     reached, ended, reasons, failed = 0, False, [], {}
     try:
         for name, process in everything.items():
             bar.set_description(f"starting {name}")
-            carries[name], seen = process.start(start.here if name == "discrete" else start.flows, start.before)
+            carries[name], seen = process.start(starts[name], start.before)
             recorders[name].start(seen, process.constrained)
         while reached < steps and not ended and carries:
             taken, chunk = min(CHUNK, steps, steps - reached), {}

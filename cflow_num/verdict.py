@@ -26,7 +26,7 @@ class Limits:
 
 
 LIMITS = Limits()
-SETTLING = 150  # steps after the first crossing from which averages are compared
+SETTLING = 150  # steps after the first crossing from which averages are compared; SMOOTHING from an established edge
 LAST = 40  # steps over which final distances are averaged
 
 # name: (quantity, how the number is defined)
@@ -63,7 +63,9 @@ DEFINITIONS = {
         "RMS over the steps of the relative deviation of L + ⟨Σ, H⟩/2 from the smoothed discrete loss, "
         f"from {SETTLING} steps after the first crossing. Smoothed: by a Gaussian with a standard "
         f"deviation of {SMOOTHING} steps, cut at four of them; at both ends of the run the kernel is "
-        "renormalized over the steps that exist.",
+        "renormalized over the steps that exist. A run that starts from an established edge, from time averages, is "
+        f"judged from {SMOOTHING} steps after the first crossing on. With momentum the prediction is smoothed over the "
+        "filter's memory: when an eigenvalue arrives, X has an impulse, which is no variance.",
     ),
     "predicted_squared_gradient_norm": (
         "predicted |∇L|², relative RMS",
@@ -105,6 +107,16 @@ DEFINITIONS = {
         "Mean relative difference, from the first crossing on, between the smoothed discrete effective "
         "step size and c/S(w) along the central flow: the threshold over the sharpness S, the Hessian's "
         "largest eigenvalue.",
+    ),
+    "discrete_sharpness": (
+        "effective sharpness / threshold",
+        "Mean, over the steps on which predictions are compared, of the discrete optimizer's largest effective "
+        "eigenvalue over the threshold: 1 where the edge is what the derivation says.",
+    ),
+    "gain": (
+        "gain at the edge",
+        "How fast the oscillation grows per relative excess of the curvature: 2 without momentum. Above 10 expect "
+        "bursts, which no flow follows.",
     ),
     "cost": (
         "cost [gradients per step]",

@@ -160,14 +160,10 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         P, shares = 1 / sp.together(slopes[_s.g]), {_s.g: sp.Integer(1)}
     _refuse_negative(spec, P)
     slow = _slow_updates(spec, dict(zip(filters, zip(b, a, strict=True), strict=True)))
-    return CanonicalForm(
-        spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow
-    )
+    return CanonicalForm(spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow)
 
 
-def _coefficients(
-    spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]
-) -> tuple[list[sp.Expr], list[sp.Expr]]:
+def _coefficients(spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]) -> tuple[list[sp.Expr], list[sp.Expr]]:
     """Return b and a of every filter; refuses what is no average of the gradient itself."""
     known = {h.symbol for h in spec.active_hyperparameters}
     b, a = [], []
@@ -177,8 +173,8 @@ def _coefficients(
         if others:
             reads = ", ".join(name.removesuffix(NEW) for name in others)
             raise DerivationError(
-                f"optimizer {spec.name!r}: the average {m} also reads {reads}: what is preconditioned or averaged before "
-                "it is averaged is outside the form that flows are derived for; average the gradient itself."
+                f"optimizer {spec.name!r}: the average {m} also reads {reads}: what is preconditioned or averaged "
+                "before it is averaged is outside the form that flows are derived for; average the gradient itself."
             )
         moving = [x for e in slopes for x in (_s.t, *spec.scheduled) if e.has(x)]
         if moving:
@@ -261,7 +257,7 @@ def _slow_updates(
             new[spec.new(state.name)] = state
             continue
         before = {m: _before(spec, marked[m], *filters[m]) for m in filters if expr.has(m)}
-        renamed = {k: marked[v] if v in marked else v for k, v in new.items()}
+        renamed = {k: marked.get(v, v) for k, v in new.items()}
         written = expr.xreplace(before).xreplace(renamed).xreplace({v: k for k, v in marked.items()})
         found[state] = contract(written)
         new[spec.new(state.name)] = found[state]
@@ -271,7 +267,9 @@ def _slow_updates(
 def _before(spec: OptimizerSpec, updated: sp.Symbol, b: sp.Expr, a: sp.Expr) -> sp.Expr:
     """Return a filtered state before its update in terms of the updated one."""
     if b == 0:
-        raise DerivationError(f"optimizer {spec.name!r}: {updated} forgets its past, so no state can read its old value.")
+        raise DerivationError(
+            f"optimizer {spec.name!r}: {updated} forgets its past, so no state can read its old value."
+        )
     return (updated - a * _s.g) / b
 
 
@@ -294,11 +292,9 @@ def without_momentum(form: CanonicalForm) -> OptimizerSpec:
         theorems=(),
         remarks={},
         reference=None,
-        lookahead=sp.Integer(0),
+        lookahead=0,
     )
 
 
 def _initial(spec: OptimizerSpec, name: str) -> sp.Expr:
     return spec.resolve(next(s.initial for s in spec.states if s.name == name))
-
-

@@ -116,13 +116,14 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
             Step(
                 f"centre_{m}", SECTION, "rewrite the increment in terms of the mean", rf"\dot{{{latex}}}", new - m,
                 (_s.g_mean - m) / relaxation_time(b),
-                "The average, normalized to the gradient in the steady state. Its increment in terms of the mean of old "
-                "and new value: it relaxes within half as many steps again as it remembers, at least half a step.",
+                "The average, normalized to the gradient in the steady state. Its increment in terms of the mean of "
+                "old and new value: its memory, the inverse rate, is at least half a step.",
                 _trapezoid_check(form, m, new), MEAN,
             ),
             Step(
                 f"leap_{m}", SECTION, "trapezoidal rule", rf"({latex}_+-{latex})/\Delta t", new - m, leap(m, new),
-                "One step of length $\\Delta t$; at $\\Delta t=1$ the optimizer's own.", _leap_check(form, m, new), MEAN,
+                r"One step of length $\Delta t$; at $\Delta t=1$ the optimizer's own.",
+                _leap_check(form, m, new), MEAN,
             ),
             Step(
                 f"memory_{m}", SECTION, "match the averages' total effect", r"\frac{\tau-1/2}{\tau-\Delta t/2}",

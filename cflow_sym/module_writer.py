@@ -105,7 +105,8 @@ class ModuleWriter(StepWriter):
             ),
             self.state_function(
                 "leap_slow_moments(state, g, moments, hp, dt)",
-                "Return what the oscillation adds to these rates, linear in the moments.", leap_more, "_rate", named=False,
+                "Return what the oscillation adds to these rates, linear in the moments.",
+                leap_more, "_rate", named=False,
             ),
             self.state_function(
                 "start_slow(state, g, hp, dt)",

@@ -81,8 +81,8 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
         steps.append(_jury_step(form, c))
     steps.append(Step(
         "gain", SECTION, "follow the root past the edge", r"\Gamma=\frac{d\log|z|}{d\log\lambda}", equation, gain,
-        "How fast the oscillation grows per relative excess of the curvature: 2 for gradient descent. A high gain means "
-        "bursts: the oscillation grows and overshoots before the curvature has answered.", _gain_check(form, c),
+        "How fast the oscillation grows per relative excess of the curvature: 2 for gradient descent. A high gain "
+        "means bursts: the oscillation grows and overshoots before the curvature has answered.", _gain_check(form, c),
     ))  # fmt: skip
     for m, factor in form.alternating.items():
         amplitude = -factor * _s.c * SCALAR_P
@@ -100,8 +100,9 @@ def _threshold(spec: OptimizerSpec, form: CanonicalForm, at_edge: sp.Expr) -> sp
         value = sp.N(at_edge.xreplace(sample))
         if not value > 0:
             raise DerivationError(
-                f"optimizer {spec.name!r}: the filter's answer to an alternating gradient is G(-1) = {float(value):.4g}, "
-                "which is not positive: a larger curvature never makes it oscillate with period two, so there is no "
+                f"optimizer {spec.name!r}: the filter's answer to an alternating gradient is G(-1) = "
+                f"{float(value):.4g}, which is not positive: a larger curvature never makes it oscillate with period "
+                "two, so there is no "
                 "threshold and no central flow; check the signs in the step."
             )
     inverse = shorter(1 / at_edge)
@@ -112,7 +113,9 @@ def _threshold(spec: OptimizerSpec, form: CanonicalForm, at_edge: sp.Expr) -> sp
 def hyperparameter_samples(spec: OptimizerSpec) -> list[dict[sp.Symbol, sp.Expr]]:
     """Return admissible values of the hyperparameters and of t, at which conditions are tried exactly."""
     points = [random_point(spec, seed) for seed in range(SAMPLES)]
-    return [{**{h.symbol: p.values[h.symbol] for h in spec.active_hyperparameters}, _s.t: p.values[_s.t]} for p in points]
+    return [
+        {**{h.symbol: p.values[h.symbol] for h in spec.active_hyperparameters}, _s.t: p.values[_s.t]} for p in points
+    ]
 
 
 def filter_map(form: CanonicalForm) -> sp.Matrix:
@@ -173,7 +176,8 @@ def published_steps(form: CanonicalForm) -> list[Step]:
             return True
 
         steps.append(Step(
-            f"published_{m}", SECTION, "rewrite the increment in terms of the updated average", rf"\dot{{{latex_of(m)}}}",
+            f"published_{m}", SECTION, "rewrite the increment in terms of the updated average",
+            rf"\dot{{{latex_of(m)}}}",
             new - m, orient(rate),
             "The first-order (published) form of the averages, for comparison: implicit Euler with step 1 is the "
             "optimizer. The flows here use the symmetric form below, which is one order better.", check, CONVENTION,
@@ -185,7 +189,10 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     """Return the steps that let corrections of bias die out, where there are any."""
     steps = []
     at_edge = form.late.transfer(sp.Integer(-1))
-    found = (("preconditioner", "P", form.P, form.late.P), ("threshold", "c", c, _threshold(form.spec, form.late, at_edge)))
+    found = (
+        ("preconditioner", "P", form.P, form.late.P),
+        ("threshold", "c", c, _threshold(form.spec, form.late, at_edge)),
+    )
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(SAMPLES):
@@ -199,7 +206,8 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     for name, latex, before, after in found:
         if before != after:
             steps.append(Step(
-                f"late_{name}", REDUCED, "let the corrections of bias die out", rf"{latex}_{{t\to\infty}}", before, after,
+                f"late_{name}", REDUCED, "let the corrections of bias die out", rf"{latex}_{{t\to\infty}}",
+                before, after,
                 "The reduced flow is stated for late times, when the corrections have died out.", check,
             ))  # fmt: skip
     return steps
@@ -232,9 +240,9 @@ def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     return [
         Step(
             "speed", REDUCED, "let every average stand at its steady value", "v=G(1)", form.direction, v,
-            r"Momentum multiplies the steady step: $\dot w=-vP^{-1}E[\nabla L]$. The flow over the weights alone is one "
-            "without momentum, with $P/v$ in place of $P$ and $vc$ in place of $c$; it is the documented alternative to "
-            "the centre flow, and it knows nothing of the filter's lag.", check_speed,
+            r"Momentum multiplies the steady step: $\dot w=-vP^{-1}E[\nabla L]$. The flow over the weights alone is "
+            "one without momentum, with $P/v$ in place of $P$ and $vc$ in place of $c$; it is the documented "
+            "alternative to the centre flow, and it knows nothing of the filter's lag.", check_speed,
             "The gradient changes little over the filter's memory.",
         ),
         Step(

@@ -155,7 +155,7 @@ class OptimizerSpec:
     theorems: tuple[str, ...] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
-    lookahead: sp.Expr = sp.Integer(0)
+    lookahead: sp.Expr | int = 0
     reference: Reference | None = field(default=None, repr=False, compare=False)
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
@@ -295,8 +295,9 @@ class OptimizerSpec:
                 before[symbol] = (symbol - rest) / state.update.diff(symbol)
         if not before:
             return self.update
-        here = sp.expand(self.lookahead.xreplace(before))
-        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + self.lookahead - here)
+        ahead = sp.sympify(self.lookahead)
+        here = sp.expand(ahead.xreplace(before))
+        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + ahead - here)
 
     @cached_property
     def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:

@@ -17,7 +17,7 @@ class StableFlow(Flow):
 
 
 class PhaseSpaceStableFlow(PhaseSpace):
-    """The stable flow in phase space: weights, averages of the gradient and slow states, of second order in the step."""
+    """The stable flow in phase space: weights, averages of the gradient and slow states; second order in the step."""
 
     def term(self) -> dfx.ODETerm:
         """Return the flow as a diffrax term."""

@@ -51,7 +51,7 @@ def digits_mlp(
     X, labels = load_digits(return_X_y=True)
     if not 0 <= noise <= 1:
         raise InputError(f"noise is {noise}, the share of random labels must be between 0 and 1")
-    labels = noisy(labels[:n], noise)
+    labels = noisy(np.asarray(labels)[:n], noise)
     X = X[:n] / 16
     X = X - X.mean(axis=0)
     if components:

@@ -105,8 +105,10 @@ def _declared_step(
     for state in spec.states:
         updated[state.name] = _shaped(spec, state.name, _evaluate(spec.written(state.update), values))
         values[state.name + NEW] = updated[state.name]
+    ahead = spec.written(spec.lookahead)  # the gradient's point is w + ahead
+    turn = _evaluate(ahead, values | updated) - _evaluate(ahead, values | states)
     values |= updated | {name + OLD: x for name, x in states.items()}
-    return np.broadcast_to(_evaluate(spec.written(spec.update), values), (N,)), updated
+    return np.broadcast_to(_evaluate(spec.written(spec.update), values) + turn, (N,)), updated
 
 
 def _shaped(spec: OptimizerSpec, name: str, value: Any) -> np.ndarray:

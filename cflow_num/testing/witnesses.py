@@ -321,11 +321,11 @@ def complementarity_holds(e: Edge) -> None:
     dA = U.T @ (np.diag(edge_dot) - np.einsum("ijk,k->ij", e.T, np.asarray(rates.w))) @ U
     still_part = U.T @ np.einsum("ijk,k->ij", e.T, e.b / e.P + decay * w) @ U  # what the oscillation balances
     scale = float(np.linalg.norm(dA) + np.linalg.norm(still_part) + e.c)
-    _at_least("the smallest eigenvalue of X", np.linalg.eigvalsh(X)[0], -1e-12 * np.abs(X).max())
-    _at_least("the smallest eigenvalue of dA/dt", np.linalg.eigvalsh(dA)[0], -1e-7 * scale)
+    at_least("the smallest eigenvalue of X", np.linalg.eigvalsh(X)[0], -1e-12 * np.abs(X).max())
+    at_least("the smallest eigenvalue of dA/dt", np.linalg.eigvalsh(dA)[0], -1e-7 * scale)
     product = abs(float(np.trace(X @ dA)))
-    _at_least("minus |<X, dA/dt>|", -product, -1e-7 * (float(np.linalg.norm(X)) + 1e-12) * scale)
-    _at_least("minus the solver's residual", -float(info.residual), -1e-8)
+    at_least("minus |<X, dA/dt>|", -product, -1e-7 * (float(np.linalg.norm(X)) + 1e-12) * scale)
+    at_least("minus the solver's residual", -float(info.residual), -1e-8)
 
 
 def below_the_edge_the_flow_is_the_stable_flow(e: Edge) -> None:
@@ -376,7 +376,8 @@ def close(what: str, found: Any, expected: Any, tolerance: float = 1e-10) -> Non
     assert error <= tolerance * scale, f"{what} is {_shown(found)}, expected {_shown(expected)}"
 
 
-def _at_least(what: str, found: float, least: float) -> None:
+def at_least(what: str, found: float, least: float) -> None:
+    """Assert a lower bound (`what` names the quantity)."""
     assert found >= least, f"{what} is {found:.3g}, it must be at least {least:.3g}"
 
 
