@@ -28,6 +28,7 @@ from cflow_sym.notation import (
 from cflow_sym.spec import OptimizerSpec
 
 _s = symbols
+MOTION = "How the edge moves"
 FACTORED_UP_TO = 300  # operations
 
 
@@ -64,7 +65,7 @@ def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
 def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
     """Return the step for dP/dt."""
     return Step(
-        "preconditioner_drift", EDGE, "differentiate along the flow", r"\dot P", P, drift(P, spec),
+        "preconditioner_drift", MOTION, "differentiate along the flow", r"\dot P", P, drift(P, spec),
         "The chain rule; an explicit dependence on the step count enters through its rate, which is 1, a schedule "
         "through its own.", _chain_rule_check(spec),
     )  # fmt: skip
@@ -73,7 +74,7 @@ def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
 def threshold_drift_step(spec: OptimizerSpec, c: sp.Expr) -> Step:
     """Return the step for dc/dt."""
     return Step(
-        "threshold_drift", EDGE, "differentiate along the flow", r"\dot c", c, drift(c, spec),
+        "threshold_drift", MOTION, "differentiate along the flow", r"\dot c", c, drift(c, spec),
         "The threshold moves with a schedule only where decoupled decay shifts it.", _chain_rule_check(spec),
     )  # fmt: skip
 

@@ -184,6 +184,7 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
             values[spec.all_symbols[name]] = draw_vector(rng, dimension)
     values[symbols.g] = draw_vector(rng, dimension)
     values[symbols.g_mean] = values[symbols.g]
+    values[symbols.c] = draw(rng, 1, 4)  # a threshold that stands for itself
     values[symbols.w] = draw_vector(rng, dimension)
     values |= {rate_symbol(s): draw(rng) for s in spec.scheduled}
     for argument in spec.frozen_signs:

@@ -131,11 +131,7 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         )
     filters = {s: e for s, e in spec.sequential_updates.items() if spec.kinds[s.name] == "filtered"}
     b, a = _coefficients(spec, filters)
-    earlier = {
-        state_symbol(m.name + OLD, "filtered"): (m - a_i * _s.g) / b_i if b_i != 0 else m - m
-        for m, b_i, a_i in zip(filters, b, a, strict=True)
-    }
-    update = update.xreplace(earlier)
+    update = in_updated_averages(spec)
     old = sorted(s.name for s in update.atoms(sp.Symbol) if s.name.endswith(OLD))
     if old:
         raise SpecError(
@@ -161,6 +157,27 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
     _refuse_negative(spec, P)
     slow = _slow_updates(spec, dict(zip(filters, zip(b, a, strict=True), strict=True)))
     return CanonicalForm(spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow)
+
+
+def in_updated_averages(spec: OptimizerSpec) -> sp.Expr:
+    """Return the step with averages before their update written in terms of the updated ones.
+
+    >>> import cflow_sym as cs
+    >>> in_updated_averages(cs.optimizer("heavy_ball"))
+    -m*eta
+    """
+    update = spec.weight_update
+    earlier = {}
+    for m, new in spec.sequential_updates.items():
+        old = state_symbol(m.name + OLD, "filtered")
+        if spec.kinds[m.name] == "filtered" and update.has(old):
+            keep = new.diff(m)
+            if keep == 0:
+                raise SpecError(
+                    f"optimizer {spec.name!r}: {m} forgets its past, so the step cannot read its old value."
+                )
+            earlier[old] = (m - new.xreplace({m: sp.Integer(0)})) / keep
+    return sp.expand(update.xreplace(earlier)) if earlier else update
 
 
 def _coefficients(spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]) -> tuple[list[sp.Expr], list[sp.Expr]]:

@@ -19,9 +19,9 @@ import sympy as sp
 from cflow_sym import expansion
 from cflow_sym.derivation import Step
 from cflow_sym.exact import Point, add, agree, draw, is_zero, random_point, scale, source
-from cflow_sym.filters import CanonicalForm, shorter
+from cflow_sym.filters import CanonicalForm, in_updated_averages, shorter
 from cflow_sym.momentum import SAMPLES, hyperparameter_samples
-from cflow_sym.notation import Coordinate, contract, latex_of, symbols
+from cflow_sym.notation import Coordinate, contract, latex_of, orient, symbols
 
 _s = symbols
 SECTION = "The centre flow and its leapfrog"
@@ -84,8 +84,11 @@ def _increment(x: sp.Symbol, new: sp.Expr, keep: sp.Expr) -> sp.Expr:
     """Return new - x, written (1 - keep) (drive - x) where it is an average."""
     if keep == 1:
         return contract(sp.expand(new - x))
-    drive = contract(sp.expand(sp.cancel((new - keep * x) / (1 - keep))))
-    return (1 - keep) * (shorter(drive) - x)
+    driven = [sp.cancel(term / (1 - keep)) for term in sp.Add.make_args(new.xreplace({x: sp.Integer(0)}))]
+    if any(sp.fraction(term)[1] != 1 for term in driven):
+        return new.xreplace({x: sp.Integer(0)}) - (1 - keep) * x
+    terms = [term / (1 - keep) for term in sp.Add.make_args(new.xreplace({x: sp.Integer(0)}))]
+    return (1 - keep) * (sp.Add(*terms) - x)
 
 
 def relaxation_time(b: sp.Expr) -> sp.Expr:
@@ -171,9 +174,10 @@ def _name(m: sp.Symbol) -> str:
 def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str) -> list[Step]:
     name, latex, keep = state.name, latex_of(state), _kept(state, new)
     seen = leap(state, form.seen(new))
-    increment = _increment(state, form.seen(new), keep)
-    averaged = contract(expansion.expand(increment, order).xreplace({_s.g_mean: _s.g}))
-    averaged = rate_of_leap(keep) * _split(_increment(state, state + averaged, averaged.diff(state) + 1))
+    whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order).xreplace({_s.g_mean: _s.g}))
+    zero = dict.fromkeys((_s.gradient_variance, _s.gradient_shift), sp.Integer(0))
+    added = orient(sp.factor(contract(sp.expand(whole - contract(whole.xreplace(zero))))))
+    averaged = rate_of_leap(keep) * (_increment(state, new, keep) + added)
     start = _increment(state, new, keep) * (1 - _s.dt) / (1 + keep - (1 - keep) * _s.dt)
 
     def check_average(before: sp.Expr, after: sp.Expr) -> bool:
@@ -218,15 +222,6 @@ def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str)
             "Where the leapfrog starts, from the state before its update: at step 1 there.", check_start,
         ),
     ]  # fmt: skip
-
-
-def _split(increment: sp.Expr) -> sp.Expr:
-    """Write what the oscillation adds to an increment as a term of its own."""
-    still = increment.xreplace(dict.fromkeys((_s.gradient_variance, _s.gradient_shift), sp.Integer(0)))
-    added = contract(sp.expand(increment - contract(still)))
-    if added == 0 or not increment.has(_s.beta1):
-        return increment
-    return contract(still) + sp.factor(added)
 
 
 # Checks
@@ -321,7 +316,7 @@ def _centre_check(form: CanonicalForm) -> Callable[[sp.Expr, sp.Expr], bool]:
             flow += [at((_s.g_mean - m) / relaxation_time(b), {_s.g_mean: curvature * w, m: m})
                      for m, (b, _) in zip(averages, form.averages, strict=True)]  # fmt: skip
             J = sp.Matrix([[f.diff(x) for x in (w, *averages)] for f in flow])
-            step = [at(form.spec.weight_update, {_s.w: w, _s.g: curvature * w, **{m: m for m in form.states}})]
+            step = [at(in_updated_averages(form.spec), {_s.w: w, _s.g: curvature * w, **{m: m for m in form.states}})]
             new = {m: at(form.spec.sequential_updates[m], {m: m, _s.g: curvature * w}) for m in form.states}
             maps = [w + step[0].xreplace(new), *new.values()]
             M = sp.Matrix([[f.diff(x) for x in (w, *form.states)] for f in maps])

@@ -246,6 +246,8 @@ class ModuleWriter(StepWriter):
         if (numerator + denominator).has(sp.expand(-c)):  # decoupled decay: the threshold by its name
             numerator, denominator = (e.xreplace({sp.expand(-c): -_s.c}) for e in (numerator, denominator))
             parts.append(("c", c, "()"))
+        if _s.c in (numerator + denominator).atoms(sp.Symbol) and "c" not in {name for name, _, _ in parts}:
+            parts.append(("c", next((self.d[k] for k in ("late_threshold",) if k in self.d), c), "()"))
         explicit = sorted((a for a in (numerator + denominator).atoms(sp.Add) if _only_rates(a)), key=str)
         names = [sp.Symbol("time_term" + (str(k) if k else "")) for k in range(len(explicit))]
         parts += [(n.name, e, "()") for n, e in zip(names, explicit, strict=True)]
@@ -264,7 +266,7 @@ class ModuleWriter(StepWriter):
             return "P has many entries: the variance needs contractions with the state; use the complementarity problem"
         known = {*SCALAR_ARGUMENTS, *FURTHER_ARGUMENTS, *(h.symbol.name for h in self.spec.active_hyperparameters)}
         known |= {rate_symbol(s).name for s in self.spec.scheduled}
-        extra = sorted({s.name for s in value.atoms(sp.Symbol)} - known)
+        extra = sorted({s.name for s in value.atoms(sp.Symbol)} - known - {_s.c.name})
         return f"the closed form needs {', '.join(extra)} as well; use the complementarity problem" if extra else ""
 
     # Naming

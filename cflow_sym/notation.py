@@ -374,6 +374,8 @@ def latex_of(symbol: sp.Symbol | str) -> str:
     '\\\\nu'
     """
     row = entry(symbol)
+    if str(symbol).startswith("mean_"):
+        return rf"\bar {{{latex_of(str(symbol).removeprefix('mean_'))}}}"
     return row.latex if row else rf"\mathrm{{{str(symbol).replace('_', ' ')}}}"
 
 
@@ -387,8 +389,8 @@ def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
     names: dict[sp.Symbol, str] = {}
     for symbol in expr.atoms(sp.Symbol):
         row = entry(symbol)
-        if row is not None:
-            names[symbol] = row.latex
+        if row is not None or "_" in symbol.name:
+            names[symbol] = latex_of(symbol)
         for suffix, pattern in decorated.items():
             base = symbol.name.removesuffix(suffix)
             if base != symbol.name:

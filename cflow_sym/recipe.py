@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import sympy as sp
@@ -70,9 +71,11 @@ def _derive(key: _Key, order: str) -> Derivation:
     steps: list[Step] = []
 
     def record(new: list[Step]) -> dict:
-        steps.extend(step.verify() for step in new)
+        found = [replace(s, section=f"{s.section} (reduced flow)") if eliminated else s for s in new]
+        steps.extend(step.verify() for step in found)
         return {step.key: step.after for step in new}
 
+    eliminated = False
     record(decay_steps(key.spec))
     record(expansion.gradient_steps())
     squared = record([expansion.squared_gradient_step(order)])["averaged_squared_gradient"]
@@ -85,7 +88,9 @@ def _derive(key: _Key, order: str) -> Derivation:
         late = record(momentum.late_steps(form, c))
         P, c = late.get("late_preconditioner", P), late.get("late_threshold", c)
         v = record(momentum.reduced_speed_steps(form.late, c))["speed"]
-        P, c = P / v, v * c  # of the reduced flow, a flow without momentum
+        named = symbols.c if c.free_symbols.isdisjoint(spec.scheduled) else c
+        P, c = P / v, v * named  # of the reduced flow, a flow without momentum
+        eliminated = True
 
     rates = stable_flow.increments(spec)
     record(stable_flow.memory_steps(bare, spec))
@@ -101,6 +106,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
     record(stationary.stationary_steps(spec, ansatz))
     record(stationary.memoryless_steps(bare, spec, P, c, {s.key: s.after for s in steps}))
+    eliminated = False
     record(predictions.prediction_steps(spec, *edge, squared))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))

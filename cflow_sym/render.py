@@ -211,10 +211,14 @@ def _signed(text: str) -> str:
 
 
 def _notation_table(d: Derivation) -> str:
-    names = [s.name for s in d.spec.state_updates] + [h.symbol.name for h in d.spec.active_hyperparameters]
+    filtered = [n for n, kind in d.spec.kinds.items() if kind == "filtered"]
+    names = [*filtered, *(s.name for s in d.spec.state_updates)] + [
+        h.symbol.name for h in d.spec.active_hyperparameters
+    ]
     meanings = {h.symbol.name: h.meaning for h in d.spec.active_hyperparameters}
     meanings |= {s.name: s.meaning for s in d.spec.states if s.meaning}
     shapes = {n: {"elementwise": "(n,)", "blockwise": "(B,)"}.get(k, "()") for n, k in d.spec.slow_states.items()}
+    shapes |= dict.fromkeys(filtered, "(n,)")
     rows = ["| symbol | in Python | shape | meaning |", "|---|---|---|---|"]
     for name in ["w", "g", *names, *EXPLAINED]:
         row = entry(name)
@@ -224,6 +228,13 @@ def _notation_table(d: Derivation) -> str:
             latex_name = row.latex.replace("|", r"\vert ")
             shape = shapes.get(name, row.shape)
             rows.append(f"| ${latex_name}$ | `{row.identifier}` | {shape} | {meanings.get(name) or row.meaning} |")
+    rows += [
+        r"| $\bar m$, ... | `filtered` | (n,) | averages of the gradient, normalized to it in the steady state; one "
+        r"for each filtered state, and one without memory, $\bar g$, where the gradient itself is in the step |",
+        r"| $\Delta t$ | `dt` | () | time step of the leapfrog, in optimizer steps; $x_+$ is a value after the step |",
+    ]
+    if filtered:
+        rows.append(r"| $z$, $G(z)$, $v=G(1)$ | `filter_coefficients` | () | shift by one step; the filter's answer |")
     rows.append(
         r"| $\delta,\ \Sigma=E[\delta\delta^\top]$ | never formed | (n,), (n, n) | oscillation and its covariance |"
         "\n"

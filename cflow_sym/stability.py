@@ -81,6 +81,10 @@ def refuse_other_periods(
             at_lam = sp.Poly(p.as_expr().subs(_s.lam, sp.nsimplify(sp.N(lam, 30), rational=True)), MU)
             worst = max(at_lam.nroots(n=30), key=abs, default=sp.Integer(0))
             if abs(worst) >= 1:
+                start = max((r for r in roots if r < lam), default=lam)  # where it has left
+                there = sp.nsimplify(sp.N(start, 30), rational=True) * (1 + sp.Rational(1, 10**6))
+                leaving = sp.Poly(p.as_expr().subs(_s.lam, there), MU).nroots(n=30)
+                worst, lam = max(leaving, key=abs), start
                 whose = f"optimizer {name!r}: " if name else ""
                 raise DerivationError(
                     f"{whose}the root {complex(worst):.4g} of modulus {float(abs(worst)):.4g} leaves the unit disc at "

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import sympy as sp
 
+from cflow_sym.filters import in_updated_averages
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.notation import NEW, OLD, BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
 from cflow_sym.spec import OptimizerSpec, SpecError
@@ -49,8 +50,8 @@ class StepWriter:
     """Writes the functions of the optimizer's own step; holds nothing but the spec."""
 
     def __init__(self, spec: OptimizerSpec) -> None:
-        self.spec = spec
-        old = sorted(x.name for x in spec.weight_update.atoms(sp.Symbol) if x.name.endswith(OLD))
+        self.spec, self.step = spec, in_updated_averages(spec)
+        old = sorted(x.name for x in self.step.atoms(sp.Symbol) if x.name.endswith(OLD))
         if old:
             raise SpecError(
                 f"optimizer {spec.name!r}: the step reads {', '.join(old)}, states as they were before their update, "
@@ -62,7 +63,7 @@ class StepWriter:
     def step_functions(self) -> list[str]:
         """Return the text of the functions of the discrete step."""
         doc = "Return w' from the updated state: the second half of a discrete step."
-        dw = [("dw", self.spec.weight_update, "(n,)")]
+        dw = [("dw", self.step, "(n,)")]
         return [
             self.initial_state(),
             self.update_state(),
@@ -164,8 +165,10 @@ class StepWriter:
         """Return the step in plain text, for the module's docstring."""
         spec = self.spec
         lines = [f"    {s.name}' = {plain(e)}" for s, e in spec.sequential_updates.items()]
-        step = plain(spec.weight_update)
-        lines.append(f"    w' = w - {step[1:]}" if step.startswith("-") else f"    w' = w + {step}")
+        step = plain(self.step)
+        first = f"    w' = w - {step[1:]}" if step.startswith("-") else f"    w' = w + {step}"
+        parts = _break_sum(first) if len(first) > MARGIN + 15 else [first]
+        lines += [parts[0], *(f"        {part}" for part in parts[1:])]
         if spec.penalty != 0:
             lines += ["", f"Here g is the gradient of the loss plus {plain(spec.penalty)}/2 |w|^2 (coupled decay)."]
         return lines
@@ -217,6 +220,15 @@ def layout(signature: str, doc: str, rows: Sequence[Row], result: str) -> str:
 
 
 def _break(code: str) -> list[str]:
+    """Break a list or a dictionary at its entries, a sum at its signs."""
+    for opening, closing in (("jnp.stack([", "])"), ("{", "}")):
+        if code.startswith(opening) and code.endswith(closing):
+            entries = _split(code[len(opening) : -len(closing)], (", ",), 2)
+            return [opening, *(f"    {entry.removeprefix(', ').strip()}," for entry in entries), closing]
+    return _break_sum(code)
+
+
+def _break_sum(code: str) -> list[str]:
     """Break a sum before each sign outside brackets; a term that is still too long, at factors, then in brackets."""
     lines = []
     for term in _split(code, (" + ", " - ")):
@@ -228,20 +240,25 @@ def _break(code: str) -> list[str]:
 
 def _open_bracket(code: str) -> list[str]:
     """Write what is in the last bracket on lines of its own."""
+    end = code.rfind(")") + 1
+    if not end or not (code[end:] == "" or code[end:].lstrip("*").isdigit()):
+        return [code]
     depth = 0
-    for i in range(len(code) - 1, -1, -1):
+    for i in range(end - 1, -1, -1):
         depth += (code[i] == ")") - (code[i] == "(")
         if depth == 0 and code[i] == "(":
-            inner = _split(code[i + 1 : -1], (" + ", " - "))
-            return [code[: i + 1], *("    " + part for part in inner), ")"] if code.endswith(")") else [code]
+            inner = code[i + 1 : end - 1]
+            parts = _split(inner, (" + ", " - "))
+            parts = parts if len(parts) > 1 else _break_sum(inner)
+            return [code[: i + 1], *("    " + part for part in parts), code[end - 1 :]]
     return [code]
 
 
-def _split(code: str, signs: tuple[str, ...]) -> list[str]:
+def _split(code: str, signs: tuple[str, ...], width: int = 3) -> list[str]:
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(code):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0 and i > start and code[i : i + 3] in signs:
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0 and i > start and code[i : i + width] in signs:
             parts.append(code[start:i])
             start = i + 1
     return [*parts, code[start:]]

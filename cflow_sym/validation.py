@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
-from cflow_sym.notation import KINDS, NEW, OLD, SCHEDULE, expand_names
+from cflow_sym.notation import KINDS, NEW, OLD, SCHEDULE, expand_names, symbols
 
 if TYPE_CHECKING:
     from cflow_sym.spec import OptimizerSpec
@@ -63,8 +63,21 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
     for name, expr in spec.uncoupled_updates.items():
         if {s.name for s in free_symbols(expr)} & follows and spec.kinds[name] == "filtered":
             follows |= {name, name + NEW, name + OLD}
-    if not {s.name for s in free_symbols(spec.weight_update)} & follows:
+    read = {s.name for s in free_symbols(spec.weight_update)}
+    through = [n for n, e in spec.uncoupled_updates.items() if n in read and _odd(expand_names(e))]
+    if not read & follows and through:
+        fail(
+            f"the update {spec.weight_update} follows the gradient only through {through[0]}, which is not an "
+            "average of the gradient itself: what is preconditioned before it is averaged is outside the form that flows are "
+            "derived for; average the gradient, then divide."
+        )
+    if not read & follows:
         fail(f"the update {spec.weight_update} does not depend on the gradient g; a step must follow the gradient.")
+
+
+def _odd(expr: sp.Expr) -> bool:
+    """Say whether an expression feels the gradient's sign."""
+    return sp.expand(expr - expr.xreplace({symbols.g: -symbols.g})) != 0
 
 
 def free_symbols(expr: sp.Expr) -> set[sp.Symbol]:

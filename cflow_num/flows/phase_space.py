@@ -32,9 +32,10 @@ class PhaseSpace(Flow):
         g = self.gradient(w)                                                  # (n,)
         here = before | {"t": before["t"] + (1 - dt) / 2}
         k = opt.leapfrog(here, hp, dt)
+        left = self.left(k)
         raw = [before[name] for name in opt.FILTERED_STATES]
         own = jnp.stack([*raw, *[g] * (k.rate.size - len(raw))]) / k.steady[:, None]  # (F, n)
-        filtered = g + k.left[:, None] * (own - g)                            # (F, n)
+        filtered = g + left[:, None] * (own - g)                              # (F, n)
         after = opt.update_state(before, g, hp)
         read = before | {name: after[name] for name in opt.FILTERED_STATES} | {"t": after["t"]}
         change = opt.start_slow(read, g, hp, dt)
@@ -67,8 +68,12 @@ class PhaseSpace(Flow):
 
     def read(self, k: Leapfrog, g: Float[Array, " n"], lag: Float[Array, "F n"]) -> dict[str, Array]:
         """Return the optimizer's averages as slow states read them: the gradient less what is left of the lag."""
-        names = self.optimizer.FILTERED_STATES
-        return {name: k.steady[i] * (g - k.left[i] * lag[i]) for i, name in enumerate(names)}
+        names, left = self.optimizer.FILTERED_STATES, self.left(k)
+        return {name: k.steady[i] * (g - left[i] * lag[i]) for i, name in enumerate(names)}
+
+    def left(self, k: Leapfrog) -> Float[Array, " F"]:
+        """Return what is left of a deviation: at step 1 an average that forgets everything has 0/0 there."""
+        return jnp.where(jnp.isnan(k.left), 0.0, k.left)
 
     def stable_drift(self, y: FlowState) -> FlowState:
         """Return the rates without oscillation: the limit of the leapfrog for small steps."""

@@ -307,7 +307,7 @@ class _Tried:
 
 
 def _defaults(flow: CompiledFlow) -> dict[str, Any]:
-    """Return hyperparameters of a real run: defaults, a positive epsilon, decays 0.95 (0.5 of momentum), others mid-range."""
+    """Return hyperparameters of a real run: defaults, a positive epsilon, decays 0.95 (momentum 0.5), others mid-range."""
     out: dict[str, Any] = {}
     for h in flow.HYPERPARAMETERS:
         if h.name == "epsilon" and h.default == 0:
@@ -315,7 +315,7 @@ def _defaults(flow: CompiledFlow) -> dict[str, Any]:
         elif h.default is not None:
             out[h.name] = h.default
         elif h.name != "learning_rate":
-            decay = 0.5 if h.closed_below else 0.95  # an average of gradients: moderate gain
+            decay = 0.5 if h.closed_below else 0.95
             out[h.name] = decay if (h.lower, h.upper) == (0.0, 1.0) else h.lower + min(1.0, (h.upper - h.lower) / 2)
     return out
 

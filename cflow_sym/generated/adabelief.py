@@ -4,7 +4,9 @@ One step, first the states, then the weights with the updated states (t counts u
 
     m' = (1 - beta1) * g + beta1 * m
     nu' = epsilon_root + beta2 * nu + (1 - beta2) * (g - m_new)**2
-    w' = w - eta * gamma * w - eta * m / ((1 - beta1**t) * (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu)))
+    w' = w
+        - eta * gamma * w
+        - eta * m / ((1 - beta1**t) * (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu)))
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
 """
@@ -30,7 +32,7 @@ HYPERPARAMETERS = (
     ),
     HyperparameterInfo("epsilon", "epsilon", 0.0, 0.0, float("inf"), True, "added to the denominator"),
     HyperparameterInfo(
-        "epsilon_root", "epsilon_root", 0.0, 0.0, float("inf"), True, "added to the second moment at every step"
+        "epsilon_root", "epsilon_root", 0.0, 0.0, float("inf"), True, "added to nu at every step"
     ),
     HyperparameterInfo("weight_decay", "gamma", 0.0, 0.0, float("inf"), True, "decoupled weight decay"),
     HyperparameterInfo(
@@ -41,7 +43,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ("nu",)
-SOURCE_HASH = "3851f2c7b4871a3c"
+SOURCE_HASH = "af99ea8d0555ab3f"
 
 
 def initial_state(w, hp):
@@ -219,7 +221,11 @@ def leapfrog(state, hp, dt):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+        ])
+    )                                                                             # (F,)
     weight = jnp.stack([one])                                                     # (F,)
     left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
     steady = jnp.stack([one])                                                     # (F,)
@@ -230,18 +236,13 @@ def leapfrog(state, hp, dt):
 
 def leap_slow(state, g, hp, dt):
     """Return (s_+ - s) / dt of the slow states without oscillation."""
-    beta1 = hp["beta1"]                                                           # ()
     beta2 = hp["beta2"]                                                           # ()
     epsilon_root = hp["epsilon_root"]                                             # ()
     m = state["m"]                                                                # (n,)
     nu = state["nu"]                                                              # (n,)
     nu_rate = (
         2
-        * (1 - beta2)
-        * (
-            (2 * g * m + beta2 * g**2 + beta2 * m**2 + 4 * beta1 * g * m + 2 * beta1**2 * g * m + 2 * beta1 * beta2 * g**2 + beta2 * beta1**2 * g**2 + 2 * beta1 * beta2 * m**2 + beta2 * beta1**2 * m**2 - g**2 - m**2 - epsilon_root - 2 * beta1 * g**2 - beta1**2 * g**2 - 2 * beta1 * m**2 - beta1**2 * m**2 - 2 * beta1 * epsilon_root - epsilon_root * beta1**2 - 2 * beta2 * g * m - 4 * beta1 * beta2 * g * m - 2 * beta2 * beta1**2 * g * m) / ((beta2 - 1) * (1 + beta1)**2)
-            - nu
-        )
+        * (epsilon_root + (1 - beta2) * (g - m)**2 - (1 - beta2) * nu)
         / (1 + beta2 + (1 - beta2) * dt)
     )                                                                             # (n,)
     return {"nu": nu_rate}
@@ -270,11 +271,7 @@ def start_slow(state, g, hp, dt):
     m = state["m"]                                                                # (n,)
     nu = state["nu"]                                                              # (n,)
     nu_change = (
-        (1 - beta2)
-        * (
-            (2 * g * m + beta2 * g**2 + beta2 * m**2 - g**2 - m**2 - epsilon_root - 2 * beta2 * g * m) / (beta2 - 1)
-            - nu
-        )
+        (epsilon_root + (1 - beta2) * (g - m)**2 - (1 - beta2) * nu)
         * (1 - dt)
         / (1 + beta2 - (1 - beta2) * dt)
     )                                                                             # (n,)

@@ -4,7 +4,9 @@ One step, first the states, then the weights with the updated states (t counts u
 
     m' = (1 - beta1) * g + beta1 * m
     nu' = (1 - beta2) * g**2 + beta2 * nu
-    w' = w - eta * gamma * w - eta * m / ((1 - beta1**t) * (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu)))
+    w' = w
+        - eta * gamma * w
+        - eta * m / ((1 - beta1**t) * (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu)))
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
 """
@@ -198,7 +200,11 @@ def leapfrog(state, hp, dt):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+        ])
+    )                                                                             # (F,)
     weight = jnp.stack([one])                                                     # (F,)
     left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
     steady = jnp.stack([one])                                                     # (F,)
@@ -219,7 +225,7 @@ def leap_slow_moments(state, g, moments, hp, dt):
     """Return what the oscillation adds to these rates, linear in the moments."""
     beta2 = hp["beta2"]                                                           # ()
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * gradient_variance / (1 + beta2 + (1 - beta2) * dt)  # (n,)
+    nu_rate = 2 * (gradient_variance - beta2 * gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # (n,)
     return {"nu": nu_rate}
 
 

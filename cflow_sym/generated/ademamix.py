@@ -5,7 +5,9 @@ One step, first the states, then the weights with the updated states (t counts u
     m' = (1 - beta1) * g + beta1 * m
     m_slow' = g * (1 - beta3) + beta3 * m_slow
     nu' = (1 - beta2) * g**2 + beta2 * nu
-    w' = w - eta * gamma * w - eta * (m / (1 - beta1**t) + alpha * m_slow) / (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu))
+    w' = w
+        - eta * gamma * w
+        - eta * (m / (1 - beta1**t) + alpha * m_slow) / (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu))
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
 """
@@ -46,7 +48,14 @@ SOURCE_HASH = "b98ca4052e54df40"
 
 def initial_state(w, hp):
     """Return the states before the first update."""
-    return {"m": jnp.zeros_like(w), "m_slow": jnp.zeros_like(w), "nu": jnp.zeros_like(w), "t": jnp.zeros((), w.dtype)}
+    return (
+        {
+            "m": jnp.zeros_like(w),
+            "m_slow": jnp.zeros_like(w),
+            "nu": jnp.zeros_like(w),
+            "t": jnp.zeros((), w.dtype),
+        }
+    )
 
 
 def update_state(state, g, hp):
@@ -170,7 +179,16 @@ def threshold_drift(state, state_dot, hp):
         * jnp.log(beta1)
         * (1 - debias_beta1)
         * (eta * gamma - 2)
-        / (beta1 + beta1 * beta3 + alpha * beta3 * debias_beta1 + alpha * beta1 * beta3 * debias_beta1 - 1 - beta3 - alpha * debias_beta1 - alpha * beta1 * debias_beta1)**2
+        / (
+            beta1
+            + beta1 * beta3
+            + alpha * beta3 * debias_beta1
+            + alpha * beta1 * beta3 * debias_beta1
+            - 1
+            - beta3
+            - alpha * debias_beta1
+            - alpha * beta1 * debias_beta1
+        )**2
     )
 
 
@@ -230,15 +248,17 @@ def leapfrog(state, hp, dt):
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
     rate = (
-        jnp.stack(
-            [(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one, (2 * (1 - beta3) / (1 + beta3 + dt * (1 - beta3))) * one]
-        )
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+            (2 * (1 - beta3) / (1 + beta3 + dt * (1 - beta3))) * one,
+        ])
     )                                                                             # (F,)
     weight = jnp.stack([(1 / (1 - beta1**t)) * one, alpha * one])                 # (F,)
     left = (
-        jnp.stack(
-            [(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one, (2 * beta3 / (1 + beta3 - dt * (1 - beta3))) * one]
-        )
+        jnp.stack([
+            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            (2 * beta3 / (1 + beta3 - dt * (1 - beta3))) * one,
+        ])
     )                                                                             # (F,)
     steady = jnp.stack([one, one])                                                # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
@@ -258,7 +278,7 @@ def leap_slow_moments(state, g, moments, hp, dt):
     """Return what the oscillation adds to these rates, linear in the moments."""
     beta2 = hp["beta2"]                                                           # ()
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * gradient_variance / (1 + beta2 + (1 - beta2) * dt)  # (n,)
+    nu_rate = 2 * (gradient_variance - beta2 * gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # (n,)
     return {"nu": nu_rate}
 
 

@@ -40,7 +40,14 @@ SOURCE_HASH = "87525f3dcc511cc6"
 
 def initial_state(w, hp):
     """Return the states before the first update."""
-    return {"m_a": jnp.zeros_like(w), "m_b": jnp.zeros_like(w), "m_c": jnp.zeros_like(w), "t": jnp.zeros((), w.dtype)}
+    return (
+        {
+            "m_a": jnp.zeros_like(w),
+            "m_b": jnp.zeros_like(w),
+            "m_c": jnp.zeros_like(w),
+            "t": jnp.zeros((), w.dtype),
+        }
+    )
 
 
 def update_state(state, g, hp):
@@ -178,21 +185,33 @@ def leapfrog(state, hp, dt):
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
     rate = (
-        jnp.stack(
-            [(2 * (1 - beta_a) / (1 + beta_a + dt * (1 - beta_a))) * one, (2 * (1 - beta_b) / (1 + beta_b + dt * (1 - beta_b))) * one, (2 * (1 - beta_c) / (1 + beta_c + dt * (1 - beta_c))) * one]
-        )
+        jnp.stack([
+            (2 * (1 - beta_a) / (1 + beta_a + dt * (1 - beta_a))) * one,
+            (2 * (1 - beta_b) / (1 + beta_b + dt * (1 - beta_b))) * one,
+            (2 * (1 - beta_c) / (1 + beta_c + dt * (1 - beta_c))) * one,
+        ])
     )                                                                             # (F,)
     weight = (
-        jnp.stack(
-            [(1 / (3 * (1 - beta_a))) * one, (1 / (3 * (1 - beta_b))) * one, (1 / (3 * (1 - beta_c))) * one]
-        )
+        jnp.stack([
+            (1 / (3 * (1 - beta_a))) * one,
+            (1 / (3 * (1 - beta_b))) * one,
+            (1 / (3 * (1 - beta_c))) * one,
+        ])
     )                                                                             # (F,)
     left = (
-        jnp.stack(
-            [(2 * beta_a / (1 + beta_a - dt * (1 - beta_a))) * one, (2 * beta_b / (1 + beta_b - dt * (1 - beta_b))) * one, (2 * beta_c / (1 + beta_c - dt * (1 - beta_c))) * one]
-        )
+        jnp.stack([
+            (2 * beta_a / (1 + beta_a - dt * (1 - beta_a))) * one,
+            (2 * beta_b / (1 + beta_b - dt * (1 - beta_b))) * one,
+            (2 * beta_c / (1 + beta_c - dt * (1 - beta_c))) * one,
+        ])
     )                                                                             # (F,)
-    steady = jnp.stack([(1 / (1 - beta_a)) * one, (1 / (1 - beta_b)) * one, (1 / (1 - beta_c)) * one])  # (F,)
+    steady = (
+        jnp.stack([
+            (1 / (1 - beta_a)) * one,
+            (1 / (1 - beta_b)) * one,
+            (1 / (1 - beta_c)) * one,
+        ])
+    )                                                                             # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
     return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
@@ -251,7 +270,25 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
         * (1 + beta_c)
         * (beta_c - 1)
         / (
-            eta**3 * (3 + 2 * beta_a + 2 * beta_b + 2 * beta_c + beta_a * beta_b + beta_a * beta_c + beta_b * beta_c) * (3 + beta_a * beta_b + beta_a * beta_c + beta_b * beta_c - 2 * beta_a - 2 * beta_b - 2 * beta_c)
+            eta**3
+            * (
+                3
+                + 2 * beta_a
+                + 2 * beta_b
+                + 2 * beta_c
+                + beta_a * beta_b
+                + beta_a * beta_c
+                + beta_b * beta_c
+            )
+            * (
+                3
+                + beta_a * beta_b
+                + beta_a * beta_c
+                + beta_b * beta_c
+                - 2 * beta_a
+                - 2 * beta_b
+                - 2 * beta_c
+            )
         )
     )                                                                             # ()
     denominator = grad_S_sq_norm                                                  # ()

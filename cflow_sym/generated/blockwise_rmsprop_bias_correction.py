@@ -196,7 +196,11 @@ def leap_slow_moments(state, g, moments, hp, dt):
     beta2 = hp["beta2"]                                                           # ()
     blocks = hp["blocks"]                                                         # (B,) blocks
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * blocks.total(gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # (B,)
+    nu_rate = (
+        2
+        * (blocks.total(gradient_variance) - beta2 * blocks.total(gradient_variance))
+        / (1 + beta2 + (1 - beta2) * dt)
+    )                                                                             # (B,)
     return {"nu": nu_rate}
 
 

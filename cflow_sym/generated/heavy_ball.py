@@ -142,7 +142,11 @@ def leapfrog(state, hp, dt):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+        ])
+    )                                                                             # (F,)
     weight = jnp.stack([(1 / (1 - beta1)) * one])                                 # (F,)
     left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
     steady = jnp.stack([(1 / (1 - beta1)) * one])                                 # (F,)

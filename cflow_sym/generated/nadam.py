@@ -4,7 +4,11 @@ One step, first the states, then the weights with the updated states (t counts u
 
     m' = (1 - beta1) * g + beta1 * m
     nu' = (1 - beta2) * g**2 + beta2 * nu
-    w' = w - eta * gamma * w - eta * ((1 - beta1) * g / (1 - beta1**t) + beta1 * m / (1 - beta1**(1 + t))) / (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu))
+    w' = w
+        - eta * gamma * w
+        - eta
+        * ((1 - beta1) * g / (1 - beta1**t) + beta1 * m / (1 - beta1**(1 + t)))
+        / (epsilon + sqrt(1 / (1 - beta2**t)) * sqrt(nu))
 
 Here g is the gradient of the loss plus rho/2 |w|^2 (coupled decay).
 """
@@ -155,7 +159,14 @@ def threshold_drift(state, state_dot, hp):
         )
         * (eta * gamma - 2)
         / (
-            (beta1 - 1) * (beta1 * (1 - debias_beta1) + beta1**2 * (1 - debias_beta1) - 1 - beta1 - beta1 * debias_beta1)**2
+            (beta1 - 1)
+            * (
+                beta1 * (1 - debias_beta1)
+                + beta1**2 * (1 - debias_beta1)
+                - 1
+                - beta1
+                - beta1 * debias_beta1
+            )**2
         )
         + (1 + beta1)
         * debias_beta1
@@ -164,7 +175,14 @@ def threshold_drift(state, state_dot, hp):
         * t_dot
         * (beta1 * (1 - debias_beta1) - 1)
         / (
-            (beta1 - 1) * (beta1 * (1 - debias_beta1) + beta1**2 * (1 - debias_beta1) - 1 - beta1 - beta1 * debias_beta1)
+            (beta1 - 1)
+            * (
+                beta1 * (1 - debias_beta1)
+                + beta1**2 * (1 - debias_beta1)
+                - 1
+                - beta1
+                - beta1 * debias_beta1
+            )
         )
     )
 
@@ -220,9 +238,24 @@ def leapfrog(state, hp, dt):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one, (2 / (1 + dt)) * one])  # (F,)
-    weight = jnp.stack([(beta1 / (1 - beta1**(1 + t))) * one, ((1 - beta1) / (1 - beta1**t)) * one])  # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one, 0 * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+            (2 / (1 + dt)) * one,
+        ])
+    )                                                                             # (F,)
+    weight = (
+        jnp.stack([
+            (beta1 / (1 - beta1**(1 + t))) * one,
+            ((1 - beta1) / (1 - beta1**t)) * one,
+        ])
+    )                                                                             # (F,)
+    left = (
+        jnp.stack([
+            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            0 * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([one, one])                                                # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
@@ -241,7 +274,7 @@ def leap_slow_moments(state, g, moments, hp, dt):
     """Return what the oscillation adds to these rates, linear in the moments."""
     beta2 = hp["beta2"]                                                           # ()
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * gradient_variance / (1 + beta2 + (1 - beta2) * dt)  # (n,)
+    nu_rate = 2 * (gradient_variance - beta2 * gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # (n,)
     return {"nu": nu_rate}
 
 

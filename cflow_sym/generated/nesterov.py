@@ -143,9 +143,19 @@ def leapfrog(state, hp, dt):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one, (2 / (1 + dt)) * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+            (2 / (1 + dt)) * one,
+        ])
+    )                                                                             # (F,)
     weight = jnp.stack([(beta1 / (1 - beta1)) * one, one])                        # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one, 0 * one])  # (F,)
+    left = (
+        jnp.stack([
+            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            0 * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([(1 / (1 - beta1)) * one, one])                            # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()

@@ -117,9 +117,19 @@ def leapfrog(state, hp, dt):
     eta = hp["learning_rate"]                                                     # ()
     beta1 = hp["beta1"]                                                           # ()
     one = jnp.ones_like(state["t"])                                               # ()
-    rate = jnp.stack([(2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one, (2 / (1 + dt)) * one])  # (F,)
+    rate = (
+        jnp.stack([
+            (2 * (1 - beta1) / (1 + beta1 + (1 - beta1) * dt)) * one,
+            (2 / (1 + dt)) * one,
+        ])
+    )                                                                             # (F,)
     weight = jnp.stack([(beta1 / (1 - beta1)) * one, one])                        # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one, 0 * one])  # (F,)
+    left = (
+        jnp.stack([
+            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            0 * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([(-eta / (1 - beta1)) * one, one])                         # (F,)
     w_rate = one                                                                  # ()
     decay = 0 * one                                                               # ()

@@ -185,7 +185,7 @@ def leap_slow_moments(state, g, moments, hp, dt):
     """Return what the oscillation adds to these rates, linear in the moments."""
     beta2 = hp["beta2"]                                                           # ()
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * gradient_variance / (1 + beta2 + (1 - beta2) * dt)  # (n,)
+    nu_rate = 2 * (gradient_variance - beta2 * gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # (n,)
     return {"nu": nu_rate}
 
 

@@ -180,7 +180,11 @@ def leap_slow_moments(state, g, moments, hp, dt):
     """Return what the oscillation adds to these rates, linear in the moments."""
     beta2 = hp["beta2"]                                                           # ()
     gradient_variance = moments.gradient_variance                                 # (n,)
-    nu_rate = 2 * (1 - beta2) * jnp.sum(gradient_variance) / (1 + beta2 + (1 - beta2) * dt)  # ()
+    nu_rate = (
+        2
+        * (jnp.sum(gradient_variance) - beta2 * jnp.sum(gradient_variance))
+        / (1 + beta2 + (1 - beta2) * dt)
+    )                                                                             # ()
     return {"nu": nu_rate}
 
 

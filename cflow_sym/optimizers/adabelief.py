@@ -21,7 +21,7 @@ from cflow_sym.spec import Hyperparameter, OptimizerSpec, State
 
 EPSILON_ROOT = Hyperparameter(
     "epsilon_root", sp.Symbol("epsilon_root", nonnegative=True), closed_below=True, off=0.0,
-    meaning="added to the second moment at every step",
+    meaning="added to nu at every step",
 )  # fmt: skip
 SURPRISE = GRADIENT - state_symbol(f"m{NEW}", "filtered")
 

@@ -150,10 +150,25 @@ def test_yogis_sign_is_frozen():
     assert any("sign of" in a for a in d.assumptions)
 
 
-@pytest.mark.parametrize("title", ["momentum", "adam", "nadam", "adamw", "adabelief", "yogi"])
-def test_momentum_stops_at_the_filter(title):
-    with pytest.raises(DerivationError, match="needs the filter"):
-        traced(title).derive()
+@pytest.mark.parametrize(
+    ("title", "own"),
+    [("momentum", "heavy_ball"), ("adam", "adam"), ("nadam", "nadam"), ("adamw", "adamw"), ("adabelief", "adabelief")],
+)
+def test_traced_momentum_has_the_built_in_filter(title, own):
+    found, known = traced(title).derive(), cs.derive(own)
+    for key in ("threshold", "gain", "speed", "transfer_function"):
+        assert sp.simplify(found[key] - known[key].subs(s.gamma, found.spec.decay / s.eta)) == 0, key
+    assert found.check()
+
+
+def test_traced_yogi_with_momentum_derives():
+    d = traced("yogi").derive()
+    assert sp.simplify(d.threshold - 2 * (1 + s.beta1) / (1 - s.beta1)) == 0
+
+
+def test_what_is_preconditioned_before_it_is_averaged_is_refused():
+    with pytest.raises(SpecError, match="preconditioned before it is averaged"):
+        cs.from_optax(optax.rmsprop, static=dict(momentum=0.9))
 
 
 REFUSED = {
