@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cflow_sym.interface import CompiledFlow
+from cflow_sym.interface import CompiledFlow, Filter
 
 from .errors import InputError
 
@@ -36,24 +36,28 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any]) -> EdgeOfFilter:
     >>> round(edge.threshold, 6), round(edge.gain, 6), round(edge.memory, 6)
     (3.8, 38.0, 9.5)
     """
-    f = flow.filter_coefficients({"t": jnp.asarray(LATE)}, hp)
+    shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
+    return edge_of(flow.filter_coefficients({"t": jnp.asarray(LATE)}, hp), f"{flow.NAME} with {shown}")
+
+
+def edge_of(f: Filter, name: str) -> EdgeOfFilter:
+    """Return the edge of a filter; `name` says in errors whose it is."""
     b, a, phi = (np.asarray(x, float) for x in (f.b, f.a, f.phi))
     r, d = float(f.r), float(f.decay)
-    shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
     if b.size and not np.all((b >= 0) & (b < 1)):
         bad = b[~((b >= 0) & (b < 1))][0]
         raise InputError(
-            f"an average of {flow.NAME} keeps {bad:g} of its old value, which is unstable by itself or alternates: the "
+            f"an average of {name} keeps {bad:g} of its old value, which is unstable by itself or alternates: the "
             "share must be at least 0 and less than 1"
         )
     at_edge = float(np.sum(phi * a / (1 + b)) + r)
     if not at_edge > 0:
         raise InputError(
-            f"{flow.NAME} with {shown} answers an alternating gradient with G(-1) = {at_edge:.4g}, which is not "
+            f"{name} answers an alternating gradient with G(-1) = {at_edge:.4g}, which is not "
             "positive: there is no threshold of period two; give the gradient more weight against its averages"
         )
     c = (2 - d) / at_edge
-    _refuse_other_roots(flow, shown, b, a, phi, r, d, c)
+    _refuse_other_roots(name, b, a, phi, r, d, c)
     slope = -float(np.sum(phi * a * b / (1 + b) ** 2))  # G'(-1)
     gain = (2 - d) / abs(1 + (2 - d) * slope / at_edge)
     weight = np.append(phi * a / (1 - b), r)
@@ -72,9 +76,7 @@ def warning(flow: CompiledFlow, edge: EdgeOfFilter) -> str:
     )
 
 
-def _refuse_other_roots(
-    flow: CompiledFlow, shown: str, b: np.ndarray, a: np.ndarray, phi: np.ndarray, r: float, d: float, c: float
-) -> None:
+def _refuse_other_roots(name: str, b: np.ndarray, a: np.ndarray, phi: np.ndarray, r: float, d: float, c: float) -> None:
     """Scan the roots of z - 1 + d + lambda G(z) below the threshold; refuse the first that leaves the unit disc."""
     poles = np.poly(b)  # prod (z - b_i)
     output = r * poles
@@ -96,7 +98,7 @@ def _refuse_other_roots(
                 low, high = (low, middle) if abs(largest(middle * c)) > 1 + 1e-9 else (middle, high)
             root = largest(high * c)
             raise InputError(
-                f"{flow.NAME} with {shown} becomes unstable at the effective eigenvalue {high * c:.4g}, before the "
+                f"{name} becomes unstable at the effective eigenvalue {high * c:.4g}, before the "
                 f"threshold {c:.4g} of period two: its root {root:.3g} leaves the unit disc there, for which no "
                 "central flow exists; choose other weights of the averages"
             )

@@ -68,8 +68,8 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
     if not read & follows and through:
         fail(
             f"the update {spec.weight_update} follows the gradient only through {through[0]}, which is not an "
-            "average of the gradient itself: what is preconditioned before it is averaged is outside the form that flows are "
-            "derived for; average the gradient, then divide."
+            "average of the gradient itself: what is preconditioned before it is averaged is outside the form that "
+            "flows are derived for; average the gradient, then divide."
         )
     if not read & follows:
         fail(f"the update {spec.weight_update} does not depend on the gradient g; a step must follow the gradient.")

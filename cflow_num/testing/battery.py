@@ -307,7 +307,7 @@ class _Tried:
 
 
 def _defaults(flow: CompiledFlow) -> dict[str, Any]:
-    """Return hyperparameters of a real run: defaults, a positive epsilon, decays 0.95 (momentum 0.5), others mid-range."""
+    """Return hyperparameters of a real run: defaults, a positive epsilon, decays 0.95 (0.5), others mid-range."""
     out: dict[str, Any] = {}
     for h in flow.HYPERPARAMETERS:
         if h.name == "epsilon" and h.default == 0:
