@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers study constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -42,6 +42,9 @@ derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
 
 numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an hour on two cores)
 	$(BIN)/python benchmarks/verdicts.py
+
+study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
+	$(BIN)/python notebooks/momentum.py
 
 constraints:  ## renew constraints.txt (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url

@@ -11,7 +11,8 @@
 # flow's, the relative RMS of the predicted loss, the slope of predicted against measured variances, the mean effective
 # sharpness over the threshold, the gain at the edge.
 #
-# Run it with `make study` (about half an hour on two cores); it writes `benchmarks/results/momentum.json` and `.md`.
+# Run it with `make study` (about half an hour on two cores); it writes
+# `benchmarks/results/momentum.json` and the README's table.
 
 # %%
 from __future__ import annotations
@@ -25,7 +26,8 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
 PROBLEM = {"n": 200, "width": 24, "depth": 2, "noise": 0.4}
 SEEDS = (0, 1, 2)
 EDGE = 4.0  # sharpness at which heavy ball and Nesterov are at their edge: learning rate c / 4
@@ -114,10 +116,9 @@ def measure(job: tuple[Case, int]) -> dict:
 
 def table(rows: list[dict], cases: list[Case]) -> str:
     """Return the medians over seeds as a Markdown table."""
-    lines = [
-        "| setting | start + steps | seeds | D_central/D_stable | limit | loss error | variance slope | S_eff/c | gain |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["setting", "start + steps", "runs", "D_central/D_stable", "limit", "loss error", "variance slope"]
+    heads += ["S_eff/c", "gain"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for case in cases:
         of_case = [r for r in rows if r["title"] == case.title]
         good = [r for r in of_case if not r["reason"]]
@@ -174,4 +175,5 @@ if __name__ == "__main__":
         RESULTS.mkdir(exist_ok=True)
         settings = [asdict(case) for case in chosen]
         (RESULTS / "momentum.json").write_text(json.dumps({"cases": settings, "rows": found}, indent=1) + "\n")
-        (RESULTS / "momentum.md").write_text(text)
+        before, rest = README.read_text().split("<!-- momentum -->")
+        README.write_text(f"{before}<!-- momentum -->\n{text}<!-- /momentum -->{rest.split('<!-- /momentum -->')[1]}")
