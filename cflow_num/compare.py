@@ -79,16 +79,16 @@ def _crossing(run: Run, crossing: int | None) -> Row:
     return Row("first_crossing", float(crossing))
 
 
-def _settling(run: Run) -> int:
-    """Return the steps after the first crossing from which averages are compared."""
-    return SMOOTHING if run.config.get("average_start") else SETTLING
+def _settling(run: Run, crossing: int) -> int:
+    """Return the steps after the first crossing from which averages are compared: fewer where the edge was there."""
+    return SMOOTHING if run.config.get("average_start") and crossing <= 2 * SMOOTHING else SETTLING
 
 
 def _unsettled(run: Run, crossing: int | None) -> str:
     """Return why averages after the first crossing cannot be judged; empty if they can."""
     if crossing is None:
         return "no edge reached"
-    after, needed = run.tree["central"].sizes["step"] - 1 - crossing, _settling(run)
+    after, needed = run.tree["central"].sizes["step"] - 1 - crossing, _settling(run, crossing)
     return "" if after > needed else f"{after} steps after the first crossing, more than {needed} are needed"
 
 
@@ -128,7 +128,7 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
 
 
 def _predictions(run: Run, crossing: int | None) -> list[Row]:
-    why, first = _unsettled(run, crossing), (crossing or 0) + _settling(run)
+    why, first = _unsettled(run, crossing), (crossing or 0) + _settling(run, crossing or 0)
     measured = {
         "predicted_loss": values(run, "discrete", "loss"),
         "predicted_squared_gradient_norm": values(run, "discrete", "gradient_norm") ** 2,
@@ -147,7 +147,7 @@ def _variance(run: Run, crossing: int | None) -> list[Row]:
     expected = "expected {:g}–{:g}".format(*LIMITS.variance_slope)
     why, slope, correlation = _unsettled(run, crossing), None, None
     if not why:
-        window = slice((crossing or 0) + _settling(run), None)
+        window = slice((crossing or 0) + _settling(run, crossing or 0), None)
         ever = np.any(positive(run)[window], axis=0)
         predicted = _remembered(run, "sigma_eigenvalues")[window, ever]
         measured = smoothed(values(run, "discrete", "displacement") ** 2)[window][:, : ever.size]
@@ -242,7 +242,7 @@ def _effective_step_size(run: Run, crossing: int | None) -> Row:
 def _discrete_sharpness(run: Run, crossing: int | None) -> Row:
     why = _unsettled(run, crossing)
     relative = values(run, "discrete", "effective_eigenvalues")[:, 0] / values(run, "discrete", "threshold")
-    seen = relative[(crossing or 0) + _settling(run) :]
+    seen = relative[(crossing or 0) + _settling(run, crossing or 0) :]
     known = seen[np.isfinite(seen)]
     return Row("discrete_sharpness", None if why or not known.size else float(known.mean()), note=why)
 

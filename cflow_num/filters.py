@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cflow_sym.interface import CompiledFlow, Filter
+from cflow_sym.interface import CompiledFlow, Filter, value_at
 
 from .errors import InputError
 
@@ -21,15 +22,17 @@ _SAMPLES = 400  # of the effective eigenvalue below the threshold
 
 
 class EdgeOfFilter(NamedTuple):
-    """Threshold c, gain d log|z| / d log lambda there, and the filter's memory (lag plus half a step), in steps."""
+    """Threshold c, gain d log|z| / d log lambda there, and the memory of the averages by weight (the lag), in steps."""
 
     threshold: float
     gain: float
     memory: float
 
 
-def check_filter(flow: CompiledFlow, hp: Mapping[str, Any]) -> EdgeOfFilter:
+def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> EdgeOfFilter:
     """Return what the edge looks like; raises `InputError` where the instability does not have period two.
+
+    Corrections of bias have died out there. Schedules are held where decoupled decay is largest up to the count `last`.
 
     >>> from cflow_sym import generated
     >>> edge = check_filter(generated.load("heavy_ball"), {"learning_rate": 0.1, "beta1": 0.9, "weight_decay": 0.0})
@@ -37,7 +40,10 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any]) -> EdgeOfFilter:
     (3.8, 38.0, 9.5)
     """
     shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
-    return edge_of(flow.filter_coefficients({"t": jnp.asarray(LATE)}, hp), f"{flow.NAME} with {shown}")
+    counts = jnp.arange(1.0, last + 1)
+    decays = jax.vmap(lambda t: jnp.asarray(flow.filter_coefficients({"t": t}, hp).decay))(counts)
+    held = {name: value_at(x, counts[jnp.argmax(decays)]) for name, x in hp.items()}
+    return edge_of(flow.filter_coefficients({"t": jnp.asarray(LATE)}, held), f"{flow.NAME} with {shown}")
 
 
 def edge_of(f: Filter, name: str) -> EdgeOfFilter:

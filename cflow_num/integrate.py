@@ -26,6 +26,7 @@ from .baseline import Published
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
 from .errors import InputError, RunError, nearest
+from .filters import LATE
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
 from .flows.leapfrog import LeapfrogFlow
@@ -124,7 +125,7 @@ class Process:
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
         self.phase_space = integrator == "leapfrog" and name != "stationary"
-        solver, dt = INTEGRATORS[integrator]
+        solver, dt = INTEGRATORS["heun" if name == "stationary" and integrator == "leapfrog" else integrator]
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
@@ -196,7 +197,12 @@ class Process:
         assert isinstance(flow, CentralFlow)
         if not self.phase_space:  # explicit in the states and in the reduced flow: dt times their rate at most 1
             fastest = max(1 / self._options.dt, float(stiffness(flow, y)))
-            per_unit = math.ceil(max(fastest, float(flow.speed(y) * seen.threshold) / 2) - 1e-9)
+            if self._optimizer.FILTERED_STATES:  # the reduced flow at the edge, now and late: half of what is stable
+                late = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], LATE)})
+                fastest = max(
+                    fastest, *(float(flow.speed(z) * self._optimizer.threshold(z.slow, self._hp)) for z in (y, late))
+                )
+            per_unit = math.ceil(fastest - 1e-9)
             self._options = self._options._replace(dt=1 / per_unit)
         memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)

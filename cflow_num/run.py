@@ -151,9 +151,10 @@ def run(
     """
     flow, hp = resolve(optimizer, hyperparameters)
     _check_arguments(problem, steps, warm_start, processes, eig_every)
+    _check_average_start(average_start, warm_start)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
-    edge = check_filter(flow, arrays)
+    edge = check_filter(flow, arrays, warm_start + steps)
     note = filters.warning(flow, edge)
     coordinates = _coordinates(problem, capture)
     everything = {
@@ -281,12 +282,10 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int, average: bool) -> 
 
     On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
     """
-    if average and not warm_start:
-        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
     first, path = _warm_start_path(discrete, warm_start + average)
     unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
     points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
-    for t, y in enumerate(points[: warm_start + 1]):
+    for t, y in enumerate(points):
         if t and not bool(jnp.all(jnp.isfinite(y.w))):
             raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
     states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
@@ -300,6 +299,13 @@ def _warm_start(discrete: DiscreteOptimizer, warm_start: int, average: bool) -> 
 
 def _midpoint(before: Array, here: Array, after: Array) -> Array:
     return (before + 2 * here + after) / 4
+
+
+def _check_average_start(average_start: Any, warm_start: int) -> None:
+    if not isinstance(average_start, bool):
+        raise InputError(f"average_start is {average_start!r}, it must be True or False")
+    if average_start and not warm_start:
+        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
 
 
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:

@@ -154,8 +154,9 @@ class Derivation:
 
     @property
     def leapfrog(self) -> Flow:
-        """The increments of one leapfrog step of length dt, divided by dt."""
-        return self._flow("leap_")
+        """The increments of one leapfrog step of length dt, divided by dt, of weights, averages and slow states."""
+        found = self._flow("leap_")
+        return Flow({name: e for name, e in found.items() if name != "push" and not name.startswith("average_")})
 
     @property
     def stationary(self) -> dict[str, sp.Expr]:

@@ -29,7 +29,7 @@ from cflow_sym.spec import OptimizerSpec
 
 _s = symbols
 MOTION = "How the edge moves"
-FACTORED_UP_TO = 300  # operations
+SYMBOLS_OF_THRESHOLD = 2  # with more of them, as with momentum and decay together, elimination takes minutes
 
 
 def rates_of(spec: OptimizerSpec) -> dict[str, sp.Symbol]:
@@ -171,7 +171,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "", f"{CF}, parts I to III",
         ),
     ]  # fmt: skip
-    long = sigma.has(_s.beta1) and sigma.count_ops() > FACTORED_UP_TO
+    long = len(c.free_symbols) > SYMBOLS_OF_THRESHOLD
     if is_elementwise(P) or long:
         why = "It would be too long without the state" if long else (
             "With one P for each weight the state is not eliminated by one equation"
@@ -228,8 +228,6 @@ def _collected(expr: sp.Expr) -> sp.Expr:
         return expr
     named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
     collected = sp.collect(expr, named)
-    if expr.has(_s.beta1) and expr.count_ops() > FACTORED_UP_TO:
-        return collected  # factoring would take minutes and read no better
     return sp.collect(expr, named, sp.factor) if collected.is_Add else sp.factor(expr)
 
 

@@ -199,6 +199,11 @@ def _coefficients(spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]) -> 
                 f"optimizer {spec.name!r}: the average {m}' = {update} has coefficients that change with {moving[0]}; "
                 "put what depends on time into the step of the weights."
             )
+        if sp.expand(update - slopes[0] * m - slopes[1] * _s.g) != 0 or any(e.has(m, _s.g) for e in slopes):
+            raise SpecError(
+                f"optimizer {spec.name!r}: {m}' = {update} is no average of the gradient; it must be b {m} + a g with "
+                "constants a and b."
+            )
         b.append(sp.factor(slopes[0]))
         a.append(sp.factor(slopes[1]))
         for seed in range(3):

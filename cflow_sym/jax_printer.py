@@ -45,6 +45,13 @@ class ModulePrinter(JaxPrinter):
         total = f"blocks.total({self._over_weights(expr.args[0])})"
         return total if self.blockwise else f"blocks.spread({total})"
 
+    def _print_log(self, expr: Any) -> str:
+        argument = expr.args[0]
+        text = self._print(argument)
+        if isinstance(argument, sp.Symbol) and argument != symbols.beta2:  # a decay that may be 0: its powers are gone
+            text = f"jnp.maximum({text}, 1e-30)"
+        return f"jnp.log({text})"
+
     def _print_Frozen(self, expr: Any) -> str:
         return f"jnp.sign({self._print(expr.args[0])})"
 

@@ -152,8 +152,8 @@ def _jury_step(form: CanonicalForm, c: sp.Expr) -> Step:
 
     return Step(
         "other_roots", SECTION, "Jury's conditions for two roots", r"1+z_1z_2\big|_{\lambda=c}", c, margin,
-        r"With one average there are two roots. Up to the threshold they are inside the unit disc where $z_1z_2<1$, "
-        r"which decreasing in $\lambda$ holds if it does without curvature, and $z_1z_2>-1$: this margin is positive.",
+        r"With one average there are two roots. Their product is linear in $\lambda$, so up to the "
+        r"threshold they are inside the unit disc if it is below 1 and above -1 at both ends: this margin is positive.",
         check,
     )  # fmt: skip
 

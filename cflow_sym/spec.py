@@ -292,7 +292,10 @@ class OptimizerSpec:
             symbol = next((x for x in sp.sympify(self.lookahead).atoms(sp.Symbol) if x.name == state.name), None)
             if symbol is not None:  # solved for the old value: the averages that look ahead are linear
                 rest = state.update.xreplace({symbol: sp.Integer(0)})
-                before[symbol] = (symbol - rest) / state.update.diff(symbol)
+                slope = state.update.diff(symbol)
+                if slope == 0:
+                    _fail(self, f"lookahead reads {state.name}, which forgets its past; look ahead along an average.")
+                before[symbol] = (symbol - rest) / slope
         if not before:
             return self.update
         ahead = sp.sympify(self.lookahead)

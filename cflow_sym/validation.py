@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cflow_sym.spec import OptimizerSpec
 
 
+RESERVED = ("t", "w", "g", "g_mean", "dt", "z", "c", SCHEDULE)
+
+
 def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
     """Call `fail` with a sentence where a spec cannot be derived whatever its formulas say."""
     if not spec.name.isidentifier():
@@ -24,9 +27,9 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
     names = [h.name for h in spec.hyperparameters] + [s.name for s in spec.states] + [s.name for s in spec.switches]
     names += [h.symbol.name for h in spec.hyperparameters if h.symbol.name != h.name]
     for name in names:
-        if names.count(name) > 1 or name in ("t", "w", "g", SCHEDULE) or name.endswith((NEW, OLD)):
+        if names.count(name) > 1 or name in RESERVED or name.endswith((NEW, OLD)):
             fail(
-                f"the name {name!r} is used twice or is reserved (t, w, g, {SCHEDULE}, names that end in {NEW} or "
+                f"the name {name!r} is used twice or is reserved ({', '.join(RESERVED)}, names that end in {NEW} or "
                 f"{OLD}); rename one of them."
             )
     for h in spec.hyperparameters:
@@ -59,6 +62,11 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
                 f"{place} contains the undeclared symbols {', '.join(unknown)}; declare each as "
                 f"hyperparameter or state."
             )
+    ahead = sp.sympify(spec.lookahead)
+    read = {s.name for s in ahead.atoms(sp.Symbol)}
+    averages = {s.name for s in spec.states if spec.kinds[s.name] == "filtered"}
+    if ahead != 0 and not (read & averages and read <= averages | declared):
+        fail(f"lookahead = {ahead} must be made of averages of the gradient and hyperparameters; check its names.")
     follows = {"g"}
     for name, expr in spec.uncoupled_updates.items():
         if {s.name for s in free_symbols(expr)} & follows and spec.kinds[name] == "filtered":

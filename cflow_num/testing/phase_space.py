@@ -181,3 +181,6 @@ def symmetries_of_a_step(e: Edge, seed: int) -> None:
     after_there, _, X_there, *_ = _stepped(turned_flow, turned_y, jnp.asarray(R) @ e.V)
     close("the weights", after_there.w, R @ after.w, 1e-6)
     close("tr X", jnp.trace(X_there), jnp.trace(X), 1e-6)
+    assert after.filtered is not None
+    assert after_there.filtered is not None
+    close("the averages", after_there.filtered, after.filtered @ R.T, 1e-6)

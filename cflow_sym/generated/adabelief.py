@@ -118,10 +118,10 @@ def preconditioner_drift(state, state_dot, hp):
     P_t = (
         (
             debias_beta1 * jnp.log(beta2) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * debias_beta2 * jnp.log(beta1) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * epsilon * debias_beta2**(3 / 2) * jnp.log(beta1)
-            - 2 * debias_beta2 * jnp.log(beta1) * jnp.sqrt(nu)
-            - 2 * epsilon * debias_beta2**(3 / 2) * jnp.log(beta1)
+            + 2 * debias_beta1 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
+            + 2 * debias_beta1 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
+            - 2 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
+            - 2 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
             - debias_beta1 * debias_beta2 * jnp.log(beta2) * jnp.sqrt(nu)
         )
         / (2 * eta * debias_beta2**(3 / 2))

@@ -176,7 +176,7 @@ def threshold_drift(state, state_dot, hp):
         * (beta1 - 1)
         * t_dot
         * (1 + beta3)**2
-        * jnp.log(beta1)
+        * jnp.log(jnp.maximum(beta1, 1e-30))
         * (1 - debias_beta1)
         * (eta * gamma - 2)
         / (

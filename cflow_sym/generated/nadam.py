@@ -141,7 +141,7 @@ def threshold_drift(state, state_dot, hp):
     return (
         (1 + beta1)
         * t_dot
-        * jnp.log(beta1)
+        * jnp.log(jnp.maximum(beta1, 1e-30))
         * (
             debias_beta1
             + beta1 * debias_beta1

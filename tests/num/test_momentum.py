@@ -141,7 +141,7 @@ def leapfrog_path(flow):
     return jax.lax.scan(step, y, None, length=STEPS)[1]
 
 
-def optax_path(make, rate, values):
+def optax_path(make):
     """Return the weights of 30 steps of an optax optimizer, hyperparameters traced."""
 
     @jax.jit
@@ -162,7 +162,7 @@ def optax_path(make, rate, values):
 @pytest.mark.parametrize("name", PAIRS)
 def test_without_oscillation_a_step_of_one_is_optax(name):
     make, drawn = PAIRS[name]
-    path = optax_path(make, None, None)
+    path = optax_path(make)
 
     @settings(max_examples=15)
     @given(values=st.fixed_dictionaries({h: RANGES[h] for h in drawn}), rate=st.floats(1e-3, 0.05))

@@ -55,7 +55,7 @@ def test_gain_at_the_edge(name, gain):
 def test_the_centre_flow_and_the_leapfrog_are_those_of_the_theory():
     tau, gamma = (1 + b) / (2 * (1 - b)), 2 * d / (2 - d)
     found = cs.derive("adamw")
-    mean, force = sp.Symbol("mean", real=True), sp.Symbol("force", real=True)
+    force = sp.Symbol("force", real=True)
     (average,) = [x for x in found["leap_mean_m"].atoms(sp.Symbol) if x.name == "mean_m"]
     kappa = 1 / tau
     stepped = ((1 - kappa * h / 2) * average + kappa * h * s.g_mean) / (1 + kappa * h / 2)
@@ -73,7 +73,6 @@ def test_the_centre_flow_and_the_leapfrog_are_those_of_the_theory():
     assert sp.simplify(found["memory_mean_m"] - left) == 0
     start = s.g**2 + (nu - s.g**2) * left.subs(b, s.beta2)
     assert sp.simplify(nu + found["start_nu"] - start) == 0
-    assert mean != average
 
 
 @pytest.mark.parametrize("name", ["nesterov", "nadam", "qhm", "aggmo", "ademamix"])
