@@ -23,11 +23,12 @@ import multiprocessing
 import statistics
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
+FILE, README = ROOT / "benchmarks" / "results" / "momentum.json", ROOT / "README.md"
 PROBLEM = {"n": 200, "width": 24, "depth": 2, "noise": 0.4}
 SEEDS = (0, 1, 2)
 EDGE = 4.0  # sharpness at which heavy ball and Nesterov are at their edge: learning rate c / 4
@@ -121,6 +122,8 @@ def table(rows: list[dict], cases: list[Case]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for case in cases:
         of_case = [r for r in rows if r["title"] == case.title]
+        if not of_case:
+            continue
         good = [r for r in of_case if not r["reason"]]
 
         def median(name: str, form: str, good: list[dict] = good) -> str:
@@ -137,16 +140,16 @@ def table(rows: list[dict], cases: list[Case]) -> str:
     return "\n".join([*lines, "", *failed, ""])
 
 
-def study(cases: list[Case], workers: int = 2) -> list[dict]:
-    """Measure all cases, two at a time, each in its own process."""
-    jobs = [(case, seed) for case in cases for seed in case.seeds]
-    context = multiprocessing.get_context("spawn")
-    rows = []
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=4) as pool:
-        for row in pool.map(measure, jobs):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+def study(cases: list[Case], done: list[dict], workers: int = 2) -> Iterator[list[dict]]:
+    """Measure what is not done yet, some at a time, each in a process of its own; yield all rows after each."""
+    have = {(row["title"], row["seed"]) for row in done}
+    jobs = [(case, seed) for case in cases for seed in case.seeds if (case.title, seed) not in have]
+    context, rows = multiprocessing.get_context("spawn"), list(done)
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        for job in concurrent.futures.as_completed([pool.submit(measure, job) for job in jobs]):
+            rows.append(job.result())
+            print(json.dumps(rows[-1]), flush=True)
+            yield rows
 
 
 def reduced() -> list[Case]:
@@ -167,13 +170,17 @@ def reduced() -> list[Case]:
 
 # %%
 if __name__ == "__main__":
-    chosen = reduced() if "--reduced" in sys.argv else CASES
-    found = study(chosen)
-    text = table(found, chosen)
+    small = "--reduced" in sys.argv
+    chosen, rows = (reduced(), []) if small else (CASES, [])
+    settings = [asdict(case) for case in chosen]
+    if not small and FILE.exists():  # a study that was interrupted goes on; delete the file to measure again
+        rows = json.loads(FILE.read_text())["rows"]
+    workers = int(sys.argv[sys.argv.index("--workers") + 1]) if "--workers" in sys.argv else 2
+    for rows in study(chosen, rows, workers):
+        if not small:
+            FILE.write_text(json.dumps({"cases": settings, "rows": rows}, indent=1) + "\n")
+    text = table(rows, chosen)
     print(text)
-    if "--reduced" not in sys.argv:
-        RESULTS.mkdir(exist_ok=True)
-        settings = [asdict(case) for case in chosen]
-        (RESULTS / "momentum.json").write_text(json.dumps({"cases": settings, "rows": found}, indent=1) + "\n")
+    if not small:
         before, rest = README.read_text().split("<!-- momentum -->")
         README.write_text(f"{before}<!-- momentum -->\n{text}<!-- /momentum -->{rest.split('<!-- /momentum -->')[1]}")
