@@ -176,7 +176,8 @@ if __name__ == "__main__":
     if not small and FILE.exists():  # a study that was interrupted goes on; delete the file to measure again
         rows = json.loads(FILE.read_text())["rows"]
     workers = int(sys.argv[sys.argv.index("--workers") + 1]) if "--workers" in sys.argv else 2
-    for rows in study(chosen, rows, workers):
+    for so_far in study(chosen, rows, workers):
+        rows = so_far
         if not small:
             FILE.write_text(json.dumps({"cases": settings, "rows": rows}, indent=1) + "\n")
     text = table(rows, chosen)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cflow_num as cn
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.errors import GainWarning, InputError
-from cflow_num.filters import edge_of
+from cflow_num.filters import check_filter, edge_of
 from cflow_num.flows.phase_space import PhaseSpace, no_moments
 from cflow_num.flows.stable import PhaseSpaceStableFlow
 from cflow_num.hyperparameters import Schedule, resolve
@@ -311,6 +311,30 @@ def test_every_way_of_advancing_a_flow_agrees_below_the_edge():
             assert ends[name, integrator] < 0.05 * far
     assert ends["heavy_ball", "leapfrog"] < ends["heavy_ball", "heun"] / 5
     assert ends["gradient_descent", "leapfrog"] < ends["gradient_descent", "heun"] / 5
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "ademamix", "heavy_ball"])
+def test_an_average_without_memory_is_allowed(name):
+    more = {"adam": dict(beta2=0.9), "nadam": dict(beta2=0.9), "ademamix": dict(beta2=0.9, beta3=0.0, alpha=1.0)}
+    hp = arrays(name, PROBLEM, learning_rate=0.01, beta1=0.0, **more.get(name, {}))
+    flow = generated.load(name)
+    path = leapfrog_path(PhaseSpace(PROBLEM, hp, flow))
+    discrete = DiscreteOptimizer(PROBLEM, hp, flow)
+    expected = discrete.steps(discrete.first(PROBLEM.w0), STEPS).w
+    np.testing.assert_allclose(path, expected, rtol=1e-12)
+    state = discrete.first(PROBLEM.w0).slow
+    rates = {n: jnp.ones_like(x) for n, x in state.items()}
+    assert jnp.all(jnp.isfinite(flow.preconditioner_drift(state, rates, hp)))
+    assert jnp.isfinite(flow.threshold_drift(state, rates, hp))
+
+
+def test_a_schedule_is_not_read_beyond_the_run():
+    ends = dict(learning_rate=lambda k: 0.1 * jnp.sqrt(1 - k / 40), weight_decay=0.1)
+    flow, hp = resolve("gradient_descent", ends)
+    edge = check_filter(flow, arrays("gradient_descent", PROBLEM, **ends), 30)
+    assert edge.threshold == pytest.approx(2 - 0.1 * 0.1)
+    assert edge.gain == pytest.approx(2, abs=0.02)
+    assert hp["weight_decay"] == 0.1
 
 
 def test_schedules_are_read_where_optax_reads_them():

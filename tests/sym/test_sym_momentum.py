@@ -130,6 +130,7 @@ REFUSED = {
     "no threshold": (-s.eta * (m - s.g / 10), None, r"G\(-1\) = -0.04737, which is not positive"),
     "unstable filter": (-s.eta * m, sp.Rational(11, 10) * m + s.g, "keeps 1.1 of its old value"),
     "alternating filter": (-s.eta * m, -m / 2 + s.g, "keeps -0.5 of its old value"),
+    "no average": (-s.eta * m, m / 2 + s.g + 1, "is no average of the gradient"),
     "filter in time": (-s.eta * m, m / 2 + s.g * (1 - 1 / s.t), "coefficients that change with t"),
     "no common preconditioner": (-s.eta * (m / sp.sqrt(s.nu) + s.g), None, "must share one preconditioner"),
 }
@@ -155,3 +156,13 @@ def test_averages_of_averages_and_of_preconditioned_gradients_are_refused():
     chain = (State("m", m / 2 + s.g / 2), State("slow", slow / 2 + sp.Symbol("m_new", real=True) / 2, kind="filtered"))
     with pytest.raises(DerivationError, match="also reads m: what is preconditioned or averaged before"):
         OptimizerSpec("custom", -s.eta * slow, (eta,), chain).derive()
+
+
+def test_a_look_ahead_along_nothing_is_refused():
+    eta = Hyperparameter("learning_rate", s.eta)
+    state = State("m", m / 2 + s.g)
+    for ahead in (sp.Symbol("u") / 2, s.eta * 2):
+        with pytest.raises(SpecError, match="must be made of averages of the gradient"):
+            OptimizerSpec("custom", -s.eta * m, (eta,), (state,), lookahead=ahead)
+    with pytest.raises(SpecError, match="'dt' is used twice or is reserved"):
+        OptimizerSpec("custom", -sp.Symbol("dt") * s.g, (Hyperparameter("dt", sp.Symbol("dt", positive=True)),))
