@@ -164,11 +164,11 @@ class Process:
         at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
         return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
 
-    def start(self, y: FlowState, before: dict[str, Array]) -> tuple[Carry, Observation]:
+    def start(self, y: FlowState, before: dict[str, Array] | None = None) -> tuple[Carry, Observation]:
         """Return the carry at step 0 and the observation there.
 
         `y` is where the optimizer stands, all states updated with the gradient there; `before` are the states before
-        that update.
+        that update, which flows in phase space start from.
         """
         flow, K = self.flow(), block_size(self.capacity, y.w.size)
         V = start_block(y.w.size, K, y.w.dtype)
@@ -184,6 +184,7 @@ class Process:
             )
         step, k = jnp.zeros((), jnp.int32), self.capacity
         if isinstance(flow, PhaseSpace):
+            assert before is not None, "a flow in phase space starts from the states before their update"
             y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
         elif self.name != "discrete":
             y = y._replace(slow=slow_states(self._optimizer, y.slow))

@@ -141,7 +141,7 @@ BAD = {
         "between 0 and 2",
     ),
     "a file that is not there": ([*QUADRATIC, "mine.toml", "--learning-rate", "0.1"], "mine.toml cannot be read"),
-    "derive momentum": (["derive", "optax:adam"], "needs the filter"),
+    "a momentum of one": ([*QUADRATIC, "heavy_ball", "--learning-rate", "0.1", "--beta1", "1"], "beta1 is 1"),
     "derive what is not smooth": (["derive", "optax:lion"], "not smooth where the gradient passes through 0"),
     "check an unknown property": (["check", "rmsprop", "--only", "edges"], 'did you mean "edge"'),
     "switches for all": (["derive", "--all", "--switches", "epsilon"], "--switches is for one optimizer"),
