@@ -43,11 +43,18 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> Ed
     counts = jnp.arange(1.0, last + 1)
     decays = jax.vmap(lambda t: jnp.asarray(flow.filter_coefficients({"t": t}, hp).decay))(counts)
     held = {name: value_at(x, counts[jnp.argmax(decays)]) for name, x in hp.items()}
-    return edge_of(flow.filter_coefficients({"t": jnp.asarray(LATE)}, held), f"{flow.NAME} with {shown}")
+    late = {"t": jnp.asarray(LATE)}
+    refuse_other_periods(flow.filter_coefficients(late, held), f"{flow.NAME} with {shown}")
+    k = flow.leapfrog(late, held, 0.0)
+    memory = jnp.sum(k.weight / k.rate) / jnp.sum(k.weight)
+    return EdgeOfFilter(*(float(x) for x in (flow.threshold(late, held), flow.gain(late, held), memory)))
 
 
-def edge_of(f: Filter, name: str) -> EdgeOfFilter:
-    """Return the edge of a filter; `name` says in errors whose it is."""
+def refuse_other_periods(f: Filter, name: str) -> None:
+    """Raise `InputError` where a filter has no instability of period two, or another before; `name` says whose it is.
+
+    Scans the roots of z - 1 + d + lambda G(z) below the threshold.
+    """
     b, a, phi = (np.asarray(x, float) for x in (f.b, f.a, f.phi))
     r, d = float(f.r), float(f.decay)
     if b.size and not np.all((b >= 0) & (b < 1)):
@@ -62,13 +69,7 @@ def edge_of(f: Filter, name: str) -> EdgeOfFilter:
             f"{name} answers an alternating gradient with G(-1) = {at_edge:.4g}, which is not "
             "positive: there is no threshold of period two; give the gradient more weight against its averages"
         )
-    c = (2 - d) / at_edge
-    _refuse_other_roots(name, b, a, phi, r, d, c)
-    slope = -float(np.sum(phi * a * b / (1 + b) ** 2))  # G'(-1)
-    gain = (2 - d) / abs(1 + (2 - d) * slope / at_edge)
-    weight = np.append(phi * a / (1 - b), r)
-    memory = np.append((1 + b) / (2 * (1 - b)), 0.5)
-    return EdgeOfFilter(c, gain, float(weight @ memory / weight.sum()))
+    _scan_roots(name, b, a, phi, r, d, (2 - d) / at_edge)
 
 
 def warning(flow: CompiledFlow, edge: EdgeOfFilter) -> str:
@@ -77,13 +78,13 @@ def warning(flow: CompiledFlow, edge: EdgeOfFilter) -> str:
         return ""
     return (
         f"the gain of {flow.NAME} at the edge is {edge.gain:.3g} (2 without momentum): its oscillation grows by "
-        f"{edge.gain:.3g} % a step for every percent beyond the threshold, so expect bursts, which no flow follows; "
-        "averages over many bursts are still predicted"
+        f"{edge.gain:.3g} % a step for every percent beyond the threshold, so expect bursts, which no flow follows: "
+        "use less momentum or read the flow as an average over bursts"
     )
 
 
-def _refuse_other_roots(name: str, b: np.ndarray, a: np.ndarray, phi: np.ndarray, r: float, d: float, c: float) -> None:
-    """Scan the roots of z - 1 + d + lambda G(z) below the threshold; refuse the first that leaves the unit disc."""
+def _scan_roots(name: str, b: np.ndarray, a: np.ndarray, phi: np.ndarray, r: float, d: float, c: float) -> None:
+    """Refuse the first root that leaves the unit disc below the threshold c."""
     poles = np.poly(b)  # prod (z - b_i)
     output = r * poles
     for i in range(b.size):

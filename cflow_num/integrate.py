@@ -7,10 +7,8 @@ for constrained flows, the `Log` of the last sub-step.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -35,6 +33,7 @@ from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
 from .leapfrog_stepping import Leapfrog
 from .loss import Problem
+from .programs import compiled_for
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
 from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
@@ -230,7 +229,7 @@ class Process:
         while True:
             arguments = (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
             began = time.perf_counter()
-            compiled = _compiled(arguments)
+            compiled = compiled_for(_advance, arguments)
             self.compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
             after, records = jax.block_until_ready(compiled(*arguments))
@@ -288,32 +287,6 @@ class Process:
 
 
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
-_PROGRAMS_KEPT = 32
-_PROGRAMS: dict[Any, Callable] = {}  # compiled chunks by everything that is not an array
-
-
-def _compiled(arguments: tuple) -> Callable:
-    """Return `_advance` compiled for such arguments: ahead of time, so that compilation can be told from running."""
-    arrays, static = eqx.partition(arguments, eqx.is_array)
-    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
-    key = (tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes)
-    if key not in _PROGRAMS:
-        while len(_PROGRAMS) >= _PROGRAMS_KEPT:
-            del _PROGRAMS[next(iter(_PROGRAMS))]
-        _PROGRAMS[key] = _advance.lower(*arguments).compile()
-    return _PROGRAMS[key]
-
-
-def forget_programs() -> None:
-    """Drop every compiled program of this process, those of other users of JAX included.
-
-    Linux allows a process 65,530 memory mappings and a program takes dozens: work that compiles many hundred different
-    programs (optimizers, problems of other shapes) runs into that and must drop them from time to time.
-    """
-    _PROGRAMS.clear()
-    eqx.clear_caches()
-    jax.clear_caches()
-    gc.collect()
 
 
 @eqx.filter_jit

@@ -12,14 +12,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array
 from tqdm import tqdm
 
 from . import filters
@@ -32,6 +29,7 @@ from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import PROCESSES, Carry, Process, Records, default_integrator
 from .loss import Problem
 from .record import Lockstep, Recorder
+from .warm_start import Start, warm_started
 
 CHUNK = 10  # steps per compiled call
 _MOST_STEPS = 10_000_000
@@ -196,7 +194,7 @@ def run(
         on_start(config)
     began, found_versions = time.perf_counter(), versions()
     discrete = DiscreteOptimizer(problem, arrays, flow)
-    start = _warm_start(discrete, warm_start, average_start)
+    start = warm_started(discrete, warm_start, average_start)
     _check_preconditioner(discrete, start.here)
     recorders, end, reason = _loop(discrete, everything, start, steps, quiet)
     groups = {
@@ -261,44 +259,6 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
     loss = float(problem.value(problem.w0))
     if not np.isfinite(loss):
         raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
-
-
-class Start(NamedTuple):
-    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update."""
-
-    here: FlowState
-    flows: FlowState
-    before: dict[str, Array]
-
-
-@eqx.filter_jit
-def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
-    y = discrete.first(discrete.problem.w0)
-    return y, discrete.steps(y, length)
-
-
-def _warm_start(discrete: DiscreteOptimizer, warm_start: int, average: bool) -> Start:
-    """Return the start after `warm_start` discrete steps.
-
-    On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
-    """
-    first, path = _warm_start_path(discrete, warm_start + average)
-    unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
-    points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
-    for t, y in enumerate(points):
-        if t and not bool(jnp.all(jnp.isfinite(y.w))):
-            raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
-    states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
-    here, before = points[warm_start], states[warm_start]
-    if not average:
-        return Start(here, here, before)
-    around = points[warm_start - 1 : warm_start + 2]
-    w, slow = (jax.tree.map(_midpoint, *xs) for xs in ([y.w for y in around], [y.slow for y in around]))
-    return Start(here, FlowState(w, slow), jax.tree.map(_midpoint, *states[warm_start - 1 : warm_start + 2]))
-
-
-def _midpoint(before: Array, here: Array, after: Array) -> Array:
-    return (before + 2 * here + after) / 4
 
 
 def _check_average_start(average_start: Any, warm_start: int) -> None:

@@ -145,7 +145,7 @@ class Derivation:
     @property
     def gain(self) -> sp.Expr:
         """d log|z| / d log lambda at the edge: 2 without momentum, above 10 expect bursts."""
-        return self["gain"] if "gain" in self else sp.Integer(2)
+        return self["gain"]
 
     @property
     def centre_flow(self) -> Flow:

@@ -17,9 +17,20 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from cflow_sym.algebra import before_update
 from cflow_sym.derivation import DerivationError
 from cflow_sym.exact import Point, random_point, scale
-from cflow_sym.notation import NEW, OLD, Coordinate, contract, drop_sums, expand_names, orient, state_symbol, symbols
+from cflow_sym.notation import (
+    NEW,
+    OLD,
+    Coordinate,
+    contract,
+    drop_sums,
+    expand_names,
+    orient,
+    state_symbol,
+    symbols,
+)
 from cflow_sym.spec import OptimizerSpec, SpecError, State
 
 _s = symbols
@@ -155,7 +166,7 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
     else:
         P, shares = 1 / sp.together(slopes[_s.g]), {_s.g: sp.Integer(1)}
     _refuse_negative(spec, P)
-    slow = _slow_updates(spec, dict(zip(filters, zip(b, a, strict=True), strict=True)))
+    slow = _slow_updates(spec, filters)
     return CanonicalForm(spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow)
 
 
@@ -171,12 +182,7 @@ def in_updated_averages(spec: OptimizerSpec) -> sp.Expr:
     for m, new in spec.sequential_updates.items():
         old = state_symbol(m.name + OLD, "filtered")
         if spec.kinds[m.name] == "filtered" and update.has(old):
-            keep = new.diff(m)
-            if keep == 0:
-                raise SpecError(
-                    f"optimizer {spec.name!r}: {m} forgets its past, so the step cannot read its old value."
-                )
-            earlier[old] = (m - new.xreplace({m: sp.Integer(0)})) / keep
+            earlier[old] = _before(spec, m, new)
     return sp.expand(update.xreplace(earlier)) if earlier else update
 
 
@@ -267,32 +273,26 @@ def _admissible(spec: OptimizerSpec) -> Iterator[Point]:
         yield point.with_values({s: scale(small, v) if isinstance(v, tuple) else small * v for s, v in states.items()})
 
 
-def _slow_updates(
-    spec: OptimizerSpec, filters: Mapping[sp.Symbol, tuple[sp.Expr, sp.Expr]]
-) -> dict[sp.Symbol, sp.Expr]:
+def _slow_updates(spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]) -> dict[sp.Symbol, sp.Expr]:
     """Return the slow states' updates in terms of old slow states and of updated filtered ones."""
     found: dict[sp.Symbol, sp.Expr] = {}
     new: dict[sp.Symbol, sp.Expr] = {}
-    marked = {m: sp.Dummy(m.name) for m in filters}
     for state, expr in spec.sequential_updates.items():
         if state in filters:
             new[spec.new(state.name)] = state
             continue
-        before = {m: _before(spec, marked[m], *filters[m]) for m in filters if expr.has(m)}
-        renamed = {k: marked.get(v, v) for k, v in new.items()}
-        written = expr.xreplace(before).xreplace(renamed).xreplace({v: k for k, v in marked.items()})
-        found[state] = contract(written)
+        before = {m: _before(spec, m, filters[m]) for m in filters if expr.has(m)}
+        found[state] = contract(expr.xreplace({**before, **new}))
         new[spec.new(state.name)] = found[state]
     return {**found, _s.t: _s.t + 1}
 
 
-def _before(spec: OptimizerSpec, updated: sp.Symbol, b: sp.Expr, a: sp.Expr) -> sp.Expr:
-    """Return a filtered state before its update in terms of the updated one."""
-    if b == 0:
-        raise DerivationError(
-            f"optimizer {spec.name!r}: {updated} forgets its past, so no state can read its old value."
-        )
-    return (updated - a * _s.g) / b
+def _before(spec: OptimizerSpec, m: sp.Symbol, new: sp.Expr) -> sp.Expr:
+    """Return an average before its update in terms of the updated one."""
+    old = before_update(m, new)
+    if old is None:
+        raise SpecError(f"optimizer {spec.name!r}: {m} forgets its past, so nothing can read its old value.")
+    return old
 
 
 def without_momentum(form: CanonicalForm) -> OptimizerSpec:

@@ -67,7 +67,8 @@ class Leapfrog(NamedTuple):
     - `weight (F,)`: the direction is sum_i weight_i m_i+; the sum of the weights is the speed v of the reduced flow;
     - `left (F,)`: what is left of a deviation from the steady state; for the start and for what slow states read;
     - `steady (F,)`: the optimizer's own state per unit of a gradient that stands still;
-    - `w_rate ()`: (w_+ - w) / dt = -w_rate (P^{-1} direction + decay w); `decay ()`: of one optimizer step.
+    - `w_rate ()`: (w_+ - w) / dt = -w_rate (P^{-1} direction + decay w); `decay ()`: of one optimizer step;
+    - `push ()`: how far a change of E[grad L] moves the weights within the step, in units of -dt P^{-1}.
     """
 
     rate: Float[Array, " F"]
@@ -76,6 +77,7 @@ class Leapfrog(NamedTuple):
     steady: Float[Array, " F"]
     w_rate: Scalar
     decay: Scalar
+    push: Scalar
 
 
 class HyperparameterInfo(NamedTuple):
@@ -195,6 +197,10 @@ class CompiledFlow(Protocol):
 
     def threshold_drift(self, state: State, state_dot: State, hp: Hyperparameters) -> Scalar:
         """Return dc/dt, linear in `state_dot` (zero where c is constant)."""
+        ...
+
+    def gain(self, state: State, hp: Hyperparameters) -> Scalar:
+        """Return d log|z| / d log lambda at the edge: how sharply the oscillation grows beyond it."""
         ...
 
     def slow_drift(self, state: State, g: Vector, hp: Hyperparameters) -> State:

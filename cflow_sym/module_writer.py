@@ -82,6 +82,7 @@ class ModuleWriter(StepWriter):
             self.named_function(
                 "threshold_drift(state, state_dot, hp)", "Return dc/dt, zero where c is constant.", d.threshold_drift
             ),
+            self.gain(),
             self.state_function(
                 "slow_drift(state, g, hp)", "Return the rates of the slow states without oscillation.", stable
             ),
@@ -193,6 +194,17 @@ class ModuleWriter(StepWriter):
         doc = "Return the filter's coefficients, empty without momentum, and the decoupled decay of one step."
         return layout(signature, doc, rows, result)
 
+    def gain(self) -> str:
+        """Write the gain at the edge, with G(-1) and its slope there by name."""
+        G = self.form.transfer(_s.z)
+        ends = {"G_edge": G.subs(_s.z, -1), "G_slope": G.diff(_s.z).subs(_s.z, -1)}
+        gain = self.d.gain.xreplace({e: sp.Symbol(name) for name, e in ends.items() if not e.is_Number})
+        parts = [(name, e, "()") for name, e in ends.items() if gain.has(sp.Symbol(name))] + [("Gamma", gain, "()")]
+        rows = self.unpack([e for _, e, _ in parts], "gain(state, hp)")
+        rows += [(name, self.code(e), shape) for name, e, shape in parts]
+        doc = "Return d log|z| / d log lambda at the edge: 2 without momentum and decay."
+        return layout("gain(state, hp)", doc, rows, 'Gamma * jnp.ones_like(state["t"])')
+
     def leapfrog(self) -> str:
         """Write the coefficients of the leapfrog: one entry for each average of the gradient."""
         form, signature = self.form, "leapfrog(state, hp, dt)"
@@ -203,15 +215,15 @@ class ModuleWriter(StepWriter):
             "left": [self.d[f"memory_{m}"] for m in averages],
             "steady": [*form.steady.values(), *([sp.Integer(1)] if len(averages) > len(form.states) else [])],
         }
-        w_rate, decay = rate_of_leap(1 - form.decay), form.decay
-        rows = self.unpack([*(e for es in columns.values() for e in es), w_rate, decay], signature)
+        w_rate, decay, push = rate_of_leap(1 - form.decay), form.decay, self.d["leap_push"]
+        rows = self.unpack([*(e for es in columns.values() for e in es), w_rate, decay, push], signature)
         rows.append(("one", 'jnp.ones_like(state["t"])', "()"))
         for name, es in columns.items():
             rows.append((name, self.stacked(es), "(F,)"))
-        rows += [(name, self.scalar(e), "()") for name, e in (("w_rate", w_rate), ("decay", decay))]
+        rows += [(name, self.scalar(e), "()") for name, e in (("w_rate", w_rate), ("decay", decay), ("push", push))]
         return layout(
             signature, "Return the coefficients of one leapfrog step of length dt, see `Leapfrog`.", rows,
-            "Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)",
+            "Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push)",
         )  # fmt: skip
 
     def stacked(self, expressions: Sequence[sp.Expr]) -> str:

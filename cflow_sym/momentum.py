@@ -19,9 +19,10 @@ import sympy as sp
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import Point, add, agree, draw, is_zero, random_point, scale, source
 from cflow_sym.filters import CanonicalForm, shorter
-from cflow_sym.notation import OLD, Coordinate, latex_of, orient, state_symbol, symbols
+from cflow_sym.notation import OLD, latex_of, orient, state_symbol, symbols
 from cflow_sym.spec import OptimizerSpec
-from cflow_sym.stability import MU, linearized_map, refuse_other_periods
+from cflow_sym.stability import MU, entries_of, linearized_map, refuse_other_periods
+from cflow_sym.stability import SECTION as THRESHOLD
 from cflow_sym.stable_flow import CONVENTION, increment
 
 _s = symbols
@@ -41,7 +42,6 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
     at_edge = form.transfer(sp.Integer(-1))
     c = _threshold(spec, form, at_edge)
     refuse_other_periods(M, c, hyperparameter_samples(spec), spec.name)
-    gain = _gain(form, at_edge)
 
     steps = [
         Step(
@@ -52,8 +52,7 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
         ),
         Step(
             "preconditioner", SECTION, "read off the preconditioner", "P", spec.weight_update, form.P,
-            "The shared factor is minus the inverse of $P$"
-            + (", one entry for each weight." if form.P.atoms(Coordinate) else ", one number for all weights."),
+            "The shared factor is minus the inverse of $P$, " + entries_of(form.P),
             lambda before, after: _canonical_check(form)(before, -form.direction / after - form.decay * _s.w),
             "", spec.source,
         ),
@@ -79,11 +78,7 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
     ]  # fmt: skip
     if len(form.b) == 1:
         steps.append(_jury_step(form, c))
-    steps.append(Step(
-        "gain", SECTION, "follow the root past the edge", r"\Gamma=\frac{d\log|z|}{d\log\lambda}", equation, gain,
-        "How fast the oscillation grows per relative excess of the curvature: 2 for gradient descent. A high gain "
-        "means bursts: the oscillation grows and overshoots before the curvature has answered.", _gain_check(form, c),
-    ))  # fmt: skip
+    steps.append(gain_step(form, c))
     for m, factor in form.alternating.items():
         amplitude = -factor * _s.c * SCALAR_P
         steps.append(Step(
@@ -102,8 +97,7 @@ def _threshold(spec: OptimizerSpec, form: CanonicalForm, at_edge: sp.Expr) -> sp
             raise DerivationError(
                 f"optimizer {spec.name!r}: the filter's answer to an alternating gradient is G(-1) = "
                 f"{float(value):.4g}, which is not positive: a larger curvature never makes it oscillate with period "
-                "two, so there is no "
-                "threshold and no central flow; check the signs in the step."
+                "two, so there is no threshold and no central flow; check the signs in the step."
             )
     inverse = shorter(1 / at_edge)
     c = (2 - form.decay) * inverse
@@ -130,10 +124,17 @@ def filter_map(form: CanonicalForm) -> sp.Matrix:
     return linearized_map(-form.direction / SCALAR_P - form.decay * _s.w, filters, SCALAR_P)
 
 
-def _gain(form: CanonicalForm, at_edge: sp.Expr) -> sp.Expr:
-    """Differentiate z - 1 + d + lambda G(z) = 0 at z = -1."""
-    slope = form.transfer(_s.z).diff(_s.z).subs(_s.z, -1)
-    return shorter((2 - form.decay) / (1 + (2 - form.decay) * slope / at_edge))
+def gain_step(form: CanonicalForm, c: sp.Expr) -> Step:
+    """Return the step for the gain: z - 1 + d + lambda G(z) = 0 differentiated at z = -1, with momentum or without."""
+    G = form.transfer(_s.z)
+    at_edge, slope = G.subs(_s.z, -1), G.diff(_s.z).subs(_s.z, -1)
+    gain = shorter((2 - form.decay) / (1 + (2 - form.decay) * slope / at_edge))
+    return Step(
+        "gain", SECTION if form.states else THRESHOLD, "follow the root past the edge",
+        r"\Gamma=\frac{d\log|z|}{d\log\lambda}", (_s.z - 1 + form.decay) + _s.lam * G, gain,
+        "How fast the oscillation grows per relative excess of the curvature: 2 for gradient descent. A high gain "
+        "means bursts: the oscillation grows and overshoots before the curvature has answered.", _gain_check(form, c),
+    )  # fmt: skip
 
 
 def _jury_step(form: CanonicalForm, c: sp.Expr) -> Step:

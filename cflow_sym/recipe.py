@@ -81,6 +81,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     squared = record([expansion.squared_gradient_step(order)])["averaged_squared_gradient"]
     found = record(momentum.momentum_steps(form) if filtered else stability.stability_steps(spec, form.P))
     P, c = found["preconditioner"], found["threshold"]
+    record([] if filtered else [momentum.gain_step(form, c)])
     record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
     record(leapfrog.leapfrog_steps(form, order))
     edge = P, c

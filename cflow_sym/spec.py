@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
+from cflow_sym.algebra import before_update, exact_numbers
 from cflow_sym.decay import split_decay
 from cflow_sym.interface import HyperparameterInfo
 from cflow_sym.notation import (
@@ -287,20 +288,12 @@ class OptimizerSpec:
     @property
     def update_at_gradient(self) -> sp.Expr:
         """The step of the point at which the gradient is evaluated: `update` itself without look-ahead."""
-        before = {}
-        for state in self.states:
-            symbol = next((x for x in sp.sympify(self.lookahead).atoms(sp.Symbol) if x.name == state.name), None)
-            if symbol is not None:  # solved for the old value: the averages that look ahead are linear
-                rest = state.update.xreplace({symbol: sp.Integer(0)})
-                slope = state.update.diff(symbol)
-                if slope == 0:
-                    _fail(self, f"lookahead reads {state.name}, which forgets its past; look ahead along an average.")
-                before[symbol] = (symbol - rest) / slope
-        if not before:
-            return self.update
-        ahead = sp.sympify(self.lookahead)
-        here = sp.expand(ahead.xreplace(before))
-        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + ahead - here)
+        ahead, updates = sp.sympify(self.lookahead), {s.name: s.update for s in self.states}
+        read = {x: before_update(x, updates[x.name]) for x in ahead.atoms(sp.Symbol) if x.name in updates}
+        if None in read.values():
+            _fail(self, f"lookahead = {ahead} reads a state that forgets its past; look ahead along an average.")
+        here = sp.expand(ahead.xreplace(read))
+        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + ahead - here) if read else self.update
 
     @cached_property
     def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
@@ -392,15 +385,6 @@ class OptimizerSpec:
         from cflow_sym.codegen import compile_step
 
         return compile_step(self.configure(**switches))
-
-
-def exact_numbers(expr: sp.Expr) -> sp.Expr:
-    """Write floating-point numbers as the rationals that their shortest decimals stand for.
-
-    >>> exact_numbers(symbols.nu ** 0.25)
-    nu**(1/4)
-    """
-    return expr.xreplace({x: sp.Rational(repr(float(x))) for x in expr.atoms(sp.Float)})
 
 
 def _by_name(expr: sp.Expr, replacement: Mapping[str, sp.Symbol]) -> sp.Expr:

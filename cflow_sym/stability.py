@@ -94,7 +94,12 @@ def refuse_other_periods(
                 )
 
 
-def _shape(P: sp.Expr) -> str:
+def entries_of(P: sp.Expr) -> str:
+    """Return how many entries P has, as the end of a sentence.
+
+    >>> entries_of(_s.g**2)
+    'one entry for each weight.'
+    """
     if not is_elementwise(P):
         return "one number for all weights."
     return "one number for each block of weights." if is_blockwise(P) else "one entry for each weight."
@@ -137,7 +142,7 @@ def stability_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
             "preconditioner", SECTION, "read off the preconditioner", "P",
             spec.weight_update, P,
             "Given the updated states, the step is linear in the gradient, so $P$ is minus one over its slope, "
-            + _shape(P),
+            + entries_of(P),
             check_preconditioner, "$P$ depends on slow states and on $t$ only.", spec.source,
         ),
         Step(

@@ -64,8 +64,7 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         P = opt.preconditioner(middle | predicted, hp)                        # () or (n,)
         alone = y.filtered + dt * k.rate[:, None] * (g - y.filtered)          # (F, n)
         w_still = -k.w_rate * (k.weight @ alone / P + k.decay * y.w)          # (n,)
-        push = k.w_rate * jnp.sum(k.weight * dt * k.rate)                     # ()
-        w_moved = -push * self.shift(basis) / P                               # (m, n)
+        w_moved = -k.push * self.shift(basis) / P                             # (m, n)
         one = jnp.ones_like(y.slow["t"])
         return tangent._replace(
             still=FlowState(w_still, still | {"t": one}),

@@ -192,6 +192,26 @@ def threshold_drift(state, state_dot, hp):
     )
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta1 = hp["beta1"]                                                           # ()
+    beta3 = hp["beta3"]                                                           # ()
+    alpha = hp["alpha"]                                                           # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    G_edge = (
+        alpha * (1 - beta3) / (1 + beta3)
+        + (1 - beta1) / ((1 + beta1) * (1 - beta1**t))
+    )                                                                             # ()
+    G_slope = (
+        -alpha * beta3 * (1 - beta3) / (1 + beta3)**2
+        - (1 - beta1) * beta1 / ((1 + beta1)**2 * (1 - beta1**t))
+    )                                                                             # ()
+    Gamma = (2 - eta * gamma) / (1 + G_slope * (2 - eta * gamma) / G_edge)        # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()
@@ -263,7 +283,22 @@ def leapfrog(state, hp, dt):
     steady = jnp.stack([one, one])                                                # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (
+        (
+            2
+            * (
+                2 * alpha * dt * (1 - beta3) / (1 + beta3 + dt * (1 - beta3))
+                + 2 * (1 - beta1) * dt / ((1 - beta1**t) * (1 + beta1 + (1 - beta1) * dt))
+            )
+            / (2 + dt * eta * gamma - eta * gamma)
+        )
+        * one
+    )                                                                             # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

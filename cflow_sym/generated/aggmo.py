@@ -140,6 +140,28 @@ def threshold_drift(state, state_dot, hp):
     )
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta_a = hp["beta_a"]                                                         # ()
+    beta_b = hp["beta_b"]                                                         # ()
+    beta_c = hp["beta_c"]                                                         # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    G_edge = (
+        1 / (3 * (1 + beta_a))
+        + 1 / (3 * (1 + beta_b))
+        + 1 / (3 * (1 + beta_c))
+    )                                                                             # ()
+    G_slope = (
+        -beta_a / (3 * (1 + beta_a)**2)
+        - beta_b / (3 * (1 + beta_b)**2)
+        - beta_c / (3 * (1 + beta_c)**2)
+    )                                                                             # ()
+    Gamma = (2 - eta * gamma) / (1 + G_slope * (2 - eta * gamma) / G_edge)        # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     return {"t": jnp.ones_like(state["t"])}
@@ -214,7 +236,23 @@ def leapfrog(state, hp, dt):
     )                                                                             # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (
+        (
+            2
+            * (
+                2 * dt / (3 * (1 + beta_a + dt * (1 - beta_a)))
+                + 2 * dt / (3 * (1 + beta_b + dt * (1 - beta_b)))
+                + 2 * dt / (3 * (1 + beta_c + dt * (1 - beta_c)))
+            )
+            / (2 + dt * eta * gamma - eta * gamma)
+        )
+        * one
+    )                                                                             # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

@@ -187,6 +187,26 @@ def threshold_drift(state, state_dot, hp):
     )
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta1 = hp["beta1"]                                                           # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    G_edge = (
+        (1 - beta1) / (1 - beta1**t)
+        + (1 - beta1) * beta1 / ((1 + beta1) * (1 - beta1**(1 + t)))
+    )                                                                             # ()
+    Gamma = (
+        (2 - eta * gamma)
+        / (
+            1
+            - (1 - beta1) * beta1**2 * (2 - eta * gamma) / (G_edge * (1 + beta1)**2 * (1 - beta1**(1 + t)))
+        )
+    )                                                                             # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()
@@ -259,7 +279,22 @@ def leapfrog(state, hp, dt):
     steady = jnp.stack([one, one])                                                # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (
+        (
+            2
+            * (
+                2 * (1 - beta1) * dt / ((1 - beta1**t) * (1 + dt))
+                + 2 * (1 - beta1) * beta1 * dt / ((1 - beta1**(1 + t)) * (1 + beta1 + (1 - beta1) * dt))
+            )
+            / (2 + dt * eta * gamma - eta * gamma)
+        )
+        * one
+    )                                                                             # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

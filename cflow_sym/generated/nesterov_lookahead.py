@@ -81,6 +81,13 @@ def threshold_drift(state, state_dot, hp):
     return jnp.zeros_like(state["t"])
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    beta1 = hp["beta1"]                                                           # ()
+    Gamma = 2 * (1 + 2 * beta1) * (1 + beta1) / (1 + 3 * beta1)                   # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     return {"t": jnp.ones_like(state["t"])}
@@ -133,7 +140,12 @@ def leapfrog(state, hp, dt):
     steady = jnp.stack([(-eta / (1 - beta1)) * one, one])                         # (F,)
     w_rate = one                                                                  # ()
     decay = 0 * one                                                               # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (2 * dt / (1 + dt) + 2 * beta1 * dt / (1 + beta1 + (1 - beta1) * dt)) * one  # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

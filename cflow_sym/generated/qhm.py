@@ -106,6 +106,21 @@ def threshold_drift(state, state_dot, hp):
     return (1 + beta1) * eta_dot * gamma * t_dot / (2 * beta1 * q - 1 - beta1)
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta1 = hp["beta1"]                                                           # ()
+    q = hp["momentum_share"]                                                      # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    G_edge = 1 + (1 - beta1) * q / (1 + beta1) - q                                # ()
+    Gamma = (
+        (2 - eta * gamma)
+        / (1 - (1 - beta1) * beta1 * q * (2 - eta * gamma) / (G_edge * (1 + beta1)**2))
+    )                                                                             # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     return {"t": jnp.ones_like(state["t"])}
@@ -164,7 +179,19 @@ def leapfrog(state, hp, dt):
     steady = jnp.stack([one, one])                                                # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (
+        (
+            2
+            * (2 * dt * (1 - q) / (1 + dt) + 2 * (1 - beta1) * dt * q / (1 + beta1 + (1 - beta1) * dt))
+            / (2 + dt * eta * gamma - eta * gamma)
+        )
+        * one
+    )                                                                             # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

@@ -120,6 +120,15 @@ def threshold_drift(state, state_dot, hp):
     return -eta_dot * gamma * t_dot
 
 
+def gain(state, hp):
+    """Return d log|z| / d log lambda at the edge: 2 without momentum and decay."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    Gamma = 2 - eta * gamma                                                       # ()
+    return Gamma * jnp.ones_like(state["t"])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()
@@ -172,7 +181,12 @@ def leapfrog(state, hp, dt):
     steady = jnp.stack([one])                                                     # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
-    return Leapfrog(rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay)
+    push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
+    return (
+        Leapfrog(
+            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+        )
+    )
 
 
 def leap_slow(state, g, hp, dt):

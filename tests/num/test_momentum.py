@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cflow_num as cn
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.errors import GainWarning, InputError
-from cflow_num.filters import check_filter, edge_of
+from cflow_num.filters import check_filter, refuse_other_periods
 from cflow_num.flows.phase_space import PhaseSpace, no_moments
 from cflow_num.flows.stable import PhaseSpaceStableFlow
 from cflow_num.hyperparameters import Schedule, resolve
@@ -270,7 +270,7 @@ def small_step(flow, y):
 )
 def test_a_filter_without_an_edge_of_period_two_is_refused(parts, says):
     with pytest.raises(InputError, match=says) as caught:
-        edge_of(Filter(*(jnp.asarray(x) for x in (*parts, 0.0))), "fake with learning_rate 0.1")
+        refuse_other_periods(Filter(*(jnp.asarray(x) for x in (*parts, 0.0))), "fake with learning_rate 0.1")
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,37 @@
+"""Compiled programs: one for each kind of arguments, a limited number of them at a time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+
+_PROGRAMS_KEPT = 32
+_PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is not an array
+
+
+def compiled_for(function: Any, arguments: tuple) -> Callable:
+    """Return a jitted function compiled for such arguments: ahead of time, to tell compilation from running."""
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
+    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes)
+    if key not in _PROGRAMS:
+        while len(_PROGRAMS) >= _PROGRAMS_KEPT:
+            del _PROGRAMS[next(iter(_PROGRAMS))]
+        _PROGRAMS[key] = function.lower(*arguments).compile()
+    return _PROGRAMS[key]
+
+
+def forget_programs() -> None:
+    """Drop every compiled program of this process, those of other users of JAX included.
+
+    Linux allows a process 65,530 memory mappings and a program takes dozens: work that compiles many hundred different
+    programs (optimizers, problems of other shapes) runs into that and must drop them from time to time.
+    """
+    _PROGRAMS.clear()
+    eqx.clear_caches()
+    jax.clear_caches()
+    gc.collect()

@@ -1,0 +1,53 @@
+"""The start of a run: some steps of the optimizer alone, and where flows start from after them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .discrete import DiscreteOptimizer, midpoints
+from .errors import RunError
+from .flows.base import FlowState
+
+
+class Start(NamedTuple):
+    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update."""
+
+    here: FlowState
+    flows: FlowState
+    before: dict[str, Array]
+
+
+@eqx.filter_jit
+def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
+    y = discrete.first(discrete.problem.w0)
+    return y, discrete.steps(y, length)
+
+
+def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = False) -> Start:
+    """Return the start after `warm_start` discrete steps.
+
+    On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
+    """
+    first, path = _warm_start_path(discrete, warm_start + average)
+    unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
+    points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
+    for t, y in enumerate(points):
+        if t and not bool(jnp.all(jnp.isfinite(y.w))):
+            raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
+    states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
+    here, before = points[warm_start], states[warm_start]
+    if not average:
+        return Start(here, here, before)
+    around = slice(warm_start - 1, warm_start + 2)
+    flows = FlowState(_averaged([y.w for y in points[around]]), _averaged([y.slow for y in points[around]]))
+    return Start(here, flows, _averaged(states[around]))
+
+
+def _averaged(three: list) -> Any:
+    """Return the midpoints of weights or states at three steps in turn."""
+    return jax.tree.map(lambda *x: midpoints(jnp.stack(x))[0], *three)
