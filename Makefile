@@ -1,6 +1,7 @@
 # Two commands do all set-up: `make demo` (the main job on real data) and `make test` (everything CI checks).
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,10 @@ lint: $(STAMP)  ## ruff, import contracts, pyright
 	$(BIN)/pyright
 
 test: lint  ## lint, import contracts, types, all tests with doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
 
 quick: $(STAMP)  ## the tests without the full runs
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
 	$(BIN)/cflow codegen --all
