@@ -30,10 +30,10 @@ lint: $(STAMP)  ## ruff, import contracts, pyright
 	$(BIN)/pyright
 
 test: lint  ## lint, import contracts, types, all tests with doctests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
 
 quick: $(STAMP)  ## the tests without the full runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
 	$(BIN)/cflow codegen --all

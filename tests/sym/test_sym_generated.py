@@ -179,14 +179,25 @@ def test_dtype_jit_and_vmap(setting, dtype):
     assert close(jax.tree.map(lambda a: a[0], many), everything(w, g), rtol=1e-6)
 
 
-def test_committed_modules_and_notes_are_current(tmp_path):
-    assert codegen.write_generated(check=True) == []
-    folder = Path(__file__).parents[2] / "derivations"
-    assert render.write_derivations(folder, check=True) == []
-    assert set(codegen.write_generated(tmp_path, ["gradient_descent"], check=True)) == {
-        tmp_path / "gradient_descent.py"
-    }
-    (path,) = codegen.write_generated(tmp_path, ["gradient_descent"])
+NOTES = Path(__file__).parents[2] / "derivations"
+
+
+@pytest.mark.parametrize("name", cs.optimizers())
+def test_committed_modules_and_notes_are_current(name):
+    assert codegen.write_generated(names=[name], check=True) == []
+    assert render.write_derivations(NOTES, [name], check=True) == []
+    assert render.index_row(name) in (NOTES / "README.md").read_text().splitlines()
+
+
+def test_there_is_one_note_for_each_optimizer_and_an_index():
+    assert {path.stem for path in NOTES.glob("*.md")} == {*cs.optimizers(), "README"}
+    assert (NOTES / "README.md").read_text().startswith(render.index([]).split("\n\n|")[0])
+
+
+def test_a_stale_module_is_found_and_renewed(tmp_path):
+    path = tmp_path / "gradient_descent.py"
+    assert codegen.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
+    assert codegen.write_generated(tmp_path, ["gradient_descent"]) == [path]
     path.write_text(path.read_text().replace("1 / eta", "2 / eta"))
     assert codegen.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
 
