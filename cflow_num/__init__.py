@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import load as load
     from .run import run as run
+    from .run import run_batch as run_batch
 
 _HOMES = {
     "Comparison": "compare",
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "run",
     "problem": "problems",
     "run": "run",
+    "run_batch": "run",
     "stationary_preconditioner": "interpretation",
     "write_report": "report",
 }

@@ -85,7 +85,7 @@ class RunCommand:
     processes: tuple[str, ...] = ("discrete", "stable", "central")
     """Any of discrete, stable, central, ablated, stationary."""
     integrator: str | None = None
-    """heun, leapfrog or published; the best we have if not given."""
+    """anchored (the default), heun, leapfrog or published."""
     average_start: bool = False
     """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
     eig_every: int = 1

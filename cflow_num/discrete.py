@@ -33,7 +33,7 @@ class DiscreteOptimizer(Flow):
         return FlowState(w, self.optimizer.update_state(y.slow, g, self.hp)), g
 
 
-def midpoints(path: Float[Array | np.ndarray, "t *n"]) -> Float[Array | np.ndarray, "t-2 *n"]:
+def midpoints(path: Float[Array | np.ndarray, "t ..."]) -> Float[Array | np.ndarray, "t-2 ..."]:
     """Return the second-order midpoints (w_{t-1} + 2 w_t + w_{t+1}) / 4: an exact period-two oscillation cancels.
 
     >>> import jax.numpy as jnp

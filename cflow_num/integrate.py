@@ -1,26 +1,27 @@
 """The loop: every process (the discrete optimizer, each flow) advances in chunks of whole steps.
 
-A process is data (`Flow`, capacity, solver) and two compiled functions. One chunk is one call without host round
-trips; what it returns for each step is an `Observation`, the weights (for comparison in lockstep, never kept), and,
-for constrained flows, the `Log` of the last sub-step.
+A process is data (`Flow`, capacity, solver) and two compiled functions. One chunk (`chunk.py`) is one call without host
+round trips; what it returns for each step is an `Observation`, the weights (for comparison in lockstep, never kept),
+and, for constrained flows, the `Log` of the last sub-step.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
-import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from cflow_sym.interface import CompiledFlow
 
+from .anchored_stepping import STEP, Anchored, AnchoredState, paced
 from .baseline import Published
+from .chunk import Carry, Options, Records, advance_chunk
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
 from .errors import InputError, RunError, nearest
@@ -36,11 +37,12 @@ from .loss import Problem
 from .programs import compiled_for
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
-from .time_stepping import ConstrainedTerm, HalfExplicitHeun, Log, LoggedState, SolverState, empty_log
+from .time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
 
 PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
 CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
 INTEGRATORS = {  # solver, time step
+    "anchored": (Anchored, STEP),
     "heun": (HalfExplicitHeun, 0.5),
     "leapfrog": (Leapfrog, 0.5),
     "published": (Published, 0.25),
@@ -50,40 +52,7 @@ _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at wh
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
 
 
-def default_integrator(optimizer: CompiledFlow) -> str:
-    """Return the name of the integrator for an optimizer: with momentum the leapfrog in phase space."""
-    return "leapfrog" if optimizer.FILTERED_STATES else "heun"
-
-
-class Carry(NamedTuple):
-    """Where a process stands: its state `y`, the eigenvectors of its last observation, and the solver's memory."""
-
-    y: Any
-    V: Float[Array, "n K"]
-    solver: SolverState | None
-    step: Int[Array, ""]
-
-
-class Records(NamedTuple):
-    """What one chunk of T steps leaves: weights `(T, n)`, observations and logs with a leading axis T."""
-
-    w: Float[Array, "T n"]
-    seen: Observation
-    log: Log | None
-    predictions: dict[str, Array]
-    captured: dict[str, Array]
-    n_gradients: Array
-    reason: Array
-
-
-class Options(NamedTuple):
-    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver and time step."""
-
-    chunk: int
-    eig_every: int
-    coordinates: tuple[int, ...]
-    solver: type
-    dt: Any
+DEFAULT_INTEGRATOR = "anchored"  # for every optimizer: with momentum its short steps are leapfrogs in phase space
 
 
 class Process:
@@ -104,7 +73,7 @@ class Process:
     ):
         if name not in PROCESSES:
             raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
-        integrator = integrator or default_integrator(optimizer)
+        integrator = integrator or DEFAULT_INTEGRATOR
         if integrator not in INTEGRATORS:
             known = ", ".join(INTEGRATORS)
             raise InputError(f'integrator "{integrator}" is not one of {known}{nearest(integrator, INTEGRATORS)}')
@@ -123,8 +92,12 @@ class Process:
             )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
-        self.phase_space = integrator == "leapfrog" and name != "stationary"
-        solver, dt = INTEGRATORS["heun" if name == "stationary" and integrator == "leapfrog" else integrator]
+        momentum = bool(optimizer.FILTERED_STATES)
+        self.phase_space = name != "stationary" and (
+            integrator == "leapfrog" or (integrator == "anchored" and momentum)
+        )
+        stationary = name == "stationary" and integrator != "published"
+        solver, dt = INTEGRATORS["heun" if stationary else integrator]
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
@@ -204,19 +177,23 @@ class Process:
                 )
             per_unit = math.ceil(fastest - 1e-9)
             self._options = self._options._replace(dt=1 / per_unit)
-        memory = SolverState(V, jnp.zeros((k, k), y.w.dtype))
-        carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)
+        memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
+        pace = None
+        if self._options.solver is Anchored:
+            memory = AnchoredState.start(y, V, k)
+            pace = paced(flow).begun(y.w.dtype)
+        carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step, pace)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
         for _ in range(SETTLING_ITERATIONS):
-            assert carry.solver is not None
+            assert isinstance(carry.solver, SolverState)
             slow, memory, change, untracked = closer_to_rest(self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
             if float(untracked) > 1 - 1.5 * ACTIVE_GAP and self.capacity < carry.V.shape[0]:
-                carry = self._grow(carry)
+                carry = self.grow(carry)
             elif float(change) < (RELAXED if self.relaxes else SETTLED):
                 return carry
         raise RunError(
@@ -224,29 +201,35 @@ class Process:
             f"{SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
         )
 
+    def arguments(self, carry: Carry) -> tuple:
+        """Return what `advance_chunk` is called with."""
+        return (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
+
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:
-            arguments = (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
+            arguments = self.arguments(carry)
             began = time.perf_counter()
-            compiled = compiled_for(_advance, arguments)
+            compiled = compiled_for(advance_chunk, arguments)
             self.compile_seconds += time.perf_counter() - began
             began = time.perf_counter()
             after, records = jax.block_until_ready(compiled(*arguments))
             taken = time.perf_counter() - began
-            if not self._must_grow(records):
+            if not self.must_grow(records):
                 self.seconds += taken
                 return after, records
-            carry = self._grow(carry)
+            carry = self.grow(carry)
 
-    def _must_grow(self, records: Records) -> bool:
+    def must_grow(self, records: Records) -> bool:
+        """Whether eigenvalues arrived beyond the capacity, so that the chunk must be taken again."""
         if records.log is None or self.capacity >= records.w.shape[1]:
             return False
         seen = records.seen.effective_eigenvalues[:, self.capacity] / records.seen.threshold
         largest = np.fmax(np.asarray(records.log.untracked), np.asarray(seen))
         return bool(np.any(largest > 1 - 1.5 * ACTIVE_GAP))
 
-    def _grow(self, carry: Carry) -> Carry:
+    def grow(self, carry: Carry) -> Carry:
+        """Double the capacity; raises `RunError` where the integrator cannot."""
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
         self.capacity = min(2 * old, n)
@@ -260,7 +243,12 @@ class Process:
             sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
             sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
         )
-        solver = SolverState(jnp.concatenate([solver.V, new], 1), jnp.pad(solver.X, (0, more)))
+        solver = solver._replace(V=jnp.concatenate([solver.V, new], 1), X=jnp.pad(solver.X, (0, more)))
+        if isinstance(solver, AnchoredState):
+            unknown = jnp.zeros((extra,), carry.V.dtype)
+            solver = solver._replace(
+                eigenvalues=jnp.concatenate([solver.eigenvalues, unknown]), rise=jnp.concatenate([solver.rise, unknown])
+            )
         return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 
     def failure(self, records: Records) -> tuple[int, str] | None:
@@ -292,99 +280,3 @@ _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationar
 @eqx.filter_jit
 def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
     return flow.observe(y, V, capacity)
-
-
-@eqx.filter_jit
-def _advance(
-    flow: Flow, carry: Carry, length: int, eig_every: int, coordinates: tuple[int, ...], solver: type, dt: Array
-) -> tuple[Carry, Records]:
-    """Advance by `length` steps and observe each; one compiled program for every chunk."""
-    path = _path(flow, carry, length, solver, dt)
-    # one past the capacity is certified too, so that an arriving eigenvalue shows
-    capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
-
-    def look(V: Array, at: tuple[Array, FlowState]) -> tuple[Array, Observation]:
-        step, y = at
-        seen = jax.lax.cond(
-            step % eig_every == 0,
-            lambda: flow.observe(y, V, capacity),
-            lambda: flow.observe_cheaply(y, V),
-        )
-        return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
-
-    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), path.states))
-    predictions = {}
-    if (log := path.log) is not None:
-        predictions = {
-            "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
-            "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
-        }
-    after = path.after._replace(V=V, step=carry.step + length)
-    captured = _captured(flow, path, coordinates) if coordinates else {}
-    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
-
-
-def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
-    """Return what is kept of single coordinates: states, squared gradient, its predicted time average; (T, m) each."""
-    chosen = jnp.array(coordinates)
-    kept = {
-        name: s[:, chosen] for name, s in path.states.slow.items() if s.ndim == 2 and s.shape == path.states.w.shape
-    }
-    kept["squared_gradient"] = jax.lax.map(lambda w: flow.gradient(w)[chosen] ** 2, path.states.w)
-    if path.log is not None:
-        kept["predicted_squared_gradient"] = path.log.squared_gradient[:, chosen]
-    return kept
-
-
-class _Path(NamedTuple):
-    """The states at the steps of a chunk, the carry after them, logs, gradients taken by each step, 1 for failure."""
-
-    states: FlowState
-    after: Carry
-    log: Log | None
-    n_gradients: Array
-    reason: Array
-
-
-def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Path:
-    """Advance any process by `length` steps."""
-    dtype = carry.V.dtype
-    if isinstance(flow, DiscreteOptimizer):
-        states = flow.steps(carry.y, length)
-        after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
-        return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
-    if isinstance(flow, (CentralFlow, StationaryFlow)):
-        term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
-    else:
-        assert isinstance(flow, (StableFlow, PhaseSpaceStableFlow))
-        term, method, controller = flow.term(), dfx.Tsit5(), dfx.PIDController(rtol=1e-6, atol=1e-8)
-        dt = jnp.full_like(dt, 0.1)
-    solution = dfx.diffeqsolve(
-        term,
-        method,
-        t0=jnp.zeros((), dtype),
-        t1=jnp.asarray(length, dtype),
-        dt0=dt.astype(dtype),
-        y0=carry.y,
-        args=flow,
-        saveat=dfx.SaveAt(
-            subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
-            solver_state=carry.solver is not None,
-        ),
-        stepsize_controller=controller,
-        solver_state=carry.solver,
-        max_steps=100_000,
-        throw=False,
-    )
-    assert solution.ys is not None
-    path, last = solution.ys
-    after = carry._replace(y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state)
-    reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
-    if isinstance(path, LoggedState):
-        taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
-        return _Path(path.state, after, path.log, taken, reason)
-    per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
-    if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
-        path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
-        per_step = per_step + 1
-    return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

@@ -8,7 +8,7 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 
-from .flows.central import RELIEF_RATE
+from .flows.central import relieved
 from .flows.leapfrog import LeapfrogFlow
 from .time_stepping import ConstrainedTerm, LoggedState, SolverState, fresh, logged, turn
 
@@ -35,9 +35,9 @@ class Leapfrog(dfx.AbstractSolver):
         """Take one step; the log of the new state describes it."""
         flow, y, dt = args, y0.state, jnp.asarray(t1 - t0, y0.state.w.dtype)
         tangent = flow.linearize(y, solver_state.V)
-        X0 = turn(flow, tangent, solver_state)
-        end, X, info = flow.step(y, tangent, X0, dt, RELIEF_RATE * tangent.c * dt)
+        X0 = turn(flow, tangent.frame, solver_state)
+        end, X, info = flow.step(y, tangent, X0, dt, relieved(flow, tangent.c, dt))
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
         y1 = LoggedState(end, logged(flow, log, tangent, X, info.residual))
         error = jax.tree.map(jnp.zeros_like, y1)
-        return y1, error, dict(y0=y0, y1=y1), SolverState(tangent.pairs.U, X), dfx.RESULTS.successful
+        return y1, error, dict(y0=y0, y1=y1), SolverState(tangent.frame.pairs.U, X), dfx.RESULTS.successful

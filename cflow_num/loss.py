@@ -162,6 +162,18 @@ class Problem(eqx.Module):
         """Return the weight vector of a pytree like the one the problem was made with."""
         return self._raveler.ravel(eqx.filter(params, _is_weight))
 
+    def same_function(self, other: Problem) -> bool:
+        """Whether the other problem is the same function of weights and data."""
+        return (
+            self._raveler == other._raveler
+            and eqx.tree_equal(self._static, other._static) is True
+            and self._loss == other._loss
+        )
+
+    def with_numbers(self, w0: Float[Array, " n"], data: PyTree) -> Problem:
+        """Return this problem with other weights to start from and other data."""
+        return eqx.tree_at(lambda p: (p.w0, p.data), self, (w0, data), is_leaf=lambda x: x is None)
+
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
         """Return the loss L(w)."""
         weights = self._raveler.unravel(w)

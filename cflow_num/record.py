@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import xarray as xr
 
+from .chunk import Records
 from .discrete import midpoints
 from .flows.base import Flow, Observation
-from .integrate import Records
 
 # name: (extra dimension, units, meaning)
 VARIABLES = {

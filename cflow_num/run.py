@@ -12,28 +12,26 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from . import filters
+from .batch import alike
 from .discrete import DiscreteOptimizer
-from .errors import GainWarning, InputError, RunError, nearest
+from .errors import GainWarning, InputError, nearest
 from .files import replacing
 from .filters import check_filter
 from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
-from .integrate import PROCESSES, Carry, Process, Records, default_integrator
+from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
+from .loop import CHUNK, Progress, advance_all
 from .loss import Problem
-from .record import Lockstep, Recorder
-from .warm_start import Start, warm_started
+from .warm_start import warm_started
 
-CHUNK = 10  # steps per compiled call
 _MOST_STEPS = 10_000_000
-_EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
 
 
 class Run:
@@ -147,13 +145,99 @@ def run(
     >>> result.tree["central"]["loss"].dims, result.reason
     (('step',), '')
     """
+    prepared = _prepare(
+        problem,
+        optimizer,
+        hyperparameters,
+        steps=steps,
+        warm_start=warm_start,
+        processes=processes,
+        integrator=integrator,
+        eig_every=eig_every,
+        average_start=average_start,
+        capture=capture,
+    )
+    if prepared.config["note"]:
+        warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)
+    if on_start is not None:
+        on_start(prepared.config)
+    return _finish([prepared], quiet)[0]
+
+
+def run_batch(
+    problems: Problem | Sequence[Problem],
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[Run]:
+    """Run an optimizer and its flows for several seeds or hyperparameters at once, mapped by one compiled program.
+
+    **Arguments:**
+
+    - `problems`: one, or as many as runs: the same loss with other initial weights or data of the same shapes.
+    - `optimizer`: one for all.
+    - `hyperparameters`: one dictionary, or as many as runs, with the same names and switches.
+    - `settings`: as for `run`: `steps`, `warm_start`, `processes`, `integrator`, `eig_every`, `average_start`.
+
+    **Returns:** the `Run`s, in order. Seconds are shared out evenly. One that ends early does not stop the others.
+
+    **Raises:** `InputError` for bad input, before work starts.
+
+    >>> import jax.numpy as jnp
+    >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
+    >>> rates = [dict(learning_rate=rate) for rate in (0.1, 0.2)]
+    >>> runs = run_batch(problem, "gradient_descent", rates, steps=16, processes=("discrete", "central"), quiet=True)
+    >>> [float(r.tree["central"]["loss"][-1]) < 0.1 for r in runs]
+    [True, True]
+    """
+    several = [problems] if isinstance(problems, Problem) else list(problems)
+    rates = [hyperparameters] if isinstance(hyperparameters, Mapping) else list(hyperparameters)
+    size = max(len(several), len(rates))
+    if not size or not {len(several), len(rates)} <= {1, size}:
+        raise InputError(
+            f"{len(several)} problems and {len(rates)} sets of hyperparameters make no batch: pass equally many, or one"
+        )
+    several = alike(several) * (size // len(several))
+    rates = rates * (size // len(rates))
+    names = {tuple(sorted(r)) for r in rates}
+    if len(names) > 1:
+        raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
+    prepared = [_prepare(p, optimizer, r, **settings) for p, r in zip(several, rates, strict=True)]
+    for note in {p.config["note"] for p in prepared if p.config["note"]}:
+        warnings.warn(note, GainWarning, stacklevel=2)
+    return _finish(prepared, quiet)
+
+
+class _Prepared(NamedTuple):
+    """A run that is checked and can start."""
+
+    processes: dict[str, Process]
+    discrete: DiscreteOptimizer
+    config: dict[str, Any]
+
+
+def _prepare(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    *,
+    steps: int = 500,
+    warm_start: int = 0,
+    processes: Sequence[str] = ("discrete", "stable", "central"),
+    integrator: str | None = None,
+    eig_every: int = 1,
+    average_start: bool = False,
+    capture: Sequence[int] | int = 0,
+) -> _Prepared:
+    """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
     edge = check_filter(flow, arrays, warm_start + steps)
-    note = filters.warning(flow, edge)
     coordinates = _coordinates(problem, capture)
     everything = {
         name: Process(
@@ -162,7 +246,7 @@ def run(
             flow,
             arrays,
             integrator=integrator,
-            chunk=min(CHUNK, steps),
+            chunk=CHUNK,
             eig_every=eig_every,
             coordinates=coordinates,
         )
@@ -181,35 +265,44 @@ def run(
         "steps": steps,
         "warm_start": warm_start,
         "processes": list(everything),
-        "integrator": integrator or default_integrator(flow),
+        "integrator": integrator or DEFAULT_INTEGRATOR,
         "average_start": average_start,
         "gain": edge.gain,
         "memory": edge.memory,
-        "note": note,
+        "note": filters.warning(flow, edge),
         "eig_every": eig_every,
     }
-    if note:
-        warnings.warn(note, GainWarning, stacklevel=2)
-    if on_start is not None:
-        on_start(config)
+    return _Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
+
+
+def _finish(prepared: Sequence[_Prepared], quiet: bool) -> list[Run]:
+    """Run what was prepared, all at once."""
     began, found_versions = time.perf_counter(), versions()
-    discrete = DiscreteOptimizer(problem, arrays, flow)
-    start = warm_started(discrete, warm_start, average_start)
-    _check_preconditioner(discrete, start.here)
-    recorders, end, reason = _loop(discrete, everything, start, steps, quiet)
+    runs = []
+    for one in prepared:
+        start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"])
+        _check_preconditioner(one.discrete, start.here)
+        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"]))
+    advance_all(runs, quiet)
+    command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
+    seconds = (time.perf_counter() - began) / len(runs)
+    return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
+
+
+def _result(one: _Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
     groups = {
-        name: recorder.dataset(end, {"compile_seconds": everything[name].compile_seconds})
-        for name, recorder in recorders.items()
+        name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
+        for name, recorder in progress.recorders.items()
     }
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {
-        "title": f"{flow.TITLE} on {problem.name}: discrete optimizer and flows",
-        "config": json.dumps(config),
-        "reason": reason,
-        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
-        "versions": json.dumps(found_versions),
+        "title": f"{one.config['title']} on {one.config['problem']}: discrete optimizer and flows",
+        "config": json.dumps(one.config),
+        "reason": progress.reason,
+        "command": command,
+        "versions": json.dumps(versions),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "total_seconds": time.perf_counter() - began,
+        "total_seconds": seconds,
     }
     return Run(tree)
 
@@ -295,70 +388,3 @@ def _check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
             f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
             f"is zero: {remedy}"
         )
-
-
-def _loop(
-    discrete: DiscreteOptimizer, everything: dict[str, Process], start: Start, steps: int, quiet: bool
-) -> tuple[dict[str, Recorder], int, str]:
-    """Advance all processes in lockstep; return what was recorded, the last step reached and what went wrong.
-
-    A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
-    """
-    recorders = {name: Recorder(steps, process.coordinates) for name, process in everything.items()}
-    carries: dict[str, Carry] = {}
-    starts = {name: start.here if name == "discrete" else start.flows for name in everything}
-    lockstep = Lockstep(discrete, recorders, {name: np.asarray(y.w) for name, y in starts.items()})
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
-    reached, ended, reasons, failed = 0, False, [], {}
-    try:
-        for name, process in everything.items():
-            bar.set_description(f"starting {name}")
-            carries[name], seen = process.start(starts[name], start.before)
-            recorders[name].start(seen, process.constrained)
-        while reached < steps and not ended and carries:
-            taken, chunk = min(CHUNK, steps, steps - reached), {}
-            for name in list(carries):
-                process, recorder = everything[name], recorders[name]
-                compiling = not process.compile_seconds
-                bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
-                began = process.seconds
-                try:
-                    carries[name], chunk[name] = process.advance(carries[name])
-                except RunError as error:
-                    reasons.append(f"the {name} process stopped at step {reached} of {steps}: {error}")
-                    failed[name] = reached
-                    del carries[name]
-                    continue
-                recorder.chunk(reached + 1, chunk[name], began, process.seconds)
-                failure = process.failure(chunk[name]) or _explosion(chunk[name], recorder)
-                if failure and failure[0] < taken:  # the others go on, unless it is the optimizer itself
-                    good = reached + failure[0]
-                    reasons.append(f"the {name} process stopped at step {good} of {steps}: {failure[1]}")
-                    failed[name] = good
-                    del carries[name]
-                    if name == "discrete":
-                        ended, taken = True, failure[0]
-                        break
-            lockstep.add(reached, chunk)
-            for name, good in failed.items():
-                recorders[name].forget_after(good)
-                if name == "central" and "discrete" in recorders:
-                    recorders["discrete"].forget_after(good, "displacement")
-            reached += taken
-            bar.update(taken)
-    except KeyboardInterrupt:
-        reasons.append(f"interrupted at step {reached} of {steps}")
-    bar.close()
-    lockstep.close(reached)
-    return recorders, reached, "; ".join(reasons)
-
-
-def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
-    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: CHUNK + 1]
-    first, scale = early[0], np.median(np.abs(early[np.isfinite(early)]))
-    bad = loss - first > _EXPLOSION * scale
-    if not bad.any():
-        return None
-    step = int(np.argmax(bad))
-    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), use a smaller learning rate"

@@ -46,11 +46,11 @@ def closer_to_rest(flow: Flow, y: FlowState, memory: SolverState) -> tuple[dict[
     assert isinstance(flow, CentralFlow)
     tangent = flow.linearize(y, memory.V)
     k = memory.X.shape[0]
-    P, V = flow.optimizer.preconditioner(y.slow, flow.hp), tangent.pairs.U  # () or (n,), (n, K)
+    P, V = flow.optimizer.preconditioner(y.slow, flow.hp), tangent.frame.pairs.U  # () or (n,), (n, K)
     weight = jnp.asarray(1e-12, y.w.dtype)  # of a displacement in which the weights stand still
     offset = jax.tree.map(jnp.zeros_like, y)
-    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn(flow, tangent, memory))
+    rates, X, _ = flow.equilibrium(tangent, offset, weight, turn(flow, tangent.frame, memory))
     slow = y.slow | {name: y.slow[name] + weight * rates.slow[name] for name in flow.at_rest}
     change = jnp.max(jnp.abs(flow.optimizer.preconditioner(slow, flow.hp) / P - 1))
-    untracked = tangent.pairs.eigenvalues[k] / tangent.c if V.shape[1] > k else jnp.zeros(())
+    untracked = tangent.frame.pairs.eigenvalues[k] / tangent.c if V.shape[1] > k else jnp.zeros(())
     return slow, SolverState(V, X), change, untracked

@@ -15,14 +15,15 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
-from .flows.central import RELIEF_RATE, CentralFlow, Tangent
+from .flows.central import CentralFlow, Frame, Tangent, inner, relieved
 from .flows.stationary import StationaryFlow
 from .loss import directions_evaluated
-from .symmetric import svec
+from .symmetric import smat, svec, symmetric_part
 
 
 class Log(NamedTuple):
@@ -129,21 +130,20 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
             i, a, b = row  # stage, coefficients (s,), weight of X
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
-            Q = turning(flow, tangent, carry.V, carry.X.shape[0])             # (k, k)
+            Q = turning(flow, tangent.frame, carry.V, carry.X.shape[0])             # (k, k)
             offset = jax.tree.map(
                 lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
                 y0.state,
                 carry.rates,
                 carry.point,
             )
-            gently = self.relieved and not flow.at_rest  # states at rest get to the edge at once
-            relief = RELIEF_RATE * tangent.c * h / n_stages if gently else jnp.inf
+            relief = relieved(flow, tangent.c, h / n_stages) if self.relieved else jnp.inf
             rates, X, info = flow.equilibrium(tangent, offset, h * a[i], Q @ carry.X @ Q.T, relief)
             all_rates = jax.tree.map(lambda f, r: f.at[i].set(r), carry.rates, rates)
             point = jax.tree.map(lambda y, f: y + h * jnp.tensordot(a, f, axes=1), y0.state, all_rates)
             mean_X = Q @ carry.mean_X @ Q.T + b * X
             log = logged(flow, carry.log, tangent, mean_X, info.residual)
-            return _Stage(point, all_rates, tangent.pairs.U, X, mean_X, log), None
+            return _Stage(point, all_rates, tangent.frame.pairs.U, X, mean_X, log), None
 
         rows_and_weights = (jnp.arange(n_stages), jnp.asarray(rows, h.dtype), jnp.asarray(rows[-1], h.dtype))
         end, _ = jax.lax.scan(stage, start, rows_and_weights)
@@ -177,16 +177,15 @@ class HalfExplicitEuler(AbstractHalfExplicit):
         return 1
 
 
-def turning(flow: CentralFlow, tangent: Tangent, V: Float[Array, "n K"], k: int) -> Float[Array, "k k"]:
-    """Return the matrix that takes coordinates in the old basis V to those in the tangent's basis."""
-    P = flow.optimizer.preconditioner(tangent.y.slow, flow.hp)                # () or (n,)
-    U = tangent.pairs.U                                                       # (n, K)
-    return U[:, :k].T @ (jnp.broadcast_to(P, (U.shape[0],))[:, None] * V[:, :k])
+def turning(flow: CentralFlow, frame: Frame, V: Float[Array, "n K"], k: int) -> Float[Array, "k k"]:
+    """Return the matrix that takes coordinates in the old basis V to those in the frame's basis."""
+    P = flow.optimizer.preconditioner(frame.y.slow, flow.hp)                  # () or (n,)
+    return frame.U.T @ (jnp.broadcast_to(P, (len(V),))[:, None] * V[:, :k])
 
 
-def turn(flow: CentralFlow, tangent: Tangent, memory: SolverState) -> Float[Array, "k k"]:
-    """Return the last X in the tangent's basis."""
-    Q = turning(flow, tangent, memory.V, memory.X.shape[0])                   # (k, k)
+def turn(flow: CentralFlow, frame: Frame, memory: SolverState) -> Float[Array, "k k"]:
+    """Return the last X in the frame's basis."""
+    Q = turning(flow, frame, memory.V, memory.X.shape[0])                     # (k, k)
     return Q @ memory.X @ Q.T
 
 
@@ -205,23 +204,40 @@ def fresh(log: Log, whole: Array) -> Log:
 
 def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:
     """Return the log after a stage, with X (k, k) the mean covariance so far in the stage's basis."""
-    k = X.shape[0]
-    pairs, c = tangent.pairs, tangent.c
-    U, lam = pairs.U[:, :k], pairs.eigenvalues                                # (n, k), (K,)
-    x, Y = jnp.linalg.eigh((X + X.T) / 2)
-    x, Y = x[::-1], Y[:, ::-1]                                                # falling
-    P = flow.optimizer.preconditioner(tangent.y.slow, flow.hp)                # () or (n,)
-    moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), tangent.moments)
-    eigen_residual = jnp.max(jnp.where(tangent.near, pairs.residuals[:k], 0)) / c
-    return Log(
-        sigma_eigenvalues=x,
-        sigma_covectors=jnp.broadcast_to(P, (U.shape[0],))[:, None] * (U @ Y),
-        oscillation_energy=jnp.sum(jnp.diag(X) * lam[:k]),
-        squared_gradient=flow.optimizer.averaged_squared_gradient(tangent.g, moments),
+    log = counted(log, tangent.frame, tangent.c, 1, residual)
+    return described(flow, log, tangent.frame, tangent.y, X, tangent.g)
+
+
+def counted(log: Log, frame: Frame, c: Float[Array, ""], gradients: Array | int, residual: Array) -> Log:
+    """Return the log with the cost and the residuals of one frame and of gradients taken in it."""
+    pairs, k = frame.pairs, frame.near.size
+    eigen_residual = jnp.max(jnp.where(frame.near, pairs.residuals[:k], 0)) / c
+    lam = pairs.eigenvalues                                                   # (K,)
+    return log._replace(
         residual=jnp.maximum(log.residual, residual),
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
-        n_gradients=log.n_gradients + 1,
+        n_gradients=log.n_gradients + gradients,
         n_hessian_vectors=log.n_hessian_vectors + pairs.n_hessian_vectors,
-        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(tangent.near)),
+        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(frame.near)),
+    )
+
+
+def described(
+    flow: CentralFlow, log: Log, frame: Frame, y: FlowState, X: Float[Array, "k k"], g: Float[Array, " n"]
+) -> Log:
+    """Return the log with the oscillation at y: X in the frame's basis, g the gradient there."""
+    P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
+    # eigenvectors in the metric of P at y: with U'PU = R'R, R X R' has the eigenvalues and U R^{-1} Y the vectors
+    R = jnp.linalg.cholesky(inner(frame.U, P)).T                              # (k, k)
+    x, Y = jnp.linalg.eigh(symmetric_part(R @ X @ R.T))
+    x, Y = x[::-1], Y[:, ::-1]                                                # falling
+    V = frame.U @ solve_triangular(R, Y)                                      # (n, k)
+    moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), frame.moments)
+    H = jnp.diag(frame.pairs.eigenvalues[: len(X)]) + smat(frame.D @ (y.w - frame.y.w))   # (k, k) U'H(y)U
+    return log._replace(
+        sigma_eigenvalues=x,
+        sigma_covectors=jnp.broadcast_to(P, (len(V),))[:, None] * V,
+        oscillation_energy=jnp.sum(X * H),
+        squared_gradient=flow.optimizer.averaged_squared_gradient(g, moments),
     )

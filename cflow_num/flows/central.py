@@ -5,14 +5,15 @@ dynamics are affine in X, and X is what keeps the edge slack A = U'(c P - H) U p
 
     X >= 0,   A >= 0,   <X, A> = 0   for all time.
 
-`linearize` evaluates everything costly at one point, `equilibrium` asks for complementarity after a displacement
-from there. Time stepping (`time_stepping.py`) decides where and how often. Sources: arXiv 2410.24206; the
+`frame` evaluates at one point what is costly and turns slowly (eigenvectors, curvature gradients), `tangent` the
+dynamics at any point near it for one gradient, `equilibrium` asks for complementarity after a displacement from there.
+Time stepping (`time_stepping.py`, `anchored_stepping.py`) decides where and how often. Sources: arXiv 2410.24206; the
 complementarity on the discrete step and several critical eigenvalues with state dynamics: derived.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,7 +24,7 @@ from cflow_sym.interface import Moments
 
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
-from ..symmetric import smat, svec, svec_basis
+from ..symmetric import congruence, smat, svec, svec_basis
 from .base import Flow, FlowState
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
@@ -33,25 +34,51 @@ ACTIVE_GAP = (
 RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
 
 
-class Tangent(NamedTuple):
-    """The averaged dynamics at one point, affine in svec(X), and their effect on the edge slack A.
+class Frame(NamedTuple):
+    """What turns slowly, at the point y: eigenpairs, curvature gradients, and the moments of the basis of X.
 
-    With m = k(k+1)/2: rates at X = 0 in `still`, linear parts in `moved` (leading axis m; for states at rest these are
-    values, not rates), curvature gradients
-    `D (m, n)`, eigenpairs in `pairs`, `slack (k,)` the diagonal of A, `c ()`, the gradient `g (n,)` and what X
-    contributes to its moments in `moments` (leading axis m).
+    With m = k(k+1)/2: curvature gradients `D (m, n)` of the pairs that are `near (k,)` the threshold, and what each
+    svec-basis matrix of X contributes to the moments in `moments` (leading axis m).
     """
 
     y: FlowState
     pairs: Eigenpairs
     D: Float[Array, "m n"]
+    near: Bool[Array, " k"]
+    moments: Moments
+
+    @property
+    def U(self) -> Float[Array, "n k"]:
+        """The eigenvectors that X refers to."""
+        return self.pairs.U[:, : self.near.size]
+
+
+class Tangent(NamedTuple):
+    """The averaged dynamics at the point y, affine in svec(X), and the edge slack there, in a frame's basis U.
+
+    Rates at X = 0 in `still`, linear parts in `moved` (leading axis m; for states at rest these are values, not
+    rates), the edge slack U'(cP - H)U in `slack (k, k)`, U'PU in `metric (k, k)`, `c ()`, the gradient `g (n,)`.
+    """
+
+    frame: Frame
+    y: FlowState
     still: FlowState
     moved: FlowState
-    slack: Float[Array, " k"]
+    slack: Float[Array, "k k"]
+    metric: Float[Array, "k k"]
     c: Float[Array, ""]
-    near: Bool[Array, " k"]
     g: Float[Array, " n"]
-    moments: Moments
+
+
+class ShortStep(NamedTuple):
+    """Where a short step in a frame ends: state, X at its end and its mean, rates at the end, gradient, residual."""
+
+    y: FlowState
+    X: Float[Array, "k k"]
+    mean_X: Float[Array, "k k"]
+    rates: FlowState
+    g: Float[Array, " n"]
+    residual: Float[Array, ""]
 
 
 class CentralFlow(Flow):
@@ -63,37 +90,60 @@ class CentralFlow(Flow):
     keeps the edge (all that can, for the *stationary* flow; without it those that have no memory).
     """
 
+    GRADIENTS: ClassVar[int] = 2  # in a short step
+    STAGGERED: ClassVar[bool] = False  # whether states live half a short step before the weights
     capacity: int = eqx.field(static=True)
     sharpness_reduction: bool = eqx.field(static=True, default=True)
     at_rest: tuple[str, ...] = eqx.field(static=True, default=())
 
-    def linearize(
-        self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs, all_pairs: bool = False
-    ) -> Tangent:
-        """Evaluate eigenpairs (from the block V), curvature gradients and the affine dynamics at y.
+    def frame(
+        self,
+        y: FlowState,
+        V: Float[Array, "n K"],
+        eigenpairs=leading_eigenpairs,
+        all_pairs: bool = False,
+        arriving: Float[Array, " K"] | float = 0.0,
+    ) -> Frame:
+        """Evaluate eigenpairs (from the block V) and curvature gradients at y.
 
-        Curvature gradients are evaluated for eigenvalues near the threshold, or for all tracked with `all_pairs`.
+        Curvature gradients are evaluated for eigenvalues near the threshold once `arriving` is added to them, or for
+        all tracked with `all_pairs`.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
-        g = self.gradient(y.w)                                                # (n,)
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
+        edge = (1 - TRACKING_GAP) * c                                         # ()
         pairs = eigenpairs(
             lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
-            wanted_above=(1 - TRACKING_GAP) * c,
+            wanted_above=edge - jnp.max(jnp.asarray(arriving)),
             capacity=k,
         )
-        U, HU, lam = pairs.U[:, :k], pairs.HU[:, :k], pairs.eigenvalues[:k]   # (n, k), (n, k), (k,)
-        near = (lam > (1 - TRACKING_GAP) * c) | all_pairs                     # (k,)
+        U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
+        rising = jnp.broadcast_to(jnp.asarray(arriving), pairs.eigenvalues.shape)
+        near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
+        near = jnp.cumsum(near[::-1])[::-1] > 0                               # the first ones up to the last near one
         D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)
-
         E = svec_basis(k)                                                     # (m, k, k)
         variance = jnp.einsum("ni,mij,nj->mn", HU, E.astype(HU.dtype), HU)    # (m, n) diag(H U E U' H)
-        moments = Moments(D / 2, variance)
-        still, moved = self.affine(y, g, moments)
-        return Tangent(y, pairs, D, still, moved, c - lam, c, near, g, moments)
+        return Frame(y, pairs, D, near, Moments(D / 2, variance))
+
+    def tangent(self, frame: Frame, y: FlowState) -> Tangent:
+        """Return the dynamics at y, one gradient; the Hessian there is linear from the frame's point on."""
+        opt, hp = self.optimizer, self.hp
+        U, lam = frame.U, frame.pairs.eigenvalues[: frame.near.size]          # (n, k), (k,)
+        g = self.gradient(y.w)                                                # (n,)
+        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
+        metric = inner(U, P)                                                  # (k, k)
+        slack = c * metric - jnp.diag(lam) - smat(frame.D @ (y.w - frame.y.w))
+        still, moved = self.affine(y, g, frame.moments)
+        return Tangent(frame, y, still, moved, slack, metric, c, g)
+
+    def linearize(self, y: FlowState, V: Float[Array, "n K"], eigenpairs=leading_eigenpairs, all_pairs: bool = False):
+        """Return the tangent at y in the frame of y itself."""
+        return self.tangent(self.frame(y, V, eigenpairs, all_pairs), y)
 
     def affine(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> tuple[FlowState, FlowState]:
         """Return the rates at X = 0 and their linear parts, from the moments of the basis of X."""
@@ -125,14 +175,12 @@ class CentralFlow(Flow):
         return tangent.still._replace(slow=still), tangent.moved._replace(slow=moved)
 
     def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:
-        """Return svec of the first-order change of A = U'(cP - H)U under dy: c U' dP U + dc I - <d_ij, dw>."""
+        """Return svec of the first-order change of A = U'(cP - H)U under dy: c U'dP U + dc U'PU - <d_ij, dw>."""
         opt, hp, y = self.optimizer, self.hp, tangent.y
-        k = tangent.slack.shape[0]
-        U = tangent.pairs.U[:, :k]                                            # (n, k)
+        U = tangent.frame.U                                                   # (n, k)
         dP = opt.preconditioner_drift(y.slow, dy.slow, hp)                    # () or (n,)
         dc = jnp.asarray(opt.threshold_drift(y.slow, dy.slow, hp), U.dtype)   # ()
-        dP = jnp.broadcast_to(dP, (U.shape[0],))[:, None]                     # (n, 1)
-        return svec(tangent.c * (U.T @ (dP * U)) + dc * jnp.eye(k, dtype=U.dtype)) - tangent.D @ dy.w
+        return svec(tangent.c * inner(U, dP) + dc * tangent.metric) - tangent.frame.D @ dy.w
 
     def equilibrium(
         self,
@@ -144,27 +192,61 @@ class CentralFlow(Flow):
     ) -> tuple[FlowState, Float[Array, "k k"], SdcpInfo]:
         """Return the rates, X and the solver's report such that complementarity holds at y + offset + weight * rates.
 
-        The slack after the displacement is A + B[X], affine in X; directions whose slack stays far above zero are
-        left out. Where the point itself is infeasible by more than `relief`, only that much is corrected.
+        The slack after the displacement is A + B[X], affine in X. The problem is solved in the eigenvectors of the
+        slack before it: directions whose slack stays far above zero are left out, and where the point itself is
+        infeasible by more than `relief`, only that much is corrected.
         """
-        k = tangent.slack.shape[0]
+        near, c = tangent.frame.near, tangent.c
         still, moved = self._rates(tangent, offset, weight)
         change = self.slack_change(tangent, _scaled_sum(offset, still, weight))           # (m,)
         B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(moved)   # (m, m)
-        slack = jnp.maximum(tangent.slack, -relief)                           # (k,)
-        A = jnp.diag(slack) + smat(change)
-        falling = jnp.maximum(-jnp.diag(smat(change)), 0.0)
-        active = tangent.near & (tangent.slack < ACTIVE_GAP * tangent.c + 2 * falling)
+        apart = jnp.diag(jnp.where(near, 0, 10 * c))  # what is not near stays last and by itself
+        slack, Q = jnp.linalg.eigh(jnp.where(near[:, None] & near, tangent.slack, 0) + apart) # (k,), (k, k)
+        C = congruence(Q)                                                     # (m, m) svec(M) -> svec(Q'MQ)
+        change, B = smat(C @ change), C @ B @ C.T                             # (k, k), (m, m)
+        A = jnp.diag(jnp.maximum(slack, -relief)) + change                    # (k, k)
+        falling = jnp.maximum(-jnp.diag(change), 0.0)                         # (k,)
+        active = near & (slack < ACTIVE_GAP * c + 2 * falling)                # (k,)
         if (
             not self.sharpness_reduction
         ):  # U'U alone drives A: B has rank one, so X is not unique; take the smallest
             B = B + 1e-9 * jnp.max(jnp.abs(jnp.diag(B))) * jnp.eye(B.shape[0], dtype=B.dtype)
-        X, info = solve_sdcp(A, B, X0, active)
+        X, info = solve_sdcp(A, B, Q.T @ X0 @ Q, active)
         known = jnp.all(jnp.isfinite(change)) & jnp.all(jnp.isfinite(B))  # nan makes every direction look inactive
         info = info._replace(residual=jnp.where(known, info.residual, jnp.inf))
+        X = Q @ X.reshape(Q.shape) @ Q.T                                      # (k, k)
         x = svec(X)                                                           # (m,)
         rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
-        return rates, X.reshape(k, k), info
+        return rates, X, info
+
+    def short_step(self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""]) -> ShortStep:
+        """Advance by h in a frame, with the half-explicit method of Heun: two gradients."""
+
+        def stage(carry: tuple[FlowState, FlowState, ShortStep], second: Array):
+            point, first, last = carry
+            tangent = self.tangent(frame, point)
+            part = jnp.where(second, h / 2, h)  # of this stage's rates in the next point
+            offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
+            rates, X, info = self.equilibrium(tangent, offset, part, last.X, relieved(self, tangent.c, h / 2))
+            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, rates)
+            mean_X = jnp.where(second, (last.X + X) / 2, X)
+            residual = jnp.maximum(last.residual, info.residual)
+            return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual)), None
+
+        still = jax.tree.map(jnp.zeros_like, y)
+        start = ShortStep(y, X, X, still, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
+        (_, _, end), _ = jax.lax.scan(stage, (y, still, start), jnp.array([False, True]))
+        return end
+
+
+def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:
+    """Return how much of an infeasible point is corrected within dt; states at rest get to the edge at once."""
+    return jnp.asarray(jnp.inf, c.dtype) if flow.at_rest else RELIEF_RATE * c * dt
+
+
+def inner(U: Float[Array, "n k"], P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, "k k"]:
+    """Return U' diag(P) U."""
+    return U.T @ (jnp.broadcast_to(P, (U.shape[0],))[:, None] * U)
 
 
 def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:

@@ -7,6 +7,8 @@ step P is the one predicted with the last X, which makes the weights affine in X
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,12 +18,15 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo
 from ..symmetric import svec
 from .base import FlowState
-from .central import CentralFlow, Tangent
+from .central import CentralFlow, Frame, ShortStep, Tangent, relieved
 from .phase_space import PhaseSpace
 
 
 class LeapfrogFlow(PhaseSpace, CentralFlow):
     """The central flow in phase space for up to `capacity` critical eigenvalues."""
+
+    GRADIENTS: ClassVar[int] = 1
+    STAGGERED: ClassVar[bool] = True
 
     def affine(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> tuple[FlowState, FlowState]:
         """Return nothing yet: the rates of a discrete step depend on its length, see `step`."""
@@ -43,10 +48,17 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         moments = self.moments(tangent, X)
         return self.leap(y, tangent.g, self.shift(moments), moments, dt), X, info
 
+    def short_step(self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""]) -> ShortStep:
+        """Advance by h in a frame with one leapfrog step: one gradient."""
+        tangent = self.tangent(frame, y)
+        end, X, info = self.step(y, tangent, X, h, relieved(self, tangent.c, h))
+        rates = jax.tree.map(lambda a, b: (b - a) / h, y._replace(filtered=None), end._replace(filtered=None))
+        return ShortStep(end, X, X, rates, tangent.g, info.residual)
+
     def displacement(self, y: FlowState, tangent: Tangent, X0: Float[Array, "k k"], dt: Float[Array, ""]) -> Tangent:
         """Return the tangent with the mean rates over the step, affine in X."""
         assert y.filtered is not None
-        opt, hp, g, basis = self.optimizer, self.hp, tangent.g, tangent.moments
+        opt, hp, g, basis = self.optimizer, self.hp, tangent.g, tangent.frame.moments
         middle = y.slow | {"t": y.slow["t"] + dt}
         k = opt.leapfrog(middle, hp, dt)
         last = self.moments(tangent, X0)
@@ -73,7 +85,7 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
 
     def moments(self, tangent: Tangent, X: Float[Array, "k k"]) -> Moments:
         """Return the moments of Sigma = U X U'."""
-        return jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), tangent.moments)
+        return jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), tangent.frame.moments)
 
     def shift(self, moments: Moments) -> Float[Array, "... n"]:
         """Return what the oscillation adds to the gradient that moves the weights: nothing in the ablated flow."""

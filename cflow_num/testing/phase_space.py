@@ -133,7 +133,7 @@ def _stepped(flow: LeapfrogFlow, y: FlowState, V: Array) -> tuple:
     d = flow.displacement(y, tangent, X0, jnp.asarray(DT))
     nothing = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
     rates, X, info = CentralFlow.equilibrium(flow, d, nothing, jnp.asarray(DT), X0)
-    return flow.step(y, tangent, X0, jnp.asarray(DT))[0], rates, X, info, tangent.pairs.U, d.slack
+    return flow.step(y, tangent, X0, jnp.asarray(DT))[0], rates, X, info, tangent.frame.pairs.U, d.slack
 
 
 @eqx.filter_jit

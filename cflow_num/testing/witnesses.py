@@ -145,7 +145,7 @@ def _solve(flow: CentralFlow, y: FlowState, V: Array, weight: Array, relief: Arr
     tangent = flow.linearize(y, V)
     offset = jax.tree.map(jnp.zeros_like, y)
     rates, X, info = flow.equilibrium(tangent, offset, weight, jnp.zeros((CAPACITY, CAPACITY)), relief)
-    return rates, X, info, tangent.pairs.U[:, :CAPACITY]
+    return rates, X, info, tangent.frame.pairs.U[:, :CAPACITY]
 
 
 def solve(flow: CentralFlow, y: FlowState, V: Array, weight: float = 1.0, relief: float = np.inf) -> tuple:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cflow_num.chunk import Options
 from cflow_num.discrete import DiscreteOptimizer, midpoints
 from cflow_num.flows.base import FlowState
-from cflow_num.integrate import INTEGRATORS, Options, Process
+from cflow_num.integrate import INTEGRATORS, Process
 from cflow_num.loss import Problem
 from cflow_num.problems import problem
 from cflow_num.problems.ramp import ramp_central_flow

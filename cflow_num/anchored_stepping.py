@@ -1,0 +1,215 @@
+"""The anchored solver: what turns slowly is evaluated once in the middle of a long step, cheap sub-steps do the rest.
+
+Eigenvectors, eigenvalues and curvature gradients change over tens of units of flow time, the gradient over half a
+unit. One step of length H therefore (1) extrapolates the path to its middle, (2) evaluates a `Frame` there, (3) takes
+sub-steps with fresh gradients in that frame, in which the Hessian is linear. Anchoring at the middle makes it second
+order. The frame's change from step to step is the error estimate; it does not depend on the choice of eigenvectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .flows.base import FlowState
+from .flows.central import CentralFlow, Frame, ShortStep
+from .symmetric import svec
+from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described, fresh, turning
+
+LONGEST = 16  # units of flow time; chunks are multiples of it, so that their length changes no number
+SHORTEST = 1 / 16
+STEP = 1 / 2  # a short step
+TOLERANCE = 0.02  # of a step's error estimate, relative to the step
+
+
+class AnchoredState(NamedTuple):
+    """What the next step starts from.
+
+    The tracked block `V (n, K)`, the covariance `X (k, k)` in its basis, the last `rates` of weights and slow states,
+    the last shift of the gradient `shift (n,)`, the effective `eigenvalues (K,)` in the middle of the last step, how
+    fast they were rising there, `rise (K,)`, and how long ago that was, `age ()`.
+    """
+
+    V: Float[Array, "n K"]
+    X: Float[Array, "k k"]
+    rates: FlowState
+    shift: Float[Array, " n"]
+    eigenvalues: Float[Array, " K"]
+    rise: Float[Array, " K"]
+    age: Float[Array, ""]
+
+    @classmethod
+    def start(cls, y: FlowState, V: Float[Array, "n K"], k: int) -> AnchoredState:
+        """Return the memory of a flow that has not moved."""
+        still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
+        unknown = jnp.zeros(V.shape[1], V.dtype)
+        age = jnp.asarray(jnp.inf, V.dtype)
+        return cls(V, jnp.zeros((k, k), V.dtype), still, jnp.zeros_like(y.w), unknown, unknown, age)
+
+
+class _Nodes(NamedTuple):
+    """Where the flow is at whole units: state, mean X of the short step that ends there, gradient; leading axis."""
+
+    y: FlowState
+    X: Float[Array, "u k k"]
+    g: Float[Array, "u n"]
+
+
+class AtUnits(dfx.AbstractLocalInterpolation):
+    """Reads off a step at whole units of flow time: nothing is interpolated."""
+
+    t0: Any
+    t1: Any
+    nodes: _Nodes
+    start: LoggedState
+    log: Log
+    flow: CentralFlow
+    frame: Frame
+
+    def evaluate(self, t0, t1=None, left=True):
+        """Return the logged state at the whole unit `t0`, or the difference between that at `t1` and it."""
+        if t1 is not None:
+            return jax.tree.map(lambda a, b: b - a, self.evaluate(t0), self.evaluate(t1))
+        ahead = jnp.asarray(t0 - self.t0)
+        y, X, g = jax.tree.map(lambda x: x[_unit(ahead)], self.nodes)
+        here = LoggedState(y, described(self.flow, self.log, self.frame, y, X, g))
+        return jax.tree.map(lambda a, b: jnp.where(ahead <= 0, a, b), self.start, here)
+
+
+def _unit(ahead: Array) -> Array:
+    """Return the place among the nodes of what lies `ahead` of the start of a step: the unit that it ends."""
+    return jnp.clip(jnp.ceil(ahead - 1e-4).astype(jnp.int32) - 1, 0, LONGEST - 1)
+
+
+class Anchored(dfx.AbstractSolver):
+    """Frames at the middle of steps, short steps in between (Heun; with momentum the leapfrog)."""
+
+    h: Any  # longest short step
+    term_structure: ClassVar = ConstrainedTerm
+    interpolation_cls: ClassVar = AtUnits
+
+    def init(self, terms, t0, t1, y0: LoggedState, args: CentralFlow) -> AnchoredState:
+        """Not used: `solver_state` is always passed, since the eigenvectors come from an observation."""
+        raise NotImplementedError("pass solver_state=AnchoredState.start(...) to diffeqsolve")
+
+    def func(self, terms, t0, y0, args):
+        """Return the rates without oscillation."""
+        return terms.vf(t0, y0, args)
+
+    def order(self, terms):
+        """Return 2."""
+        return 2
+
+    def error_order(self, terms):
+        """Return 2, the order of the estimate: that of a step anchored at its start."""
+        return 2
+
+    def step(self, terms, t0, t1, y0: LoggedState, args: CentralFlow, solver_state: AnchoredState, made_jump):
+        """Take one step; the log of the new state describes it."""
+        flow, memory, y = args, solver_state, y0.state
+        H = jnp.asarray(t1 - t0, y.w.dtype)
+        arriving = jnp.maximum(memory.rise, 0) * H  # (K,) until the end of this step
+        frame = flow.frame(extrapolated(flow, y, memory.rates, H / 2), memory.V, arriving=arriving)
+        Q = turning(flow, frame, memory.V, len(memory.X))  # (k, k)
+        X = Q @ memory.X @ Q.T  # (k, k)
+        count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
+        h = H / count
+
+        def advance(i: Array, carry: tuple[ShortStep, _Nodes]) -> tuple[ShortStep, _Nodes]:
+            last, nodes = carry
+            now = flow.short_step(frame, last.y, last.X, h)
+            now = now._replace(residual=jnp.maximum(last.residual, now.residual))
+            unit, node = _unit((i + 1) * h), _Nodes(now.y, now.mean_X, now.g)
+            return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node)
+
+        start = ShortStep(y, X, X, memory.rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
+        nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), _Nodes(y, X, start.g))
+        end, nodes = jax.lax.fori_loop(0, count, advance, (start, nowhere))
+
+        c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
+        log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
+        log = counted(log, frame, c, count * flow.GRADIENTS, end.residual)
+        y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
+        shift = jnp.tensordot(svec(end.mean_X), frame.moments.gradient_shift, axes=1)  # (n,)
+        lam = frame.pairs.eigenvalues  # (K,)
+        rise = jnp.where(jnp.isinf(memory.age), 0, (lam - memory.eigenvalues) / (memory.age + H / 2))
+        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, lam, rise, H / 2)
+        error = self._error(flow, y0, y1, H, shift - memory.shift)
+        return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
+
+    def _error(
+        self, flow: CentralFlow, y0: LoggedState, y1: LoggedState, H: Array, turned: Float[Array, " n"]
+    ) -> LoggedState:
+        """Return what the shift's change since the last frame moves in half a step, relative to the step's length."""
+        P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)  # () or (n,)
+        moved = H / 2 * flow.speed(y1.state) * turned / P  # (n,)
+        length = jnp.linalg.norm(y1.state.w - y0.state.w)  # ()
+        nothing = jax.tree.map(jnp.zeros_like, y1)
+        return nothing._replace(state=nothing.state._replace(w=moved / jnp.where(length > 0, length, 1)))
+
+
+def extrapolated(flow: CentralFlow, y: FlowState, rates: FlowState, ahead: Array) -> FlowState:
+    """Return the state so far ahead at constant rates; where that has no preconditioner, the state itself."""
+    there = jax.tree.map(lambda x, f: x + ahead * f, y._replace(filtered=None), rates)
+    P = flow.optimizer.preconditioner(there.slow, flow.hp)  # () or (n,)
+    good = jnp.all(jnp.isfinite(P) & (P > 0))
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), there, y._replace(filtered=None))
+
+
+class WholeUnits(dfx.AbstractStepSizeController):
+    """A controller whose steps are powers of two at multiples of themselves, so that whole units are always met.
+
+    Steps then depend on time alone, not on where a chunk of the integration begins. The length of the next step is in
+    the controller's state, which a later call starts from.
+    """
+
+    controller: dfx.PIDController
+    shortest: float
+
+    def wrap(self, direction):
+        """Return the controller for the direction of time."""
+        return WholeUnits(self.controller.wrap(direction), self.shortest)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        """Return the end of the first step and the state."""
+        t, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return t, (jnp.asarray(t - t0), state)
+
+    def begun(self, dtype: Any) -> Any:
+        """Return the state before the first step."""
+        step = jnp.asarray(STEP, dtype)
+        func = ConstrainedTerm().vf
+        return self.init(None, jnp.zeros((), dtype), jnp.ones((), dtype), step, step, None, func, None)[1]
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        """Return whether to keep the step and where the next one goes."""
+        _, inner = controller_state
+        keep, next_t0, next_t1, jump, inner, result = self.controller.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, inner
+        )
+        wanted = jnp.asarray(next_t1 - next_t0)
+        sizes = self.shortest * 2.0 ** jnp.arange(int(np.log2(LONGEST / self.shortest)) + 1, dtype=wanted.dtype)
+        fits = (sizes <= wanted * (1 + 1e-6)) & (jnp.round(next_t0 / sizes) * sizes == next_t0)
+        size = jnp.max(jnp.where(fits, sizes, self.shortest))
+        return keep, next_t0, next_t0 + size, jump, (size, inner), result
+
+
+def paced(flow: CentralFlow | None = None, tolerance: float = TOLERANCE) -> WholeUnits:
+    """Return the controller of the anchored solver for a flow; `tolerance` is relative to the distance travelled.
+
+    In phase space the short steps keep their length: averages and states live half of it before the weights.
+    """
+    shortest = STEP if flow is not None and flow.STAGGERED else SHORTEST
+    pid = dfx.PIDController(
+        rtol=0, atol=tolerance, dtmin=shortest, dtmax=LONGEST, force_dtmin=True, norm=_norm_of_weights
+    )
+    return WholeUnits(pid, shortest)
+
+
+def _norm_of_weights(y: LoggedState) -> Float[Array, ""]:
+    return jnp.linalg.norm(y.state.w)

@@ -1,0 +1,155 @@
+"""One chunk of any process, compiled: the states at its steps, what is observed of them, and the state after it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .anchored_stepping import Anchored, AnchoredState, paced
+from .discrete import DiscreteOptimizer
+from .flows.base import Flow, FlowState, Observation
+from .flows.central import CentralFlow
+from .flows.stable import PhaseSpaceStableFlow, StableFlow
+from .flows.stationary import StationaryFlow
+from .time_stepping import ConstrainedTerm, Log, LoggedState, SolverState
+
+
+class Carry(NamedTuple):
+    """Where a process stands: its state `y`, the eigenvectors of its last observation, and the solver's memory."""
+
+    y: Any
+    V: Float[Array, "n K"]
+    solver: SolverState | AnchoredState | None
+    step: Int[Array, ""]
+    pace: Any = None  # state of an adaptive controller
+
+
+class Records(NamedTuple):
+    """What one chunk of T steps leaves: weights `(T, n)`, observations and logs with a leading axis T."""
+
+    w: Float[Array, "T n"]
+    seen: Observation
+    log: Log | None
+    predictions: dict[str, Array]
+    captured: dict[str, Array]
+    n_gradients: Array
+    reason: Array
+
+
+class Options(NamedTuple):
+    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver and time step."""
+
+    chunk: int
+    eig_every: int
+    coordinates: tuple[int, ...]
+    solver: type
+    dt: Any
+
+
+@eqx.filter_jit
+def advance_chunk(
+    flow: Flow, carry: Carry, length: int, eig_every: int, coordinates: tuple[int, ...], solver: type, dt: Array
+) -> tuple[Carry, Records]:
+    """Advance by `length` steps and observe each; one compiled program for every chunk."""
+    path = _path(flow, carry, length, solver, dt)
+    # one past the capacity is certified too, so that an arriving eigenvalue shows
+    capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
+
+    def look(V: Array, at: tuple[Array, FlowState]) -> tuple[Array, Observation]:
+        step, y = at
+        seen = jax.lax.cond(
+            step % eig_every == 0,
+            lambda: flow.observe(y, V, capacity),
+            lambda: flow.observe_cheaply(y, V),
+        )
+        return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
+
+    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), path.states))
+    predictions = {}
+    if (log := path.log) is not None:
+        predictions = {
+            "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
+            "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
+        }
+    after = path.after._replace(V=V, step=carry.step + length)
+    captured = _captured(flow, path, coordinates) if coordinates else {}
+    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
+
+
+def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
+    """Return what is kept of single coordinates: states, squared gradient, its predicted time average; (T, m) each."""
+    chosen = jnp.array(coordinates)
+    kept = {
+        name: s[:, chosen] for name, s in path.states.slow.items() if s.ndim == 2 and s.shape == path.states.w.shape
+    }
+    kept["squared_gradient"] = jax.lax.map(lambda w: flow.gradient(w)[chosen] ** 2, path.states.w)
+    if path.log is not None:
+        kept["predicted_squared_gradient"] = path.log.squared_gradient[:, chosen]
+    return kept
+
+
+class _Path(NamedTuple):
+    """The states at the steps of a chunk, the carry after them, logs, gradients taken by each step, 1 for failure."""
+
+    states: FlowState
+    after: Carry
+    log: Log | None
+    n_gradients: Array
+    reason: Array
+
+
+def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Path:
+    """Advance any process by `length` steps."""
+    dtype = carry.V.dtype
+    if isinstance(flow, DiscreteOptimizer):
+        states = flow.steps(carry.y, length)
+        after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
+        return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
+    if solver is Anchored:
+        assert isinstance(flow, CentralFlow)
+        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow)
+        dt = carry.pace[0]
+    elif isinstance(flow, (CentralFlow, StationaryFlow)):
+        term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
+    else:
+        assert isinstance(flow, (StableFlow, PhaseSpaceStableFlow))
+        term, method, controller = flow.term(), dfx.Tsit5(), dfx.PIDController(rtol=1e-6, atol=1e-8)
+        dt = jnp.full_like(dt, 0.1)
+    solution = dfx.diffeqsolve(
+        term,
+        method,
+        t0=jnp.zeros((), dtype),
+        t1=jnp.asarray(length, dtype),
+        dt0=dt.astype(dtype),
+        y0=carry.y,
+        args=flow,
+        saveat=dfx.SaveAt(
+            subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
+            solver_state=carry.solver is not None,
+            controller_state=carry.pace is not None,
+        ),
+        stepsize_controller=controller,
+        controller_state=carry.pace,
+        solver_state=carry.solver,
+        max_steps=100_000,
+        throw=False,
+    )
+    assert solution.ys is not None
+    path, last = solution.ys
+    after = carry._replace(
+        y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state, pace=solution.controller_state
+    )
+    reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
+    if isinstance(path, LoggedState):
+        taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
+        return _Path(path.state, after, path.log, taken, reason)
+    per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
+    if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
+        path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
+        per_step = per_step + 1
+    return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

@@ -1,0 +1,148 @@
+"""The loop over chunks: the processes of one run, or of many runs at once, advance in lockstep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from .batch import advance_together
+from .chunk import Carry, Records
+from .discrete import DiscreteOptimizer
+from .errors import RunError
+from .integrate import Process
+from .record import Lockstep, Recorder
+from .warm_start import Start
+
+CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
+_EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
+
+
+class Progress:
+    """One run under way: where its processes stand, what they recorded, and what went wrong.
+
+    A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
+    """
+
+    def __init__(self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int):
+        self.processes, self.steps, self.reached = processes, steps, 0
+        self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
+        self.carries: dict[str, Carry] = {}
+        self._start = start
+        starts = {name: start.here if name == "discrete" else start.flows for name in processes}
+        self._starts = starts
+        self._lockstep = Lockstep(discrete, self.recorders, {name: np.asarray(y.w) for name, y in starts.items()})
+        self._reasons: list[str] = []
+        self._failed: dict[str, int] = {}
+        self._chunk: dict[str, Records] = {}
+        self._taken = 0
+
+    @property
+    def reason(self) -> str:
+        """What went wrong; empty if nothing did."""
+        return "; ".join(self._reasons)
+
+    def begin(self, name: str) -> None:
+        """Bring a process to step 0."""
+        process = self.processes[name]
+        self.carries[name], seen = process.start(self._starts[name], self._start.before)
+        self.recorders[name].start(seen, process.constrained)
+
+    def running(self, name: str) -> bool:
+        """Whether the process goes on."""
+        return name in self.carries
+
+    def take(self, name: str, after: Carry | RunError, records: Records | None, began: float) -> None:
+        """Record what a process did in this chunk, or why it could not; `began`: its seconds before."""
+        if isinstance(after, RunError):
+            self._stop(name, self.reached, str(after))
+            return
+        assert records is not None
+        self.carries[name], self._chunk[name] = after, records
+        recorder = self.recorders[name]
+        recorder.chunk(self.reached + 1, records, began, self.processes[name].seconds)
+        failure = self.processes[name].failure(records) or _explosion(records, recorder)
+        length = min(CHUNK, self.steps - self.reached)
+        if failure and failure[0] < length:
+            self._stop(name, self.reached + failure[0], failure[1])
+            if name == "discrete":  # the flows have nothing left to be compared with
+                self._taken = failure[0]
+                self.carries.clear()
+
+    def _stop(self, name: str, good: int, why: str) -> None:
+        self._reasons.append(f"the {name} process stopped at step {good} of {self.steps}: {why}")
+        self._failed[name] = good
+        self.carries.pop(name, None)
+
+    def begin_chunk(self) -> None:
+        """Start to collect what the processes do in the next chunk."""
+        self._chunk, self._taken = {}, min(CHUNK, self.steps - self.reached)
+
+    def end_chunk(self) -> int:
+        """Compare the processes over the chunk; return how many steps it went on."""
+        self._lockstep.add(self.reached, self._chunk)
+        for name, good in self._failed.items():
+            self.recorders[name].forget_after(good)
+            if name == "central" and "discrete" in self.recorders:
+                self.recorders["discrete"].forget_after(good, "displacement")
+        self.reached += self._taken
+        return self._taken
+
+    def interrupt(self) -> None:
+        """Note that the user stopped the run."""
+        self._reasons.append(f"interrupted at step {self.reached} of {self.steps}")
+
+    def close(self) -> None:
+        """Forget what would need the step after the last one."""
+        self._lockstep.close(self.reached)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken or no process goes on."""
+        return self.reached >= self.steps or not self.carries
+
+
+def advance_all(runs: Sequence[Progress], quiet: bool) -> None:
+    """Advance runs with the same processes to their ends, in one compiled call for each chunk and process."""
+    names, steps = list(runs[0].processes), runs[0].steps
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
+    try:
+        for name in names:
+            bar.set_description(f"starting {name}")
+            for run in runs:
+                run.begin(name)
+        while live := [run for run in runs if not run.done]:
+            for run in live:
+                run.begin_chunk()
+            for name in names:
+                going = [run for run in live if run.running(name)]
+                if not going:
+                    continue
+                compiling = not any(run.processes[name].compile_seconds for run in going)
+                bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
+                began = [run.processes[name].seconds for run in going]
+                processes, carries = [run.processes[name] for run in going], [run.carries[name] for run in going]
+                results = advance_together(processes, carries, len(runs))
+                for run, result, seconds in zip(going, results, began, strict=True):
+                    run.take(name, *result, seconds)
+            bar.update(max(run.end_chunk() for run in live))
+    except KeyboardInterrupt:
+        for run in runs:
+            if not run.done:
+                run.interrupt()
+    bar.close()
+    for run in runs:
+        run.close()
+
+
+def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
+    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: CHUNK + 1]
+    first, scale = early[0], np.median(np.abs(early[np.isfinite(early)]))
+    bad = loss - first > _EXPLOSION * scale
+    if not bad.any():
+        return None
+    step = int(np.argmax(bad))
+    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), use a smaller learning rate"
