@@ -21,24 +21,25 @@ from .flows.central import CentralFlow, Frame, ShortStep
 from .symmetric import svec
 from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described, fresh, turning
 
-LONGEST = 16  # units of flow time; chunks are multiples of it, so that their length changes no number
+LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
 STEP = 1 / 2  # a short step
-TOLERANCE = 0.02  # of a step's error estimate, relative to the step
 
 
 class AnchoredState(NamedTuple):
     """What the next step starts from.
 
     The tracked block `V (n, K)`, the covariance `X (k, k)` in its basis, the last `rates` of weights and slow states,
-    the last shift of the gradient `shift (n,)`, the effective `eigenvalues (K,)` in the middle of the last step, how
-    fast they were rising there, `rise (K,)`, and how long ago that was, `age ()`.
+    the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the effective
+    `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how long ago
+    that was, `age ()`.
     """
 
     V: Float[Array, "n K"]
     X: Float[Array, "k k"]
     rates: FlowState
     shift: Float[Array, " n"]
+    pull: Float[Array, " n"]
     eigenvalues: Float[Array, " K"]
     rise: Float[Array, " K"]
     age: Float[Array, ""]
@@ -47,9 +48,9 @@ class AnchoredState(NamedTuple):
     def start(cls, y: FlowState, V: Float[Array, "n K"], k: int) -> AnchoredState:
         """Return the memory of a flow that has not moved."""
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
-        unknown = jnp.zeros(V.shape[1], V.dtype)
+        nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], V.dtype)
         age = jnp.asarray(jnp.inf, V.dtype)
-        return cls(V, jnp.zeros((k, k), V.dtype), still, jnp.zeros_like(y.w), unknown, unknown, age)
+        return cls(V, jnp.zeros((k, k), V.dtype), still, nothing, nothing, unknown, unknown, age)
 
 
 class _Nodes(NamedTuple):
@@ -135,22 +136,38 @@ class Anchored(dfx.AbstractSolver):
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
         log = counted(log, frame, c, count * flow.GRADIENTS, end.residual)
         y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
-        shift = jnp.tensordot(svec(end.mean_X), frame.moments.gradient_shift, axes=1)  # (n,)
+        shift, pull = influence(flow, frame, end)                             # (n,), (n,)
         lam = frame.pairs.eigenvalues  # (K,)
         rise = jnp.where(jnp.isinf(memory.age), 0, (lam - memory.eigenvalues) / (memory.age + H / 2))
-        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, lam, rise, H / 2)
-        error = self._error(flow, y0, y1, H, shift - memory.shift)
+        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2)
+        error = self._error(flow, y0, y1, H, shift - memory.shift, (pull - memory.pull) * end.rates.w)
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
 
     def _error(
-        self, flow: CentralFlow, y0: LoggedState, y1: LoggedState, H: Array, turned: Float[Array, " n"]
+        self,
+        flow: CentralFlow,
+        y0: LoggedState,
+        y1: LoggedState,
+        H: Array,
+        turned: Float[Array, " n"],
+        pulled: Float[Array, " n"],
     ) -> LoggedState:
-        """Return what the shift's change since the last frame moves in half a step, relative to the step's length."""
-        P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)  # () or (n,)
-        moved = H / 2 * flow.speed(y1.state) * turned / P  # (n,)
-        length = jnp.linalg.norm(y1.state.w - y0.state.w)  # ()
+        """Return what the oscillation's change since the last frame moves in half a step, relative to the step."""
+        P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)             # () or (n,)
+        moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)  # (n,)
+        length = jnp.linalg.norm(y1.state.w - y0.state.w)                     # ()
         nothing = jax.tree.map(jnp.zeros_like, y1)
         return nothing._replace(state=nothing.state._replace(w=moved / jnp.where(length > 0, length, 1)))
+
+
+def influence(flow: CentralFlow, frame: Frame, end: ShortStep) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Return what the oscillation does: its shift of the gradient, and its part of d(log P)/dt."""
+    moments = jax.tree.map(lambda q: jnp.tensordot(svec(end.mean_X), q, axes=1), frame.moments)
+    slow = end.y.slow
+    drift = flow.optimizer.slow_drift_moments(slow, end.g, moments, flow.hp)
+    P = flow.optimizer.preconditioner(slow, flow.hp)                          # () or (n,)
+    pull = flow.optimizer.preconditioner_drift(slow, drift, flow.hp) / P      # () or (n,)
+    return moments.gradient_shift, jnp.broadcast_to(pull, end.g.shape)
 
 
 def extrapolated(flow: CentralFlow, y: FlowState, rates: FlowState, ahead: Array) -> FlowState:
@@ -170,10 +187,11 @@ class WholeUnits(dfx.AbstractStepSizeController):
 
     controller: dfx.PIDController
     shortest: float
+    longest: float
 
     def wrap(self, direction):
         """Return the controller for the direction of time."""
-        return WholeUnits(self.controller.wrap(direction), self.shortest)
+        return WholeUnits(self.controller.wrap(direction), self.shortest, self.longest)
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         """Return the end of the first step and the state."""
@@ -183,8 +201,8 @@ class WholeUnits(dfx.AbstractStepSizeController):
     def begun(self, dtype: Any) -> Any:
         """Return the state before the first step."""
         step = jnp.asarray(STEP, dtype)
-        func = ConstrainedTerm().vf
-        return self.init(None, jnp.zeros((), dtype), jnp.ones((), dtype), step, step, None, func, None)[1]
+        zero = jnp.zeros((), dtype)
+        return self.init(None, zero, step, zero, step, None, lambda terms, t, y, args: y, None)[1]
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         """Return whether to keep the step and where the next one goes."""
@@ -193,22 +211,30 @@ class WholeUnits(dfx.AbstractStepSizeController):
             t0, t1, y0, y1_candidate, args, y_error, error_order, inner
         )
         wanted = jnp.asarray(next_t1 - next_t0)
-        sizes = self.shortest * 2.0 ** jnp.arange(int(np.log2(LONGEST / self.shortest)) + 1, dtype=wanted.dtype)
+        doublings = int(np.log2(self.longest / self.shortest))
+        sizes = self.shortest * 2.0 ** jnp.arange(doublings + 1, dtype=wanted.dtype)
         fits = (sizes <= wanted * (1 + 1e-6)) & (jnp.round(next_t0 / sizes) * sizes == next_t0)
         size = jnp.max(jnp.where(fits, sizes, self.shortest))
         return keep, next_t0, next_t0 + size, jump, (size, inner), result
 
 
-def paced(flow: CentralFlow | None = None, tolerance: float = TOLERANCE) -> WholeUnits:
-    """Return the controller of the anchored solver for a flow; `tolerance` is relative to the distance travelled.
+class Pace(NamedTuple):
+    """How steps are chosen: largest error estimate relative to the length of the path, longest step (at most 8)."""
+
+    tolerance: float = 0.1
+    longest: float = float(LONGEST)
+
+
+def paced(flow: CentralFlow, pace: Pace) -> WholeUnits:
+    """Return the controller of the anchored solver for a flow.
 
     In phase space the short steps keep their length: averages and states live half of it before the weights.
     """
-    shortest = STEP if flow is not None and flow.STAGGERED else SHORTEST
+    shortest = STEP if flow.STAGGERED else SHORTEST
     pid = dfx.PIDController(
-        rtol=0, atol=tolerance, dtmin=shortest, dtmax=LONGEST, force_dtmin=True, norm=_norm_of_weights
+        rtol=0, atol=pace.tolerance, dtmin=shortest, dtmax=pace.longest, force_dtmin=True, norm=_norm_of_weights
     )
-    return WholeUnits(pid, shortest)
+    return WholeUnits(pid, shortest, float(pace.longest))
 
 
 def _norm_of_weights(y: LoggedState) -> Float[Array, ""]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .anchored_stepping import Anchored, AnchoredState, paced
+from .anchored_stepping import Anchored, AnchoredState, Pace, paced
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
@@ -42,21 +42,29 @@ class Records(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver and time step."""
+    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver, time step, pace."""
 
     chunk: int
     eig_every: int
     coordinates: tuple[int, ...]
     solver: type
     dt: Any
+    pace: Pace = Pace()
 
 
 @eqx.filter_jit
 def advance_chunk(
-    flow: Flow, carry: Carry, length: int, eig_every: int, coordinates: tuple[int, ...], solver: type, dt: Array
+    flow: Flow,
+    carry: Carry,
+    length: int,
+    eig_every: int,
+    coordinates: tuple[int, ...],
+    solver: type,
+    dt: Array,
+    pace: Pace,
 ) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
-    path = _path(flow, carry, length, solver, dt)
+    path = _path(flow, carry, length, solver, dt, pace)
     # one past the capacity is certified too, so that an arriving eigenvalue shows
     capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
 
@@ -103,16 +111,15 @@ class _Path(NamedTuple):
     reason: Array
 
 
-def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array) -> _Path:
+def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array, pace: Pace) -> _Path:
     """Advance any process by `length` steps."""
     dtype = carry.V.dtype
     if isinstance(flow, DiscreteOptimizer):
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
         return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
-    if solver is Anchored:
-        assert isinstance(flow, CentralFlow)
-        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow)
+    if isinstance(flow, CentralFlow) and solver is Anchored:
+        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
         dt = carry.pace[0]
     elif isinstance(flow, (CentralFlow, StationaryFlow)):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()

@@ -181,7 +181,7 @@ class Process:
         pace = None
         if self._options.solver is Anchored:
             memory = AnchoredState.start(y, V, k)
-            pace = paced(flow).begun(y.w.dtype)
+            pace = paced(flow, self._options.pace).begun(y.w.dtype)
         carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step, pace)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
 

@@ -16,7 +16,6 @@ from .integrate import Process
 from .record import Lockstep, Recorder
 from .warm_start import Start
 
-CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
 
 
@@ -28,6 +27,7 @@ class Progress:
 
     def __init__(self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int):
         self.processes, self.steps, self.reached = processes, steps, 0
+        self.chunk = next(iter(processes.values())).chunk
         self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
         self.carries: dict[str, Carry] = {}
         self._start = start
@@ -63,8 +63,8 @@ class Progress:
         self.carries[name], self._chunk[name] = after, records
         recorder = self.recorders[name]
         recorder.chunk(self.reached + 1, records, began, self.processes[name].seconds)
-        failure = self.processes[name].failure(records) or _explosion(records, recorder)
-        length = min(CHUNK, self.steps - self.reached)
+        failure = self.processes[name].failure(records) or _explosion(records, recorder, self.chunk)
+        length = min(self.chunk, self.steps - self.reached)
         if failure and failure[0] < length:
             self._stop(name, self.reached + failure[0], failure[1])
             if name == "discrete":  # the flows have nothing left to be compared with
@@ -78,7 +78,7 @@ class Progress:
 
     def begin_chunk(self) -> None:
         """Start to collect what the processes do in the next chunk."""
-        self._chunk, self._taken = {}, min(CHUNK, self.steps - self.reached)
+        self._chunk, self._taken = {}, min(self.chunk, self.steps - self.reached)
 
     def end_chunk(self) -> int:
         """Compare the processes over the chunk; return how many steps it went on."""
@@ -138,8 +138,8 @@ def advance_all(runs: Sequence[Progress], quiet: bool) -> None:
         run.close()
 
 
-def _explosion(records: Records, recorder: Recorder) -> tuple[int, str] | None:
-    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: CHUNK + 1]
+def _explosion(records: Records, recorder: Recorder, chunk: int) -> tuple[int, str] | None:
+    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: chunk + 1]
     first, scale = early[0], np.median(np.abs(early[np.isfinite(early)]))
     bad = loss - first > _EXPLOSION * scale
     if not bad.any():

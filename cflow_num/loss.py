@@ -7,7 +7,8 @@ takes data and weights as arguments, never as closures: captured arrays would be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
@@ -87,6 +88,36 @@ def _hoist(fn: Callable, *args: PyTree) -> Callable:
     return _Hoisted([jnp.asarray(c) for c in closed.consts], closed.jaxpr, jax.tree.structure(shape))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """A bound method that equals that of an equal object: Python compares the objects of bound methods by identity."""
+
+    function: Callable
+    owner: Any
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        return self.function(self.owner, *args)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Label:
+    """Texts for reports; all are equal, so that programs do not depend on them."""
+
+    name: str
+    description: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Label)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def _comparable(fn: Callable) -> Callable:
+    bound = inspect.ismethod(fn) and isinstance(fn.__self__, Hashable) and not isinstance(fn.__self__, eqx.Module)
+    return _Method(fn.__func__, fn.__self__) if bound else fn
+
+
 class Problem(eqx.Module):
     """A loss to minimize: `Problem(loss, params)` or `Problem(loss, params, data=data)`.
 
@@ -113,8 +144,7 @@ class Problem(eqx.Module):
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
-    name: str = eqx.field(static=True)
-    description: str = eqx.field(static=True)
+    _label: _Label = eqx.field(static=True)
 
     def __init__(
         self,
@@ -133,7 +163,7 @@ class Problem(eqx.Module):
         self._raveler, self._static = Raveler.of(weights), static
         self.w0 = self._raveler.ravel(weights)
         self.data = jax.tree.map(jnp.asarray, data)
-        self.name, self.description = name, description
+        self._label = _Label(name, description)
         args = (weights,) if data is None else (weights, self.data)
 
         def of_weights(fn: Callable) -> Callable:
@@ -141,8 +171,18 @@ class Problem(eqx.Module):
 
         _check_scalar(of_weights(loss), args)
         hoisted = _hoist(of_weights(loss), *args)
-        self._loss = hoisted if isinstance(hoisted, _Hoisted) else loss
-        self._outputs = None if outputs is None else outputs
+        self._loss = hoisted if isinstance(hoisted, _Hoisted) else _comparable(loss)
+        self._outputs = None if outputs is None else _comparable(outputs)
+
+    @property
+    def name(self) -> str:
+        """The name, for reports."""
+        return self._label.name
+
+    @property
+    def description(self) -> str:
+        """One line about the problem, for reports."""
+        return self._label.description
 
     @property
     def n_weights(self) -> int:

@@ -27,10 +27,11 @@ from .filters import check_filter
 from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
-from .loop import CHUNK, Progress, advance_all
+from .loop import Progress, advance_all
 from .loss import Problem
 from .warm_start import warm_started
 
+CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
 
 

@@ -21,7 +21,7 @@ from cflow_num.record import VARIABLES, Lockstep, Recorder
 from cflow_sym.generated import load
 from cflow_sym.interface import MissingFlowError
 
-from .cases import arrays, random_smooth
+from .cases import arrays
 
 RMSPROP = {"learning_rate": 0.1, "beta2": 0.95}
 EVERYTHING = ("discrete", "stable", "central", "ablated")
@@ -165,11 +165,12 @@ def test_eigenvalues_every_so_many_steps():
 
 
 def test_the_chunk_length_changes_no_number(monkeypatch):
-    smooth = random_smooth(1)
+    valley = cn.problem("valley", x0=1e-4, z0=-0.5)
     runs = []
-    for chunk in (10, 7):
+    for chunk in (16, 24):  # multiples of the longest step of the anchored integrator
         monkeypatch.setattr(sys.modules["cflow_num.run"], "CHUNK", chunk)
-        runs.append(cn.run(smooth, "gradient_descent", {"learning_rate": 0.1}, steps=20, quiet=True))
+        runs.append(cn.run(valley, "gradient_descent", {"learning_rate": 1.0}, steps=40, quiet=True))
+    assert runs[0].tree["central"]["sigma_eigenvalues"].values[-1, 0] > 0.01
     for name in ("discrete", "central"):
         for variable in ("loss", "effective_eigenvalues"):
             a, b = (r.tree[name][variable].values for r in runs)

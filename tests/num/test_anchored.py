@@ -1,0 +1,148 @@
+"""The anchored integrator: order, step control, cost; and batches of runs in one program."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cflow_num as cn
+from cflow_num.anchored_stepping import LONGEST, SHORTEST, STEP, Pace, paced
+from cflow_num.flows.base import FlowState
+from cflow_num.integrate import Process
+from cflow_num.loss import Problem
+from cflow_num.time_stepping import LoggedState
+from cflow_sym.generated import load
+
+from .cases import arrays
+from .test_flows_on_toys import _bent_loss, integrate, valley_central_flow
+
+
+@settings(max_examples=200)
+@given(
+    at=st.integers(0, 400),
+    size=st.sampled_from([SHORTEST * 2**i for i in range(8)]),
+    error=st.floats(1e-12, 1e6),
+)
+def test_steps_are_powers_of_two_at_multiples_of_themselves(at, size, error):
+    assert SHORTEST * 2**7 == LONGEST
+    controller = paced(process().flow(), Pace()).wrap(1)
+    state = controller.begun(jnp.float64)
+    t0, t1 = at * size, (at + 1) * size
+    y = LoggedState(FlowState(jnp.zeros(2), {}), ())
+    error = LoggedState(FlowState(jnp.array([error, 0.0]), {}), ())
+    keep, start, end, _, (next_size, _), _ = controller.adapt_step_size(t0, t1, y, y, None, error, 2, state)
+    step = float(end - start)
+    assert step == float(next_size)
+    assert np.log2(step) == round(np.log2(step))
+    assert SHORTEST <= step <= LONGEST
+    assert float(start) % step == 0  # so that no step ever runs over a multiple of the longest
+    assert float(start) == (t1 if keep else t0)
+    assert bool(keep) or step < size or size == SHORTEST
+
+
+def process(name="gradient_descent", problem=None, chunk=10, **hp):
+    """Return a central process."""
+    problem = problem or cn.problem("valley")
+    return Process("central", problem, load(name), arrays(name, problem, **hp or {"learning_rate": 0.1}), chunk=chunk)
+
+
+def curved():
+    """Return a valley whose edge is curved, at the edge already."""
+    valley = cn.problem("valley", x0=0.0, z0=0.3)
+    y, z, _ = valley_central_flow(np.arange(0.0, 60.0), learning_rate=1.0, z0=0.3)
+    start = FlowState(jnp.array([0.0, y[30], z[30]]), {"t": jnp.asarray(1.0)})
+    return Problem(_bent_loss, valley.w0, data=valley.data), start
+
+
+def ends(longest):
+    """Return the end of 32 units on the curved edge with steps of one length."""
+    problem, start = curved()
+    flow = process("gradient_descent", problem, chunk=16, learning_rate=1.0)
+    flow._options = flow._options._replace(dt=1 / 16, pace=Pace(tolerance=1e9, longest=longest))
+    return integrate(flow, start, 32)[0][-1]
+
+
+def test_frames_in_the_middle_of_steps_are_second_order():
+    """The short steps are held at 1/16: what changes is how often eigenvectors and curvature gradients are renewed."""
+    fine, *coarse = (ends(longest) for longest in (1 / 2, 4, 8))
+    errors = [np.linalg.norm(end - fine) for end in coarse]
+    print(errors)
+    assert errors[1] > 1e-9
+    assert errors[0] < errors[1] / 3
+
+
+def test_it_costs_a_fraction_of_heun_and_goes_the_same_way():
+    problem = cn.problem("digits-mlp", n=100, width=8)
+    hp, settings = (
+        {"learning_rate": 0.8},
+        dict(steps=48, warm_start=140, processes=("central",), eig_every=48, quiet=True),
+    )
+    runs = {name: cn.run(problem, "gradient_descent", hp, integrator=name, **settings) for name in ("anchored", "heun")}
+    flows = {name: run.tree["central"] for name, run in runs.items()}
+    assert flows["heun"]["sigma_eigenvalues"].values[-1, 0] > 1e-3
+    for variable in ("loss", "predicted_loss"):
+        a, b = (flow[variable].values for flow in flows.values())
+        np.testing.assert_allclose(a[8:], b[8:], rtol=1e-3)  # at an infeasible start both are coarse
+    for count, least in (("n_hessian_vectors", 3), ("n_curvature_gradients", 3)):
+        assert flows["anchored"][count].values[-1] * least < flows["heun"][count].values[-1]
+    assert flows["anchored"]["n_gradients"].values[-1] <= 1.2 * flows["heun"]["n_gradients"].values[-1]
+
+
+def test_momentum_keeps_the_length_of_its_short_steps():
+    """States live half a short step before the weights, wherever the controller wants to go."""
+    staggered, plain = process("heavy_ball_ema", learning_rate=1.0, beta1=0.5).flow(), process().flow()
+    assert (paced(staggered, Pace()).shortest, paced(plain, Pace()).shortest) == (STEP, SHORTEST)
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return [dict(learning_rate=1.0), dict(learning_rate=0.9), dict(learning_rate=1.05)]
+
+
+SETTINGS = dict(steps=40, quiet=True, eig_every=4)
+
+
+def test_a_batch_is_its_runs_one_by_one(rates):
+    valley = cn.problem("valley", x0=1e-4, z0=-0.3)
+    batch = cn.run_batch(valley, "gradient_descent", rates, **SETTINGS)
+    assert batch[0].tree["central"]["sigma_eigenvalues"].values[-1, 0] > 0.01
+    for hp, together in zip(rates, batch, strict=True):
+        alone = cn.run(valley, "gradient_descent", hp, **SETTINGS)
+        assert together.config == alone.config
+        for name in ("discrete", "stable", "central"):
+            assert set(together.tree[name]) == set(alone.tree[name])
+            for variable in set(alone.tree[name]) - {"seconds"}:
+                a, b = (np.asarray(run.tree[name][variable]) for run in (together, alone))
+                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9, err_msg=f"{name} {variable}")
+
+
+def test_problems_of_a_batch_may_differ_in_weights_and_one_that_diverges_stops_alone():
+    problems = [cn.problem("quadratic", n=6, sharpness=s) for s in (1.0, 5.0, 2.0)]
+    batch = cn.run_batch(problems, "gradient_descent", dict(learning_rate=0.5), steps=48, quiet=True)
+    assert [bool(run.reason) for run in batch] == [False, True, False]
+    assert "diverges" in batch[1].reason
+    assert [run.tree["discrete"].sizes["step"] for run in (batch[0], batch[2])] == [49, 49]
+    assert batch[1].tree["discrete"].sizes["step"] < 49
+
+
+@pytest.mark.parametrize(
+    ("problems", "rates", "why"),
+    [
+        (["valley", "valley"], [0.1, 0.2, 0.3], "2 problems and 3 sets of hyperparameters"),
+        (["valley", "ramp"], [0.1], "problem 2 of the batch"),
+        ([], [0.1], "0 problems"),
+    ],
+)
+def test_what_is_no_batch_is_refused(problems, rates, why):
+    with pytest.raises(cn.InputError, match=why):
+        cn.run_batch(
+            [cn.problem(p) for p in problems], "gradient_descent", [dict(learning_rate=r) for r in rates], steps=5
+        )
+    with pytest.raises(cn.InputError, match="must have the same hyperparameters"):
+        cn.run_batch(
+            cn.problem("valley"),
+            "scalar_rmsprop",
+            [dict(learning_rate=0.1, beta2=0.9), dict(learning_rate=0.1)],
+            steps=5,
+        )
