@@ -64,7 +64,7 @@ def advance_chunk(
     pace: Pace,
 ) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
-    path = _path(flow, carry, length, solver, dt, pace)
+    path = advance_path(flow, carry, length, solver, dt, pace)
     # one past the capacity is certified too, so that an arriving eigenvalue shows
     capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
 
@@ -89,7 +89,7 @@ def advance_chunk(
     return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
 
 
-def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
+def _captured(flow: Flow, path: Path, coordinates: tuple[int, ...]) -> dict[str, Array]:
     """Return what is kept of single coordinates: states, squared gradient, its predicted time average; (T, m) each."""
     chosen = jnp.array(coordinates)
     kept = {
@@ -101,7 +101,7 @@ def _captured(flow: Flow, path: _Path, coordinates: tuple[int, ...]) -> dict[str
     return kept
 
 
-class _Path(NamedTuple):
+class Path(NamedTuple):
     """The states at the steps of a chunk, the carry after them, logs, gradients taken by each step, 1 for failure."""
 
     states: FlowState
@@ -111,13 +111,14 @@ class _Path(NamedTuple):
     reason: Array
 
 
-def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array, pace: Pace) -> _Path:
-    """Advance any process by `length` steps."""
+@eqx.filter_jit
+def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array, pace: Pace) -> Path:
+    """Advance any process by `length` steps, observing nothing."""
     dtype = carry.V.dtype
     if isinstance(flow, DiscreteOptimizer):
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
-        return _Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
+        return Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
     if isinstance(flow, CentralFlow) and solver is Anchored:
         term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
         dt = carry.pace[0]
@@ -154,9 +155,9 @@ def _path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array, pace: 
     reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
     if isinstance(path, LoggedState):
         taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
-        return _Path(path.state, after, path.log, taken, reason)
+        return Path(path.state, after, path.log, taken, reason)
     per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
     if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
         path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
         per_step = per_step + 1
-    return _Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)
+    return Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)
