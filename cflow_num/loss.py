@@ -48,6 +48,19 @@ class Raveler:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
+class _Labels:
+    """Name and description of a problem; all labels are equal, so that they do not tell compiled programs apart."""
+
+    def __init__(self, name: str, description: str):
+        self.name, self.description = name, description
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Labels)
+
+    def __hash__(self) -> int:
+        return hash(_Labels)
+
+
 class Blocks(eqx.Module):
     """The blocks that the weights fall into: one for each array of the parameters, in order.
 
@@ -113,8 +126,7 @@ class Problem(eqx.Module):
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
-    name: str = eqx.field(static=True)
-    description: str = eqx.field(static=True)
+    _labels: _Labels = eqx.field(static=True)
 
     def __init__(
         self,
@@ -133,7 +145,7 @@ class Problem(eqx.Module):
         self._raveler, self._static = Raveler.of(weights), static
         self.w0 = self._raveler.ravel(weights)
         self.data = jax.tree.map(jnp.asarray, data)
-        self.name, self.description = name, description
+        self._labels = _Labels(name, description)
         args = (weights,) if data is None else (weights, self.data)
 
         def of_weights(fn: Callable) -> Callable:
@@ -143,6 +155,16 @@ class Problem(eqx.Module):
         hoisted = _hoist(of_weights(loss), *args)
         self._loss = hoisted if isinstance(hoisted, _Hoisted) else loss
         self._outputs = None if outputs is None else outputs
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        return self._labels.name
+
+    @property
+    def description(self) -> str:
+        """Description for reports."""
+        return self._labels.description
 
     @property
     def n_weights(self) -> int:

@@ -72,10 +72,10 @@ def digits_mlp(
     goal += f", {noise:.0%} of the labels random" if noise else ""
     source = f"{components} principal components of {n}" if components else f"{n}"
     return Problem(
-        model.loss,
+        jax.tree_util.Partial(Mlp.loss, model),  # unlike bound methods these are equal where their models are
         params,
         data=data,
-        outputs=model.outputs,
+        outputs=jax.tree_util.Partial(Mlp.outputs, model),
         name="digits-mlp",
         description=f"{activation} MLP {sizes} on {source} handwritten digits, {goal}, squared error, seed {seed}",
     )
