@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import load as load
     from .run import run as run
+    from .sweep import sweep as sweep
+    from .sweep_summary import Sweep as Sweep
 
 _HOMES = {
     "Comparison": "compare",
@@ -33,11 +35,13 @@ _HOMES = {
     "PROBLEMS": "problems",
     "Problem": "loss",
     "Run": "run",
+    "Sweep": "sweep_summary",
     "conic_preconditioner": "interpretation",
     "load": "run",
     "problem": "problems",
     "run": "run",
     "stationary_preconditioner": "interpretation",
+    "sweep": "sweep",
     "write_report": "report",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
