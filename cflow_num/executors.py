@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import logging
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,7 @@ def processes(workers: int) -> Iterator[Executor]:
     32
     """
     spawn = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, spawn, initializer=_leave_interrupts_to_the_parent)
+    executor = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
     try:
         yield executor
     except BaseException:
@@ -54,6 +55,9 @@ def processes(workers: int) -> Iterator[Executor]:
         executor.shutdown(wait=False, cancel_futures=True)
         for child in children:
             child.terminate()
+        for child in children:
+            child.join(5)
+        executor.shutdown(wait=not any(child.is_alive() for child in children))
         raise
     executor.shutdown()
 
@@ -65,7 +69,9 @@ def dask(workers: int) -> Iterator[Executor]:
     # A job whose worker dies comes back at once, to be tried alone; dask would try it with others again.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client.get_executor(pure=False)
@@ -204,5 +210,11 @@ def _manner(children: list[Any]) -> str:
     return ""
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _start_worker() -> None:
+    """Leave interrupts to the parent; give tqdm no semaphore, which a worker that is killed would leave behind."""
+    import threading
+
+    from tqdm import tqdm
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())

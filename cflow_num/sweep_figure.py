@@ -16,15 +16,19 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from .canvas import COLOURS, EDGE, HEADER, HEIGHT, PALE, SOFT, headed, legend, styled
+from .canvas import COLOURS, EDGE, HEADER, HEIGHT, PALE, SOFT, headed, styled
 from .sweep_grid import shown
 from .sweep_summary import Row, Sweep
 from .verdict import LIMITS
 
 REPEATED = "seed"
-_CATEGORIES = ("#2f7ebc", "#e8871e", "#a2449c", "#2e8b57", "#8c6d31", "#16202c", "#d16ba5", "#7f8c99")
+_CATEGORIES = ("#2f7ebc", "#a2449c", "#2e8b57", "#8c6d31", "#16202c", "#d16ba5", "#1aa6a6", "#7f8c99")
+_STABLE: dict[str, Any] = dict(color=COLOURS["stable"], linewidth=1.2)
+_LIMIT: dict[str, Any] = dict(color=EDGE, linewidth=1, linestyle=(0, (4, 1.6)))
 _MOST_PANELS, _PANELS_A_ROW = 12, 3
 _CLOSEST = 0.05  # of an axis' length: values that lie closer are spread evenly
 
@@ -46,16 +50,16 @@ def figure(sweep: Sweep) -> Figure | None:
         return None
     roles = _roles(sweep.axes)
     combinations = [dict(zip(roles.panels, v, strict=True)) for v in _product(sweep.axes, roles.panels)]
-    shown_ones = combinations[:_MOST_PANELS]
-    columns = min(len(shown_ones), _PANELS_A_ROW)
-    lines = math.ceil(len(shown_ones) / columns)
-    left_out = len(combinations) - len(shown_ones)
-    repeated = REPEATED in sweep.axes and REPEATED not in (roles.x, roles.colour) and len(sweep.axes[REPEATED]) > 1
+    panels = combinations[:_MOST_PANELS]
+    last = len(sweep.axes[roles.panels[-1]]) if roles.panels else 1
+    columns = min(last if last in (2, 3) else _PANELS_A_ROW, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    repeated = REPEATED not in (roles.x, roles.colour) and len(sweep.axes.get(REPEATED, [])) > 1
     whose = sweep.title + f"; lines: medians over {REPEATED}s" * repeated
-    whose += f"; {left_out} more panels left out" if left_out else ""
-    fig = headed("Central flow's distance from the optimizer", whose, HEIGHT if lines == 1 else HEADER + 2.6 * lines)
+    whose += f"; first {len(panels)} of {len(combinations)} panels" * (len(panels) < len(combinations))
+    fig = headed("Distance from the optimizer", whose, HEIGHT + 0.3 if lines == 1 else HEADER + 0.3 + 2.5 * lines)
     grid = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for ax, panel in itertools.zip_longest(grid.flat, shown_ones):
+    for ax, panel in itertools.zip_longest(grid.flat, panels):
         if panel is None:
             ax.set_visible(False)
             continue
@@ -63,15 +67,17 @@ def figure(sweep: Sweep) -> Figure | None:
         if panel:
             title = ", ".join(f"{axis} = {shown(value)}" for axis, value in panel.items())
             ax.set_title(title, fontsize=9, color=SOFT, loc="left")
-    _scale(grid[0, 0], [r for row in known if (r := _ratio(row)) is not None])
+    n_series = len(sweep.axes[roles.colour]) if roles.colour else 1
+    room = 0.05 * n_series if len(known) < len(sweep.rows) else 0.0  # for the crosses
+    _scale(grid[0, 0], [r for row in known if (r := _ratio(row)) is not None], room)
     for i, ax in enumerate(grid.flat):
-        below = i + columns >= len(shown_ones)
+        below = i + columns >= len(panels)
         ax.tick_params(labelbottom=below)
         if below:
             ax.set_xlabel(roles.x)
     for ax in grid[:, 0]:
         ax.set_ylabel(r"$D_{\mathrm{central}}\,/\,D_{\mathrm{stable}}$")
-    return _with_legend(fig, grid[0, 0], sweep)
+    return _with_legends(fig, grid[0, 0], sweep)
 
 
 def _roles(axes: dict[str, list[Any]]) -> _Roles:
@@ -90,8 +96,8 @@ def _draw(ax: Axes, sweep: Sweep, roles: _Roles, panel: dict[str, Any]) -> None:
     places, joined = _places(ax, values), _numeric(values)
     series = sweep.axes[roles.colour] if roles.colour else [None]
     colours = _colours(series)
-    ax.axhline(1, color=COLOURS["stable"], linewidth=1.2, zorder=1)
-    ax.axhline(LIMITS.distance_ratio, color=EDGE, linewidth=1, linestyle=(0, (4, 1.6)), zorder=1)
+    ax.axhline(1, zorder=1, **_STABLE)
+    ax.axhline(LIMITS.distance_ratio, zorder=1, **_LIMIT)
     for i, (value, colour) in enumerate(zip(series, colours, strict=True)):
         chosen = panel | ({roles.colour: value} if roles.colour else {})
         # A row that lacks an axis (its optimizer has no such hyperparameter) belongs to all values of it.
@@ -104,13 +110,17 @@ def _draw(ax: Axes, sweep: Sweep, roles: _Roles, panel: dict[str, Any]) -> None:
             for r, row in found:
                 filled = row.numbers.get("judged") and not row.reason
                 ax.plot(place + dodge, r, "o", color=colour, markersize=4.5, markerfacecolor=colour if filled else "w")
-            for _ in range(len(here) - len(found)):
-                below = ax.get_xaxis_transform()
-                ax.plot(place + dodge, 0.035, "x", color=colour, markersize=5.5, transform=below, clip_on=False)
+            if len(here) > len(found):
+                height = 0.035 + 0.045 * i
+                ax.plot(
+                    place + dodge, height, "x", color=colour, markersize=5, transform=ax.get_xaxis_transform(), zorder=3
+                )
             medians.append(np.median([r for r, _ in found]) if found else np.nan)
-        label = f"{roles.colour} = {shown(value)}" if roles.colour else "central flow"
-        look = "-" if joined else "none"
-        ax.plot(places, medians, linestyle=look, marker="none" if joined else "o", markersize=0, color=colour)
+        look: dict[str, Any] = {} if joined else dict(linestyle="none", marker="_", markersize=16, markeredgewidth=1.5)
+        ax.plot(np.add(places, dodge), medians, color=colour, **look)
+        label = "central flow" if roles.colour is None else shown(value)
+        if roles.colour and not isinstance(value, str):
+            label = f"{roles.colour} = {label}"
         ax.plot([], [], "o-" if joined else "o", color=colour, markersize=4.5, label=label)
 
 
@@ -137,28 +147,40 @@ def _places(ax: Axes, values: Sequence[Any]) -> list[float]:
     return places
 
 
-def _scale(ax: Axes, ratios: list[float]) -> None:
-    """Choose the logarithmic range of all panels: every ratio, the limit and 1."""
+def _scale(ax: Axes, ratios: list[float], room: float) -> None:
+    """Choose the logarithmic range of all panels: every ratio, the limit and 1, and `room` below, as a share."""
     low, high = min(*ratios, LIMITS.distance_ratio), max(*ratios, 1.0)
     ax.set_yscale("log")
-    ax.set_ylim(low / (high / low) ** 0.12, high * (high / low) ** 0.06)
+    ax.set_ylim(low / (high / low) ** (0.08 + 1.3 * room), high * (high / low) ** 0.06)
     if high < 300 * low:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _with_legend(fig: Figure, ax: Axes, sweep: Sweep) -> Figure:
-    marks = [
-        (any(_ratio(row) is not None and not row.numbers.get("judged") for row in sweep.rows), "o", "not judged"),
-        (any(_ratio(row) is None for row in sweep.rows), "x", "no number"),
-    ]
-    for there, marker, label in marks:
-        if there:
-            ax.plot([], [], marker, color=PALE, markerfacecolor="w", markersize=5, label=label)
-    ax.plot([], [], color=COLOURS["stable"], linewidth=1.2, label="as far as the stable flow")
-    ax.plot([], [], color=EDGE, linewidth=1, linestyle=(0, (4, 1.6)), label=f"limit {LIMITS.distance_ratio:g}")
-    return legend(ax)
+def _with_legends(fig: Figure, ax: Axes, sweep: Sweep) -> Figure:
+    """Return the figure with its series named in the header, which grows with them, and its marks below."""
+    series, labels = ax.get_legend_handles_labels()
+    columns = max(1, int(7.8 / (0.55 + 0.078 * max(map(len, labels)))))
+    height, more = fig.get_figheight(), 0.19 * (math.ceil(len(labels) / columns) - 1)
+    engine = fig.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, 0, 1, 1 - (HEADER + more) / height))  # pyright: ignore[reportArgumentType]
+    look: dict[str, Any] = dict(frameon=False, handlelength=1.6, columnspacing=1.5, borderpad=0.2, borderaxespad=0.2)
+    fig.legend(series, labels, loc="upper left", bbox_to_anchor=(0.012, 1 - 0.31 / height), ncols=columns, **look)
+    circle, cross = (Line2D([], [], linestyle="none", marker=m, color=PALE, markerfacecolor="w") for m in "ox")
+    marks = {
+        "as far as the stable flow": Line2D([], [], **_STABLE),
+        f"limit {LIMITS.distance_ratio:g}": Line2D([], [], **_LIMIT),
+    }
+    if any(_ratio(row) is not None and not row.numbers.get("judged") for row in sweep.rows):
+        marks["not judged"] = circle
+    if any(_ratio(row) is None for row in sweep.rows):
+        marks["no number"] = cross
+    fig.legend(
+        list(marks.values()), list(marks), loc="outside lower left", ncols=4, labelcolor=SOFT, fontsize=8.8, **look
+    )
+    return fig
 
 
 def _colours(series: Sequence[Any]) -> list[Any]:
