@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .run import load as load
     from .run import run as run
     from .run import run_batch as run_batch
+    from .sweep import sweep as sweep
+    from .sweep_summary import Sweep as Sweep
 
 _HOMES = {
     "Comparison": "compare",
@@ -34,12 +36,14 @@ _HOMES = {
     "PROBLEMS": "problems",
     "Problem": "loss",
     "Run": "run",
+    "Sweep": "sweep_summary",
     "conic_preconditioner": "interpretation",
     "load": "run",
     "problem": "problems",
     "run": "run",
     "run_batch": "run",
     "stationary_preconditioner": "interpretation",
+    "sweep": "sweep",
     "write_report": "report",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -79,13 +79,13 @@ def _style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[[Run], Figure | None]) -> Callable[[Run], Figure | None]:
+def styled(draw: Callable[[Any], Figure | None]) -> Callable[[Any], Figure | None]:
     """Draw in this module's style, whatever the user's is, and leave theirs alone."""
 
     @functools.wraps(draw)
-    def drawn(run: Run) -> Figure | None:
+    def drawn(subject: Any) -> Figure | None:
         with _style():
-            return draw(run)
+            return draw(subject)
 
     return drawn
 
@@ -99,12 +99,18 @@ def save(figure: Figure, path: Path) -> Path:
 
 def canvas(run: Run, heading: str, height: float = HEIGHT) -> Figure:
     """Return an empty figure with its header: what it shows, of which run."""
+    return headed(heading, title(run), height)
+
+
+def headed(heading: str, whose: str, height: float = HEIGHT) -> Figure:
+    """Return an empty figure with a heading and, at the right, whose it is."""
     fig = Figure(figsize=(WIDTH, height), dpi=DPI)
     fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEADER / height), w_pad=0.08, h_pad=0.05))
     y = 1 - 0.22 / height
     fig.text(0.012, y, heading, fontsize=12.5, fontweight="bold")
-    whose = textwrap.shorten(title(run), 80, placeholder=" …")
-    fig.text(0.988, y, whose, ha="right", color=PALE, fontsize=8.5, parse_math=False)
+    fig.text(
+        0.988, y, textwrap.shorten(whose, 80, placeholder=" …"), ha="right", color=PALE, fontsize=8.5, parse_math=False
+    )
     return fig
 
 

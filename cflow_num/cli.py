@@ -193,6 +193,32 @@ class Report:
         return DONE
 
 
+@dataclass(frozen=True)
+class SweepCommand:
+    """Run a grid of settings on many workers, one file a run; a second call goes on where the first one ended."""
+
+    grid: Annotated[Positional[Path], arg(metavar="GRID.toml")]
+    """Fixed settings in the words of `cflow run`, and a table [axes] whose lists are multiplied."""
+    out: Path
+    """Folder for runs/NAME.nc, summary.csv and summary.png; cells that are done there are not run again."""
+    workers: int | None = None
+    """How many cells at a time; the number of processors if not given."""
+    executor: str = "processes"
+    """processes, or dask (dask.distributed on this machine)."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __call__(self) -> int:
+        """Check the whole grid, run, print the table."""
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share an accelerator
+        from .sweep import sweep
+
+        result = sweep(self.grid, self.out, self.executor, workers=self.workers, quiet=self.quiet)
+        print(result)
+        print(f"\nsaved {', '.join(str(path) for path in result.files)}")
+        return DONE if result.complete else ENDED_EARLY
+
+
 COMMANDS = {
     "optimizers": Optimizers,
     "problems": Problems,
@@ -202,6 +228,7 @@ COMMANDS = {
     "run": RunCommand,
     "compare": Compare,
     "report": Report,
+    "sweep": SweepCommand,
 }
 
 
@@ -259,25 +286,10 @@ def _refuse(error: Exception) -> int:
 
 
 def _problem(text: str) -> Problem:
-    from .problems import problem
+    from .problems import parsed, problem
 
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f'problem option "{item}" has no value: write {name}:{key}=VALUE')
-        options[key] = _value(value)
+    name, options = parsed(text)
     return problem(name, **options)
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _use_dtype(dtype: str) -> None:

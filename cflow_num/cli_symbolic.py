@@ -5,6 +5,7 @@ Nothing slow is imported before it is needed.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,6 +140,26 @@ def is_external(text: str) -> bool:
     (False, True, True)
     """
     return text.startswith("optax:") or text.endswith((".toml", ".py"))
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(text: str, switches: tuple[tuple[str, bool], ...] = (), version: str = "") -> Any:
+    """Derive and compile an optimizer once in a process; another `version` of its file is another one."""
+    from cflow_sym.files import load_optimizer
+
+    return load_optimizer(text, **dict(switches)).compile()
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the names of an optimizer's hyperparameters and switches.
+
+    >>> words("scalar_adam")
+    ('learning_rate', 'beta1', 'beta2', 'epsilon', 'weight_decay', 'l2')
+    """
+    from cflow_sym.files import load_optimizer
+
+    spec = load_optimizer(text)
+    return tuple(x.name for x in (*spec.hyperparameters, *spec.switches))
 
 
 def chosen(name: str, every: bool, switches: Sequence[str], verb: str) -> list[OptimizerSpec] | None:

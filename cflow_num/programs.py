@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 
 _PROGRAMS_KEPT = 32
+_MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
 _PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is not an array
 
 
@@ -35,3 +37,9 @@ def forget_programs() -> None:
     eqx.clear_caches()
     jax.clear_caches()
     gc.collect()
+
+
+def make_room() -> None:
+    """Call `forget_programs` if this process is half way to Linux's limit of memory mappings; for long loops."""
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        forget_programs()

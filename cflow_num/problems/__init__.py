@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
@@ -32,10 +33,7 @@ def problem(name: str, **options: Any) -> Problem:
     >>> problem("digits-mlp", n=50, width=8).n_weights
     610
     """
-    if name not in PROBLEMS:
-        raise InputError(f'problem "{name}" is not one of {", ".join(PROBLEMS)}{nearest(name, PROBLEMS)}')
-    module, function, _ = PROBLEMS[name]
-    build = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    build = _builder(name)
     known = inspect.signature(build).parameters
     for option, value in options.items():
         if option not in known:
@@ -51,3 +49,44 @@ def problem(name: str, **options: Any) -> Problem:
                 f"like its default {known[option].default!r}"
             )
     return build(**options)
+
+
+def parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """Return name and options of a problem from a text; raises `InputError` for an option without a value.
+
+    >>> parsed("digits-mlp:width=8,noise=0.4,parity=true")
+    ('digits-mlp', {'width': 8, 'noise': 0.4, 'parity': True})
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f'problem option "{item}" has no value: write {name}:{key}=VALUE')
+        options[key] = _value(value)
+    return name, options
+
+
+def known_options(name: str) -> dict[str, Any]:
+    """Return the options of a problem with their defaults; raises `InputError` for an unknown problem.
+
+    >>> known_options("quadratic")
+    {'n': 20, 'sharpness': 1.0, 'condition': 100.0, 'seed': 0}
+    """
+    return {option: parameter.default for option, parameter in inspect.signature(_builder(name)).parameters.items()}
+
+
+def _builder(name: str) -> Callable[..., Problem]:
+    if name not in PROBLEMS:
+        raise InputError(f'problem "{name}" is not one of {", ".join(PROBLEMS)}{nearest(name, PROBLEMS)}')
+    module, function, _ = PROBLEMS[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)

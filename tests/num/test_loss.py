@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cflow_num.errors import InputError
 from cflow_num.loss import Problem
+from cflow_num.problems import problem
 from cflow_num.symmetric import smat, svec
 
 from .cases import random_smooth
@@ -123,3 +124,17 @@ def test_equal_problems_share_compiled_code():
         problem = Problem(loss, jnp.full(3, start), data=jnp.ones(3))
         value(problem, problem.w0)
     assert next(count) == 1
+
+
+def test_problems_that_differ_in_their_description_only_share_compiled_code():
+    one, other = (problem("digits-mlp", n=20, width=4, seed=seed) for seed in (1, 2))
+    assert one.description != other.description
+    calls = []
+
+    @eqx.filter_jit
+    def value(p, w):
+        calls.append(p)  # while it is traced
+        return p.value(w)
+
+    assert float(value(one, one.w0)) != float(value(other, other.w0))
+    assert len(calls) == 1
