@@ -1,10 +1,14 @@
-"""Globals of every test: 64-bit floats, shapes checked at run time, one seed, no display."""
+"""Globals of every test: 64-bit floats, shapes checked at run time, one seed, no display, one core a test process."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))  # threads of several processes would wait for each other
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 import hypothesis
 import jax
