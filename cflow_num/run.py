@@ -20,6 +20,8 @@ import xarray as xr
 from tqdm import tqdm
 
 from . import filters
+from .devices import describe as place
+from .devices import full_precision
 from .discrete import DiscreteOptimizer
 from .errors import GainWarning, InputError, RunError, nearest
 from .files import replacing
@@ -100,6 +102,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     return Run(tree)
 
 
+@full_precision()
 def run(
     problem: Problem,
     optimizer: Any,
@@ -112,6 +115,7 @@ def run(
     eig_every: int = 1,
     average_start: bool = False,
     capture: Sequence[int] | int = 0,
+    memory: str | float | None = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -132,6 +136,7 @@ def run(
       its last iterate: for starts from an edge at which it already oscillates.
     - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
       squared gradient and its prediction are kept, along a dimension `coordinate`.
+    - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
 
@@ -148,6 +153,7 @@ def run(
     (('step',), '')
     """
     flow, hp = resolve(optimizer, hyperparameters)
+    problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)
     arrays = as_arrays(flow, hp, problem)
@@ -178,6 +184,10 @@ def run(
         "problem_description": problem.description,
         "n_weights": problem.n_weights,
         "dtype": problem.w0.dtype.name,
+        "device": place(problem.w0),
+        "budget": memory,
+        "examples_at_once": problem.chunks.examples,
+        "vectors_at_once": problem.chunks.vectors,
         "steps": steps,
         "warm_start": warm_start,
         "processes": list(everything),
