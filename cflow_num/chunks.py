@@ -27,7 +27,7 @@ VECTORS = 8  # at once at most under a budget: the block of four critical eigenv
 _FEW_EXAMPLES = 16  # fewer at once waste the processor: rather fewer vectors
 _TRIALS = 6  # compilations to find the number of examples in
 _ENOUGH = 0.75  # share of what is left of the budget at which no more is looked for
-_QUICKLY = {"xla_backend_optimization_level": 0}  # the same memory, compiled in half the time
+_QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 0}  # the same memory, compiled in half the time
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -181,7 +181,7 @@ def memory_of(fn: Callable, *args: Any) -> int:
     800
     """
     try:
-        found = jax.jit(fn).lower(*args).compile(_QUICKLY).memory_analysis()
+        found = jax.jit(fn).lower(*args).compile(dict(_QUICKLY)).memory_analysis()
     except (NotImplementedError, RuntimeError):
         found = None
     if found is not None:
@@ -228,25 +228,30 @@ def choose(budget: int, n: int | None, needed: Callable[[Chunks], int]) -> tuple
     >>> choose(1000, 50, lambda c: 100 + 10 * (c.examples or 50) * c.vectors)
     (Chunks(examples=22, vectors=4), 980)
     """
-    vectors = VECTORS
-    while vectors >= 1:
-        used = needed(whole := Chunks(None, vectors))
-        if used <= budget:
-            return whole, used
-        if n is not None and n > 1:
-            low, least = 1, needed(Chunks(1, vectors))
-            if least <= budget:
-                found = _most_examples(budget, n, vectors, (low, least), (n, used), needed)
-                if found[0].examples >= min(n, _FEW_EXAMPLES) or vectors == 1:
-                    return found
-        vectors //= 2
+    used, vectors = needed(whole := Chunks(None, VECTORS)), VECTORS
+    if used <= budget:
+        return whole, used
     least = needed(Chunks(None if n is None else 1, 1))
-    part = "one vector" if n is None else "one example and one vector"
-    remedy = " or examples=True to Problem if its loss is a mean over examples" if n is None else ""
-    raise InputError(
-        f"memory is {show_memory(budget)}, data and derivatives with {part} at a time need {show_memory(least)}: "
-        f"pass at least that{remedy}"
-    )
+    if least > budget:
+        part = "one vector" if n is None else "one example and one vector"
+        remedy = ", or examples=True to Problem if its loss is a mean over examples" if n is None else ""
+        raise InputError(
+            f"memory is {show_memory(budget)}, data and derivatives with {part} at a time need {show_memory(least)}: "
+            f"pass at least that{remedy}"
+        )
+    while n is not None:
+        one = least if vectors == 1 else needed(Chunks(1, vectors))
+        if one <= budget:
+            parts, used = _most_examples(budget, n, vectors, (1, one), (n, used), needed)
+            if (parts.examples or n) >= min(n, _FEW_EXAMPLES) or vectors == 1:
+                return parts, used
+        vectors //= 2
+        if (used := needed(whole := Chunks(None, vectors))) <= budget:
+            return whole, used
+    while used > budget:
+        vectors //= 2
+        used = needed(Chunks(None, vectors))
+    return Chunks(None, vectors), used
 
 
 def _most_examples(

@@ -53,7 +53,7 @@ def precision(name: str) -> str:
         product = np.asarray(jax.numpy.matmul(a, b, precision=precision), np.longdouble)
         return f"{np.linalg.norm(product - exact) / np.linalg.norm(exact):.1g}"
 
-    double = error("float64", "highest") if jax.config.jax_enable_x64 else "off"
+    double = error("float64", "highest") if jax.config.read("jax_enable_x64") else "off"
     return (
         f"relative error of a product: float64 {double}, float32 {error('float32', 'highest')}, "
         f"float32 by default {error('float32', None)}"

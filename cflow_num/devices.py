@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -23,7 +22,7 @@ AXIS = "examples"  # name of the one axis that devices are laid out along
 DTYPES = ("float32", "float64")
 
 
-def available() -> dict[str, Device]:
+def available() -> dict[str, Any]:
     """Return every device of this process by name, the default one first.
 
     >>> "cpu:0" in available()
@@ -35,7 +34,7 @@ def available() -> dict[str, Device]:
     return {_name(d): d for d in devices}
 
 
-def find(name: str | Device) -> jax.Device:
+def find(name: Any) -> Any:
     """Return the device that a text names: a platform (its first device), or a platform with a number.
 
     `cuda` and `rocm` are other words for `gpu`.
@@ -48,7 +47,7 @@ def find(name: str | Device) -> jax.Device:
     Traceback (most recent call last):
     cflow_num.errors.InputError: device "gpu:7" is not there, ... cpu:0...
     """
-    if isinstance(name, Device):
+    if isinstance(name, jax.Device):
         return name
     found = available()
     platform, colon, number = str(name).strip().lower().partition(":")
@@ -73,7 +72,7 @@ def chosen_dtype(name: Any) -> str:
     return text
 
 
-def mesh_of(devices: str | int | Sequence[Device] | Mesh = "all") -> Mesh:
+def mesh_of(devices: Any = "all") -> Mesh:
     """Return the devices in one row.
 
     **Arguments:**
@@ -96,7 +95,7 @@ def mesh_of(devices: str | int | Sequence[Device] | Mesh = "all") -> Mesh:
         row = known[:devices]
     else:
         row = list(devices) if isinstance(devices, Sequence) else []
-    if not row or not all(isinstance(d, Device) for d in row):
+    if not row or not all(isinstance(d, jax.Device) for d in row):
         raise InputError(f'devices is {devices!r}, it must be "all", a number, a list of JAX devices or a Mesh')
     return Mesh(np.array(row), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -214,5 +213,5 @@ def start_processes(environment: Mapping[str, str] = os.environ) -> None:
         ) from error
 
 
-def _name(device: Device) -> str:
+def _name(device: Any) -> str:
     return f"{device.platform}:{device.id}"

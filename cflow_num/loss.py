@@ -205,7 +205,7 @@ class Problem(eqx.Module):
         return D[columns * (columns + 1) // 2 + rows]
 
     def in_chunks(self, examples: int | None = None, vectors: int | None = None) -> Problem:
-        """Return the problem with sums over so many examples (on each device), products with so many vectors, at a time.
+        """Return the problem that works on so many examples (on each device) and so many vectors at a time.
 
         Nothing changes but rounding and the working memory. None means all at a time.
 
@@ -280,8 +280,9 @@ class Problem(eqx.Module):
         >>> float(problem.sharded(1).value(problem.w0))
         4.0
         """
+        mesh = devices.mesh_of(over)
         self._check_mean("split over devices")
-        mesh, n = devices.mesh_of(over), chunks.count(self.data)
+        n = chunks.count(self.data)
         if n < mesh.size:
             raise InputError(f"{n} examples cannot be split over {mesh.size} devices: use at most {n} of them")
         data, others = devices.split(self.data, mesh)

@@ -115,7 +115,7 @@ def run(
     eig_every: int = 1,
     average_start: bool = False,
     capture: Sequence[int] | int = 0,
-    memory: str | float | None = None,
+    memory: str | int | float | None = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:

@@ -222,6 +222,6 @@ def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"]
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
         n_gradients=log.n_gradients + 1,
-        n_hessian_vectors=log.n_hessian_vectors + pairs.n_hessian_vectors,
-        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(tangent.near)),
+        n_hessian_vectors=log.n_hessian_vectors + jnp.asarray(pairs.n_hessian_vectors, x.dtype),
+        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(tangent.near)).astype(x.dtype),
     )
