@@ -223,5 +223,6 @@ def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"]
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
         n_gradients=log.n_gradients + 1,
         n_hessian_vectors=log.n_hessian_vectors + jnp.asarray(pairs.n_hessian_vectors, x.dtype),
-        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(tangent.near)).astype(x.dtype),
+        n_curvature_gradients=log.n_curvature_gradients
+        + directions_evaluated(k, jnp.sum(tangent.near)).astype(x.dtype),
     )
