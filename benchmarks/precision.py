@@ -39,7 +39,8 @@ from cflow_num.errors import RunError
 from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.integrate import Process
 from cflow_num.programs import compiled_for, forget_programs
-from cflow_num.run import CHUNK, versions
+from cflow_num.provenance import versions
+from cflow_num.run import CHUNK
 from cflow_num.warm_start import warm_started
 
 RESULTS = Path(__file__).resolve().parent / "results"

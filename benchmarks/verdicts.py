@@ -23,7 +23,7 @@ from cflow_num.canvas import save
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.plot import gradient_norm
-from cflow_num.run import versions
+from cflow_num.provenance import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

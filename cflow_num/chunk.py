@@ -77,7 +77,7 @@ def advance_chunk(
         )
         return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
 
-    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length), path.states))
+    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length, dtype=carry.step.dtype), path.states))
     predictions = {}
     if (log := path.log) is not None:
         predictions = {

@@ -13,11 +13,12 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from .cli_machine import Doctor
 from .cli_symbolic import (
     BAD_INPUT,
     DONE,
@@ -92,18 +93,27 @@ class RunCommand:
     """Record effective eigenvalues every so many steps."""
     capture: tuple[int, ...] = ()
     """Weights (their indices) whose own states and squared gradients are kept and drawn."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Floating-point type of weights and derivatives."""
+    dtype: str = "float64"
+    """Floating-point type of weights and derivatives: float32 or float64."""
+    memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
+    device: Annotated[str | None, arg(metavar="cpu|gpu|cuda:0|...")] = None
+    """Where to run (see `cflow doctor`); JAX's default device if not given."""
+    devices: Annotated[str | None, arg(metavar="all|NUMBER")] = None
+    """Split the examples over all devices, or so many of them."""
+    distributed: bool = False
+    """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
     quiet: bool = False
     """No progress bar."""
 
     def __call__(self) -> int:
         """Check the input, run, save, compare."""
         _use_dtype(self.dtype)
+        first = self._join()
         from .run import run
 
         optimizer, values = self._optimizer(), self._hyperparameters()
-        problem = _problem(self.problem)
+        problem = self._placed(_problem(self.problem))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_write_config`
         result = run(
             problem,
@@ -116,9 +126,12 @@ class RunCommand:
             eig_every=self.eig_every,
             average_start=self.average_start,
             capture=self.capture,
-            quiet=self.quiet,
-            on_start=self._write_config,
+            memory=self.memory,
+            quiet=self.quiet or not first,
+            on_start=self._write_config if first else None,
         )
+        if not first:
+            return ENDED_EARLY if result.reason else DONE
         path = result.save(self.out / "run.nc")
         if result.reason:
             print(f"{result.reason}; what was computed is in {path}", file=sys.stderr)
@@ -127,6 +140,27 @@ class RunCommand:
             print(result.compare())
         print(f"saved {path}")
         return DONE
+
+    def _join(self) -> bool:
+        """Join the other processes where asked to; return whether this is the one that writes."""
+        if self.device is not None and (self.devices is not None or self.distributed):
+            raise InputError(f"--device {self.device} is one device: leave it out with --devices and --distributed")
+        if not self.distributed:
+            return True
+        import jax
+
+        from .devices import start_processes
+
+        start_processes()
+        return jax.process_index() == 0
+
+    def _placed(self, problem: Problem) -> Problem:
+        if self.device is not None:
+            return problem.on(self.device)
+        if self.devices is None and not self.distributed:
+            return problem
+        devices = self.devices or "all"
+        return problem.sharded(int(devices) if devices.isdecimal() else devices)
 
     def _optimizer(self) -> Any:
         """Return the name of a built-in optimizer, whose generated code is loaded, or another one's spec."""
@@ -229,6 +263,7 @@ COMMANDS = {
     "compare": Compare,
     "report": Report,
     "sweep": SweepCommand,
+    "doctor": Doctor,
 }
 
 
@@ -293,6 +328,9 @@ def _problem(text: str) -> Problem:
 
 
 def _use_dtype(dtype: str) -> None:
+    from .devices import chosen_dtype
+
+    chosen_dtype(dtype)
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")

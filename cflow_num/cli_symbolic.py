@@ -112,6 +112,8 @@ class Check:
     """Hyperparameters of the real run; a learning rate with an edge is looked for by default."""
     only: tuple[str, ...] = ()
     """Names of properties, to try no others, for instance "real run"."""
+    device: Annotated[str | None, arg(metavar="cpu|gpu|cuda:0|...")] = None
+    """Where to run (see `cflow doctor`); JAX's default device if not given."""
     quiet: bool = False
     """No progress."""
 
@@ -119,6 +121,7 @@ class Check:
         """Check; exit code 1 where a property fails."""
         from cflow_sym.files import load_optimizer
 
+        from .devices import default
         from .testing import check
 
         spec = load_optimizer(self.name, **dict.fromkeys(self.switches, True))
@@ -128,7 +131,8 @@ class Check:
             if not self.quiet:
                 print(f"trying {name}", file=sys.stderr, flush=True)
 
-        found = check(spec, quick=self.quick, hyperparameters=values, only=self.only, on_row=tell)
+        with default(self.device):
+            found = check(spec, quick=self.quick, hyperparameters=values, only=self.only, on_row=tell)
         print(found)
         return DONE if found.passed else BAD_INPUT
 

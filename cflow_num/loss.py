@@ -7,115 +7,22 @@ takes data and weights as arguments, never as closures: captured arrays would be
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
+from . import chunks, devices
+from .chunks import Chunks
 from .errors import InputError
+from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight
 
 _DIRECTIONS_AT_ONCE = 4  # third-derivative directions evaluated together: fills the cores, bounds memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Raveler:
-    """How a pytree of arrays became one vector; hashable, so that equal problems share compiled code."""
-
-    treedef: Any
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, params: PyTree) -> Raveler:
-        """Describe the pytree `params` of arrays."""
-        leaves, treedef = jax.tree.flatten(params)
-        return cls(treedef, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
-
-    def ravel(self, params: PyTree) -> Float[Array, " n"]:
-        """Return all entries of `params` in one vector, in the order of its leaves."""
-        return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(params)])
-
-    def unravel(self, w: Float[Array, " n"]) -> PyTree:
-        """Return the pytree whose entries are `w`; the inverse of `ravel`."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        parts = jnp.split(w, list(np.cumsum(sizes)[:-1]))
-        leaves = [x.reshape(s).astype(d) for x, s, d in zip(parts, self.shapes, self.dtypes, strict=True)]
-        return jax.tree.unflatten(self.treedef, leaves)
-
-
-class Blocks(eqx.Module):
-    """The blocks that the weights fall into: one for each array of the parameters, in order.
-
-    >>> blocks = Blocks((2, 1))
-    >>> blocks.total(jnp.array([1.0, 2.0, 3.0])).tolist(), blocks.spread(jnp.array([5.0, 6.0])).tolist()
-    ([3.0, 3.0], [5.0, 5.0, 6.0])
-    """
-
-    sizes: tuple[int, ...] = eqx.field(static=True)
-
-    def total(self, v: Float[Array, " n"]) -> Float[Array, " B"]:
-        """Return the sums over the blocks."""
-        return jnp.stack([jnp.sum(part) for part in jnp.split(v, np.cumsum(self.sizes)[:-1].tolist())])
-
-    def spread(self, x: Float[Array, " B"]) -> Float[Array, " n"]:
-        """Return each block's value at each of its weights."""
-        return jnp.repeat(x, np.array(self.sizes), total_repeat_length=sum(self.sizes))
-
-
-class _Hoisted(eqx.Module):
-    """A function whose captured arrays have become arguments, through its jaxpr."""
-
-    consts: list[Array]
-    jaxpr: Any = eqx.field(static=True)
-    treedef: Any = eqx.field(static=True)
-
-    def __call__(self, *args: PyTree) -> PyTree:
-        closed = jex.core.ClosedJaxpr(self.jaxpr, self.consts)
-        return jax.tree.unflatten(self.treedef, jex.core.jaxpr_as_fun(closed)(*jax.tree.leaves(args)))
-
-
-def _hoist(fn: Callable, *args: PyTree) -> Callable:
-    """Return `fn` itself if it captures no array, else an equivalent with the captured arrays as data."""
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    if not any(np.size(c) > 1 for c in closed.consts):
-        return fn
-    return _Hoisted([jnp.asarray(c) for c in closed.consts], closed.jaxpr, jax.tree.structure(shape))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Method:
-    """A bound method that equals that of an equal object: Python compares the objects of bound methods by identity."""
-
-    function: Callable
-    owner: Any
-
-    def __call__(self, *args: PyTree) -> PyTree:
-        return self.function(self.owner, *args)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Label:
-    """Texts for reports; all are equal, so that programs do not depend on them."""
-
-    name: str
-    description: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Label)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-def _comparable(fn: Callable) -> Callable:
-    bound = inspect.ismethod(fn) and isinstance(fn.__self__, Hashable) and not isinstance(fn.__self__, eqx.Module)
-    return _Method(fn.__func__, fn.__self__) if bound else fn
 
 
 class Problem(eqx.Module):
@@ -127,10 +34,13 @@ class Problem(eqx.Module):
       for third derivatives.
     - `params`: where training starts; any pytree. Its floating-point arrays are the weights, the rest is kept.
     - `data`: any pytree of arrays, handed to `loss` as its second argument.
+    - `examples`: whether the first axis of every array of the data counts examples and the loss is their mean; then
+      it can be summed in parts (`within`, `in_chunks`) and over devices (`sharded`).
     - `outputs`: optional `outputs(params)` (or `outputs(params, data)`) for predictions over time.
     - `name`, `description`: for reports.
 
-    **Raises:** `InputError` where `loss` does not return one real number or `params` holds no weight.
+    **Raises:** `InputError` where `loss` does not return one real number, `params` holds no weight or `data` have no
+    common axis of examples.
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda p: jnp.sum(p["a"] ** 2), {"a": jnp.array([1.0, 2.0])})
@@ -139,12 +49,16 @@ class Problem(eqx.Module):
     """
 
     w0: Float[Array, " n"]
-    data: PyTree
+    _data: PyTree
+    _others: PyTree  # examples that do not divide evenly over the devices
     _static: PyTree
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
-    _label: _Label = eqx.field(static=True)
+    _label: Label = eqx.field(static=True)
+    examples: bool = eqx.field(static=True)
+    chunks: Chunks = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -152,27 +66,31 @@ class Problem(eqx.Module):
         params: PyTree,
         *,
         data: PyTree = None,
+        examples: bool = False,
         outputs: Callable[..., Any] | None = None,
         name: str = "custom",
         description: str = "",
     ):
-        weights, static = eqx.partition(params, _is_weight)
+        weights, static = eqx.partition(params, is_weight)
         weights = jax.tree.map(jnp.asarray, weights)
         if not jax.tree.leaves(weights):
             raise InputError("params holds no floating-point array, so there is nothing to train: pass the weights")
         self._raveler, self._static = Raveler.of(weights), static
         self.w0 = self._raveler.ravel(weights)
-        self.data = jax.tree.map(jnp.asarray, data)
-        self._label = _Label(name, description)
-        args = (weights,) if data is None else (weights, self.data)
+        self._data, self._others = jax.tree.map(jnp.asarray, data), None
+        self._label = Label(name, description)
+        self.examples, self.chunks, self.mesh = examples, Chunks(), None
+        if examples:
+            chunks.count(self._data)
+        args = (weights,) if data is None else (weights, self._data)
 
         def of_weights(fn: Callable) -> Callable:
             return lambda weights, *data: fn(eqx.combine(weights, static), *data)
 
         _check_scalar(of_weights(loss), args)
-        hoisted = _hoist(of_weights(loss), *args)
-        self._loss = hoisted if isinstance(hoisted, _Hoisted) else _comparable(loss)
-        self._outputs = None if outputs is None else _comparable(outputs)
+        hoisted = hoist(of_weights(loss), *args)
+        self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
+        self._outputs = None if outputs is None else comparable(outputs)
 
     @property
     def name(self) -> str:
@@ -190,6 +108,13 @@ class Problem(eqx.Module):
         return self.w0.size
 
     @property
+    def data(self) -> PyTree:
+        """The data, as they were given."""
+        if self._others is None:
+            return self._data
+        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), self._data, self._others)
+
+    @property
     def blocks(self) -> Blocks:
         """The arrays of the parameters as blocks of weights."""
         return Blocks(tuple(int(np.prod(shape)) for shape in self._raveler.shapes))
@@ -200,26 +125,20 @@ class Problem(eqx.Module):
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return the weight vector of a pytree like the one the problem was made with."""
-        return self._raveler.ravel(eqx.filter(params, _is_weight))
+        return self._raveler.ravel(eqx.filter(params, is_weight))
 
     def same_function(self, other: Problem) -> bool:
         """Whether the other problem is the same function of weights and data."""
-        return (
-            self._raveler == other._raveler
-            and eqx.tree_equal(self._static, other._static) is True
-            and self._loss == other._loss
-        )
+        here, there = (eqx.filter(p._with(w0=None, _data=None), eqx.is_array, inverse=True) for p in (self, other))
+        return bool(eqx.tree_equal(here, there)) and self._loss == other._loss
 
     def with_numbers(self, w0: Float[Array, " n"], data: PyTree) -> Problem:
         """Return this problem with other weights to start from and other data."""
-        return eqx.tree_at(lambda p: (p.w0, p.data), self, (w0, data), is_leaf=lambda x: x is None)
+        return self._with(w0=w0, _data=data)
 
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
         """Return the loss L(w)."""
-        weights = self._raveler.unravel(w)
-        params = weights if isinstance(self._loss, _Hoisted) else eqx.combine(weights, self._static)
-        args = (params,) if self.data is None else (params, self.data)
-        return jnp.asarray(self._loss(*args), dtype=w.dtype)
+        return self._mean(self._value_on, w)
 
     def outputs(self, w: Float[Array, " n"]) -> PyTree:
         """Return the model's outputs at `w`; raises `InputError` where the problem has none."""
@@ -230,22 +149,45 @@ class Problem(eqx.Module):
 
     def gradient(self, w: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return g = grad L(w)."""
-        return jax.grad(self.value)(w)
+        return self._mean(jax.grad(self._value_on), w)
 
     def value_and_gradient(self, w: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
         """Return L(w) and its gradient."""
-        return jax.value_and_grad(self.value)(w)
+        return self._mean(jax.value_and_grad(self._value_on), w)
 
     def hessian_vectors(self, w: Float[Array, " n"], V: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """Return H(w) V; about one gradient per column."""
-        return jax.vmap(lambda v: self._hessian_vector(w, v), in_axes=1, out_axes=1)(V)
 
-    def _hessian_vector(self, w: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jax.jvp(self.gradient, (w,), (v,))[1]
+        def on(w: Array, V: Array, data: PyTree) -> Array:
+            return jax.vmap(lambda v: self._hessian_vector_on(w, v, data), in_axes=1, out_axes=1)(V)
+
+        return chunks.over_vectors(lambda V: self._mean(on, w, V), V, self.chunks.vectors, axis=1)
 
     def third_derivative(self, w: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return T(v) = D^3 L(w)[v, v, .], the gradient of v' H(w) v with v held fixed; about two gradients."""
-        return jax.jvp(lambda q: self._hessian_vector(q, v), (w,), (v,))[1]
+        return self._mean(self._third_derivative_on, w, v)
+
+    def _third_derivatives(self, w: Float[Array, " n"], Z: Float[Array, "m n"]) -> Float[Array, "m n"]:
+        """Return T of each row of Z."""
+        on = jax.vmap(self._third_derivative_on, in_axes=(None, 0, None))
+        return chunks.over_vectors(lambda Z: self._mean(on, w, Z), Z, self.chunks.vectors)
+
+    def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
+        """Return the loss on some of the data; so do all that end in `_on`."""
+        weights = self._raveler.unravel(w)
+        params = weights if isinstance(self._loss, Hoisted) else eqx.combine(weights, self._static)
+        args = (params,) if data is None else (params, data)
+        return jnp.asarray(self._loss(*args), dtype=w.dtype)
+
+    def _hessian_vector_on(self, w: Float[Array, " n"], v: Float[Array, " n"], data: PyTree) -> Float[Array, " n"]:
+        return jax.jvp(lambda w: jax.grad(self._value_on)(w, data), (w,), (v,))[1]
+
+    def _third_derivative_on(self, w: Float[Array, " n"], v: Float[Array, " n"], data: PyTree) -> Float[Array, " n"]:
+        return jax.jvp(lambda w: self._hessian_vector_on(w, v, data), (w,), (v,))[1]
+
+    def _mean(self, fn: Callable[..., PyTree], *args: Array) -> PyTree:
+        """Return the mean of `fn(*args, data)` over all examples."""
+        return chunks.mean(fn, args, self._data, self._others, self.chunks.examples, self.mesh)
 
     def curvature_gradients(
         self, w: Float[Array, " n"], U: Float[Array, "n k"], n_active: Int[Array, ""] | int | None = None
@@ -269,9 +211,7 @@ class Problem(eqx.Module):
 
         def block(b: Array, TZ: Array) -> Array:
             z = jax.lax.dynamic_slice_in_dim(Z, b * size, size)
-            return jax.lax.dynamic_update_slice_in_dim(
-                TZ, jax.vmap(lambda v: self.third_derivative(w, v))(z), b * size, axis=0
-            )
+            return jax.lax.dynamic_update_slice_in_dim(TZ, self._third_derivatives(w, z), b * size, axis=0)
 
         TZ = jax.lax.fori_loop(0, n_blocks, block, jnp.zeros((padded, n), w.dtype))[:m]
         diagonal = np.array([j * (j + 1) // 2 + j for j in range(k)])  # place of (j, j) in `pairs`
@@ -281,6 +221,149 @@ class Problem(eqx.Module):
         D = jnp.where(active, jnp.where(off, np.sqrt(2.0).item() * mixed, TZ), 0.0)
         rows, columns = np.triu_indices(k)  # the order of svec
         return D[columns * (columns + 1) // 2 + rows]
+
+    def in_chunks(self, examples: int | None = None, vectors: int | None = None) -> Problem:
+        """Return the problem that works on so many examples (on each device) and so many vectors at a time.
+
+        Nothing changes but rounding and the working memory. None means all at a time.
+
+        **Raises:** `InputError` for sizes below one, and for `examples` where the loss is not a mean over examples.
+
+        >>> problem = Problem(lambda w, x: jnp.mean((x @ w) ** 2), jnp.ones(2), data=jnp.ones((5, 2)), examples=True)
+        >>> float(problem.in_chunks(examples=2).value(problem.w0))
+        4.0
+        """
+        if examples is not None:
+            self._check_mean("summed in parts")
+        return self._with(chunks=Chunks(examples, vectors))
+
+    def within(self, memory: Any) -> Problem:
+        """Return the problem in chunks such that the data and each block of derivatives fit a memory budget.
+
+        Counted is what the compiler reports for eight Hessian-vector products and for a block of third derivatives, on
+        each device: data, weights, vectors, results and all between them. What flows keep beside these grows with the
+        number of weights only.
+
+        **Arguments:**
+
+        - `memory`: bytes, or a text such as `"2GB"`.
+
+        **Raises:** `InputError` for what is no size, and, with the least that is needed, for a size that is too small.
+
+        >>> problem = Problem(lambda w, x: jnp.mean((x @ w) ** 4), jnp.ones(2), data=jnp.ones((500, 2)), examples=True)
+        >>> problem.within("1MB").chunks, problem.within("25kB").chunks.examples < 500
+        (Chunks(examples=None, vectors=8), True)
+        """
+        budget, n = chunks.parse_memory(memory), None
+        if self.examples:
+            self._check_mean("summed in parts")
+            n = chunks.count(self._data) // (self.mesh.size if self.mesh else 1)
+        return self._with(chunks=chunks.choose(budget, n, lambda parts: self._with(chunks=parts).memory())[0])
+
+    def memory(self) -> int:
+        """Return the bytes, on each device, of eight Hessian-vector products or a block of third derivatives.
+
+        >>> problem = Problem(lambda w: jnp.sum(w**4), jnp.ones(2))
+        >>> problem.memory() >= 3 * problem.w0.nbytes  # weights, vectors, results
+        True
+        """
+        arrays, static = eqx.partition(self, eqx.is_array)
+        V, Z = (
+            jax.ShapeDtypeStruct((k, self.n_weights), self.w0.dtype)
+            for k in (min(chunks.VECTORS, self.n_weights), _DIRECTIONS_AT_ONCE)
+        )
+
+        def products(arrays: PyTree, V: Array) -> Array:
+            problem = eqx.combine(arrays, static)
+            return problem.hessian_vectors(problem.w0, V.T)
+
+        def third(arrays: PyTree, Z: Array) -> Array:
+            problem = eqx.combine(arrays, static)
+            return problem._third_derivatives(problem.w0, Z)
+
+        return max(chunks.memory_of(products, arrays, V), chunks.memory_of(third, arrays, Z))
+
+    def sharded(self, over: Any = "all") -> Problem:
+        """Return the problem with its examples split over devices and all else on each of them.
+
+        Examples that do not divide evenly are on every device. Nothing changes but rounding.
+
+        **Arguments:**
+
+        - `over`: `"all"`, a number, a list of devices or a `Mesh`.
+
+        **Raises:** `InputError` where the loss is not a mean over examples, or there are more devices than examples.
+
+        >>> problem = Problem(lambda w, x: jnp.mean((x @ w) ** 2), jnp.ones(2), data=jnp.ones((5, 2)), examples=True)
+        >>> float(problem.sharded(1).value(problem.w0))
+        4.0
+        """
+        mesh = devices.mesh_of(over)
+        self._check_mean("split over devices")
+        n = chunks.count(self.data)
+        if n < mesh.size:
+            raise InputError(f"{n} examples cannot be split over {mesh.size} devices: use at most {n} of them")
+        data, others = devices.split(self.data, mesh)
+        rest = devices.everywhere(self._with(_data=None, _others=None), mesh)
+        return rest._with(_data=data, _others=others, mesh=mesh)
+
+    def on(self, device: Any) -> Problem:
+        """Return the problem on one device, by name as in `"cpu"`, `"gpu"` or `"cuda:1"`; flows follow it there.
+
+        **Raises:** `InputError` with the names of the devices where there is no such device.
+
+        >>> problem = Problem(lambda w: jnp.sum(w**2), jnp.ones(2)).on("cpu")
+        >>> float(problem.value(problem.w0))
+        2.0
+        """
+        place = devices.find(device)
+        plain = self._with(_data=self.data, _others=None, mesh=None)
+        return jax.tree.map(lambda x: jax.device_put(x, place) if eqx.is_array(x) else x, plain)
+
+    def astype(self, dtype: Any) -> Problem:
+        """Return the problem with weights and data of another floating-point type, `float32` or `float64`.
+
+        **Raises:** `InputError` for other types, for 64 bits where JAX has them switched off, and for a loss that
+        captured arrays, whose type is fixed.
+
+        >>> Problem(lambda w: jnp.sum(w**2), jnp.ones(2)).astype("float32").w0.dtype.name
+        'float32'
+        """
+        name = devices.chosen_dtype(dtype)
+        if name == self.w0.dtype.name and all(d == name for d in self._raveler.dtypes):
+            return self
+        if name == "float64" and not jax.config.read("jax_enable_x64"):
+            raise InputError(
+                'dtype is float64, which JAX has switched off: call jax.config.update("jax_enable_x64", True)'
+            )
+        if isinstance(self._loss, Hoisted):
+            raise InputError(f"the loss of {self.name} captured arrays, whose type is fixed: pass them as data")
+        raveler = dataclasses.replace(self._raveler, dtypes=(name,) * len(self._raveler.dtypes))
+        cast = jax.tree.map(lambda x: x.astype(name) if is_weight(x) else x, self)
+        return cast._with(_raveler=raveler)
+
+    def _with(self, **changes: Any) -> Problem:
+        """Return a copy with some fields changed."""
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(new, field.name, changes.get(field.name, getattr(self, field.name)))
+        return new
+
+    def _check_mean(self, verb: str) -> None:
+        """Raise `InputError` unless the loss is a mean over examples, as far as a few of them tell."""
+        if not self.examples:
+            raise InputError(
+                f"the loss of {self.name} cannot be {verb}: pass examples=True to Problem if it is a mean over examples"
+            )
+        some = jax.tree.map(lambda x: x[:3], self.data)
+        n = chunks.count(some)
+        together = float(self._value_on(self.w0, some))
+        parts = [float(self._value_on(self.w0, jax.tree.map(lambda x, i=i: x[i : i + 1], some))) for i in range(n)]
+        if not np.isclose(together, np.mean(parts), rtol=1e-3, atol=1e-6 * max(map(abs, parts))):
+            raise InputError(
+                f"the loss of {self.name} is {together:.6g} on {n} examples together and {np.mean(parts):.6g} on "
+                "average over them one by one: it must be a mean over examples"
+            )
 
 
 def directions_evaluated(k: int, n_active: Int[Array, ""]) -> Int[Array, ""]:
@@ -295,10 +378,6 @@ def directions_evaluated(k: int, n_active: Int[Array, ""]) -> Int[Array, ""]:
 
 def _directions_at_once(k: int) -> int:
     return min(_DIRECTIONS_AT_ONCE, k * (k + 1) // 2)
-
-
-def _is_weight(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _check_scalar(loss: Callable, args: tuple) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from .devices import placement
+
 _PROGRAMS_KEPT = 32
 _MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
 _PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is not an array
@@ -18,8 +20,9 @@ _PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is 
 def compiled_for(function: Any, arguments: tuple) -> Callable:
     """Return a jitted function compiled for such arguments: ahead of time, to tell compilation from running."""
     arrays, static = eqx.partition(arguments, eqx.is_array)
-    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
-    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes)
+    shapes = tuple((x.shape, x.dtype, placement(x)[1]) for x in jax.tree.leaves(arrays))
+    places = frozenset(device for x in jax.tree.leaves(arrays) for device in placement(x)[0])
+    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes, places)
     if key not in _PROGRAMS:
         while len(_PROGRAMS) >= _PROGRAMS_KEPT:
             del _PROGRAMS[next(iter(_PROGRAMS))]

@@ -80,7 +80,9 @@ class Recorder:
         self._observe(first, records.seen)
         n = records.w.shape[0]
         self.put("seconds", first, began + (ended - began) * np.arange(1, n + 1) / n)
-        self.put("n_gradients", first, self.arrays["n_gradients"][first - 1] + np.cumsum(records.n_gradients))
+        self.put(
+            "n_gradients", first, self.arrays["n_gradients"][first - 1] + np.cumsum(np.asarray(records.n_gradients))
+        )
         for name, values in (records.predictions | records.captured).items():
             self.put(name, first, values)
         if records.log is not None:

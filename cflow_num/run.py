@@ -5,21 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import xarray as xr
 
 from . import filters
 from .batch import alike
+from .devices import describe as place
+from .devices import full_precision
 from .discrete import DiscreteOptimizer
 from .errors import GainWarning, InputError, nearest
 from .files import replacing
@@ -29,6 +28,7 @@ from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loop import Progress, advance_all
 from .loss import Problem
+from .provenance import versions
 from .warm_start import warm_started
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
@@ -99,6 +99,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     return Run(tree)
 
 
+@full_precision()
 def run(
     problem: Problem,
     optimizer: Any,
@@ -111,6 +112,7 @@ def run(
     eig_every: int = 1,
     average_start: bool = False,
     capture: Sequence[int] | int = 0,
+    memory: str | int | float | None = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -131,6 +133,7 @@ def run(
       its last iterate: for starts from an edge at which it already oscillates.
     - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
       squared gradient and its prediction are kept, along a dimension `coordinate`.
+    - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
 
@@ -157,6 +160,7 @@ def run(
         eig_every=eig_every,
         average_start=average_start,
         capture=capture,
+        memory=memory,
     )
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)
@@ -165,6 +169,7 @@ def run(
     return _finish([prepared], quiet)[0]
 
 
+@full_precision()
 def run_batch(
     problems: Problem | Sequence[Problem],
     optimizer: Any,
@@ -231,9 +236,11 @@ def _prepare(
     eig_every: int = 1,
     average_start: bool = False,
     capture: Sequence[int] | int = 0,
+    memory: str | int | float | None = None,
 ) -> _Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
+    problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)
     arrays = as_arrays(flow, hp, problem)
@@ -263,6 +270,10 @@ def _prepare(
         "problem_description": problem.description,
         "n_weights": problem.n_weights,
         "dtype": problem.w0.dtype.name,
+        "device": place(problem.w0),
+        "budget": memory,
+        "examples_at_once": problem.chunks.examples,
+        "vectors_at_once": problem.chunks.vectors,
         "steps": steps,
         "warm_start": warm_start,
         "processes": list(everything),
@@ -306,28 +317,6 @@ def _result(one: _Prepared, progress: Progress, versions: dict[str, str], comman
         "total_seconds": seconds,
     }
     return Run(tree)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a run depends on, the device, and the commit where cflow runs from a checkout."""
-    packages = ("cflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "xarray")
-    found = {name: metadata.version(name) for name in packages}
-    device = jax.devices()[0]
-    return found | {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": f"{device.platform} {device.device_kind}",
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    head = Path(__file__).resolve().parent.parent / ".git" / "HEAD"
-    try:
-        text = head.read_text().strip()
-        return (head.parent / text[5:]).read_text().strip() if text.startswith("ref: ") else text
-    except OSError:
-        return "unknown"
 
 
 def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:

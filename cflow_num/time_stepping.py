@@ -217,9 +217,10 @@ def counted(log: Log, frame: Frame, c: Float[Array, ""], gradients: Array | int,
         residual=jnp.maximum(log.residual, residual),
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,
         eigen_residual=jnp.maximum(log.eigen_residual, eigen_residual),
-        n_gradients=log.n_gradients + gradients,
-        n_hessian_vectors=log.n_hessian_vectors + pairs.n_hessian_vectors,
-        n_curvature_gradients=log.n_curvature_gradients + directions_evaluated(k, jnp.sum(frame.near)),
+        n_gradients=log.n_gradients + jnp.asarray(gradients, c.dtype),
+        n_hessian_vectors=log.n_hessian_vectors + jnp.asarray(pairs.n_hessian_vectors, c.dtype),
+        n_curvature_gradients=log.n_curvature_gradients
+        + directions_evaluated(k, jnp.sum(frame.near)).astype(c.dtype),
     )
 
 

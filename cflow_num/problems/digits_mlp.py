@@ -75,6 +75,7 @@ def digits_mlp(
         model.loss,
         params,
         data=data,
+        examples=True,
         outputs=model.outputs,
         name="digits-mlp",
         description=f"{activation} MLP {sizes} on {source} handwritten digits, {goal}, squared error, seed {seed}",
