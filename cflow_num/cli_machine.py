@@ -14,7 +14,7 @@ class Doctor:
         import jax
 
         from .devices import available
-        from .run import versions
+        from .provenance import versions
 
         jax.config.update("jax_enable_x64", True)
         found = versions()
