@@ -202,7 +202,8 @@ class WholeUnits(dfx.AbstractStepSizeController):
         """Return the state before the first step."""
         step = jnp.asarray(STEP, dtype)
         zero = jnp.zeros((), dtype)
-        return self.init(None, zero, step, zero, step, None, lambda terms, t, y, args: y, None)[1]
+        state = self.init(None, zero, step, zero, step, None, lambda terms, t, y, args: y, None)[1]
+        return jax.tree.map(jnp.asarray, state)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         """Return whether to keep the step and where the next one goes."""

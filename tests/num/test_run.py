@@ -203,8 +203,8 @@ def test_an_interrupted_run_keeps_its_data(monkeypatch):
     monkeypatch.setattr(Process, "advance", interrupted)
     quadratic = cn.problem("quadratic", n=6)
     run = cn.run(quadratic, "gradient_descent", {"learning_rate": 0.3}, steps=60, quiet=True)
-    assert run.reason.startswith("interrupted at step 10")
-    assert run.tree["central"].sizes["step"] == 11
+    assert run.reason.startswith("interrupted at step 16")
+    assert run.tree["central"].sizes["step"] == 17
 
 
 def test_a_new_optimizer_runs_without_any_change_here():
