@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers study constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench study constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -43,6 +43,9 @@ derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
 
 numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an hour on two cores)
 	$(BIN)/python benchmarks/verdicts.py
+
+bench: $(STAMP)  ## work against precision of the integrators (an hour on two cores)
+	$(BIN)/python benchmarks/precision.py
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py

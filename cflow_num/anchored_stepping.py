@@ -24,6 +24,8 @@ from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
 STEP = 1 / 2  # a short step
+GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
+EIGEN_TOLERANCE = 2e-3  # of the pairs, relative to the largest eigenvalue
 
 
 class AnchoredState(NamedTuple):
@@ -115,7 +117,8 @@ class Anchored(dfx.AbstractSolver):
         flow, memory, y = args, solver_state, y0.state
         H = jnp.asarray(t1 - t0, y.w.dtype)
         arriving = jnp.maximum(memory.rise, 0) * H  # (K,) until the end of this step
-        frame = flow.frame(extrapolated(flow, y, memory.rates, H / 2), memory.V, arriving=arriving)
+        middle = extrapolated(flow, y, memory.rates, H / 2)
+        frame = flow.frame(middle, memory.V, arriving=arriving, gap=GAP, tolerance=EIGEN_TOLERANCE)
         Q = turning(flow, frame, memory.V, len(memory.X))  # (k, k)
         X = Q @ memory.X @ Q.T  # (k, k)
         count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)

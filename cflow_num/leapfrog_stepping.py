@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
 
+from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.central import relieved
 from .flows.leapfrog import LeapfrogFlow
 from .time_stepping import ConstrainedTerm, LoggedState, SolverState, fresh, logged, turn
@@ -16,6 +18,8 @@ from .time_stepping import ConstrainedTerm, LoggedState, SolverState, fresh, log
 class Leapfrog(dfx.AbstractSolver):
     """The leapfrog: one evaluation of gradient, eigenpairs and curvature gradients a step."""
 
+    all_pairs: ClassVar[bool] = False  # whether every curvature gradient is evaluated, near the threshold or not
+    eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
     term_structure: ClassVar = ConstrainedTerm
     interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
 
@@ -34,7 +38,7 @@ class Leapfrog(dfx.AbstractSolver):
     def step(self, terms, t0, t1, y0: LoggedState, args: LeapfrogFlow, solver_state: SolverState, made_jump):
         """Take one step; the log of the new state describes it."""
         flow, y, dt = args, y0.state, jnp.asarray(t1 - t0, y0.state.w.dtype)
-        tangent = flow.linearize(y, solver_state.V)
+        tangent = flow.linearize(y, solver_state.V, type(self).eigenpairs, self.all_pairs)
         X0 = turn(flow, tangent.frame, solver_state)
         end, X, info = flow.step(y, tangent, X0, dt, relieved(flow, tangent.c, dt))
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))

@@ -22,7 +22,7 @@ from .chunks import Chunks
 from .errors import InputError
 from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight
 
-_DIRECTIONS_AT_ONCE = 4  # third-derivative directions evaluated together: fills the cores, bounds memory
+_DIRECTIONS_AT_ONCE = 3  # third-derivative directions evaluated together: those of two eigenvectors, half of three
 
 
 class Problem(eqx.Module):
@@ -370,7 +370,7 @@ def directions_evaluated(k: int, n_active: Int[Array, ""]) -> Int[Array, ""]:
     """Return how many third-derivative directions `curvature_gradients` evaluates: whole blocks of them.
 
     >>> int(directions_evaluated(4, jnp.asarray(1))), int(directions_evaluated(4, jnp.asarray(3)))
-    (4, 8)
+    (3, 6)
     """
     size = _directions_at_once(k)
     return -(-(n_active * (n_active + 1) // 2) // size) * size

@@ -103,22 +103,25 @@ class CentralFlow(Flow):
         eigenpairs=leading_eigenpairs,
         all_pairs: bool = False,
         arriving: Float[Array, " K"] | float = 0.0,
+        gap: float = TRACKING_GAP,
+        tolerance: float | None = None,
     ) -> Frame:
-        """Evaluate eigenpairs (from the block V) and curvature gradients at y.
+        """Evaluate eigenpairs (from the block V, to a relative `tolerance`) and curvature gradients at y.
 
-        Curvature gradients are evaluated for eigenvalues near the threshold once `arriving` is added to them, or for
-        all tracked with `all_pairs`.
+        Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, or for all
+        tracked with `all_pairs`.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
-        edge = (1 - TRACKING_GAP) * c                                         # ()
+        edge = (1 - gap) * c                                                  # ()
         pairs = eigenpairs(
             lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
             wanted_above=edge - jnp.max(jnp.asarray(arriving)),
             capacity=k,
+            **({} if tolerance is None else {"tolerance": tolerance}),
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
         rising = jnp.broadcast_to(jnp.asarray(arriving), pairs.eigenvalues.shape)
