@@ -44,8 +44,9 @@ derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
 numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an hour on two cores)
 	$(BIN)/python benchmarks/verdicts.py
 
-bench: $(STAMP)  ## work against precision of the integrators (an hour on two cores)
+bench: $(STAMP)  ## work against precision of the integrators, parts of a step (an hour on two cores)
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/parts.py
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py

@@ -234,7 +234,7 @@ def figure(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure what is missing, write the table and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Work against precision of the integrators.")
     parser.add_argument("--only", default="", help="settings whose name contains this")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--renew", action="store_true", help="measure again what is there")

@@ -11,6 +11,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cache import keep_programs as keep_programs
     from .compare import Comparison as Comparison
     from .compare import compare as compare
     from .errors import InputError as InputError
@@ -38,6 +39,7 @@ _HOMES = {
     "Run": "run",
     "Sweep": "sweep_summary",
     "conic_preconditioner": "interpretation",
+    "keep_programs": "cache",
     "load": "run",
     "problem": "problems",
     "run": "run",

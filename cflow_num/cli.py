@@ -333,7 +333,10 @@ def _use_dtype(dtype: str) -> None:
     chosen_dtype(dtype)
     import jax
 
+    from .cache import keep_programs
+
     jax.config.update("jax_enable_x64", dtype == "float64")
+    keep_programs()
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def fingerprint(optimizer: str) -> str:
 def _run(settings: Mapping[str, Any], **more: Any) -> Run:
     import jax
 
+    from .cache import keep_programs
     from .problems import problem
     from .run import run
 
@@ -109,6 +110,7 @@ def _run(settings: Mapping[str, Any], **more: Any) -> Run:
     dtype = settings.get("dtype", "float64")
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
+    keep_programs()
     with jax.enable_x64(dtype == "float64"), warnings.catch_warnings():
         warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
         optimizer, values = _optimizer(settings)

@@ -200,3 +200,29 @@ def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():
     assert done.returncode == 0
     assert "compare" in done.stdout
     assert done.stdout.strip().endswith("0 False")
+
+
+def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
+    """The discrete process alone, twice: the second run adds nothing to the cache, and neither complains."""
+    cache, code = tmp_path / "programs", "import sys; from cflow_num.cli import main; sys.exit(main())"
+    command = ["run", *SMALL, "--processes", "discrete", "stable", "--out", str(tmp_path / "run")]
+    kept = []
+    for _ in range(2):
+        env = dict(os.environ) | {"CFLOW_CACHE": str(cache)}
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        kept.append({p.name for p in cache.iterdir() if not p.name.endswith("-atime")})
+    assert kept[0]
+    assert kept[0] == kept[1]
+
+
+def test_a_cache_folder_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch):
+    from cflow_num.cache import cache_folder, keep_programs
+
+    (tmp_path / "file").write_text("in the way")
+    assert keep_programs(tmp_path / "file" / "programs") is None
+    monkeypatch.setenv("CFLOW_CACHE", "")
+    assert cache_folder() is None
+    assert keep_programs() is None
+    monkeypatch.delenv("CFLOW_CACHE")
+    assert cache_folder().parts[-2:] == ("cflow", "programs")

@@ -1,0 +1,60 @@
+"""Compiled programs that outlive the process: JAX's persistent cache, in the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLE = "CFLOW_CACHE"
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of compiled programs: `$CFLOW_CACHE`, or the user's cache folder; None if that is empty.
+
+    >>> os.environ["CFLOW_CACHE"] = "/tmp/programs"
+    >>> cache_folder().as_posix()
+    '/tmp/programs'
+    >>> os.environ["CFLOW_CACHE"] = ""
+    >>> cache_folder() is None
+    True
+    >>> del os.environ["CFLOW_CACHE"]
+    """
+    import platformdirs
+
+    chosen = os.environ.get(VARIABLE)
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    return Path(platformdirs.user_cache_dir("cflow")) / "programs"
+
+
+def keep_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keep compiled programs from process to process, so that a second run need not compile; return the folder.
+
+    The command line does this. It sets JAX's configuration for the whole process, unless JAX has a cache already; a
+    folder that cannot be written is left alone, and nothing is kept.
+
+    **Arguments:**
+
+    - `folder`: by default `$CFLOW_CACHE`, or cflow's folder in the user's cache; an empty variable keeps nothing.
+
+    >>> import tempfile, jax
+    >>> before = jax.config.jax_compilation_cache_dir
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     keep_programs(folder) == Path(folder)
+    True
+    >>> jax.config.update("jax_compilation_cache_dir", before)
+    """
+    import jax
+
+    path = cache_folder() if folder is None else Path(folder)
+    if path is None or (folder is None and jax.config.jax_compilation_cache_dir):
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(path, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return path
