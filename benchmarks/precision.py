@@ -46,7 +46,7 @@ from cflow_num.run import CHUNK
 from cflow_num.warm_start import warm_started
 
 RESULTS = Path(__file__).resolve().parent / "results"
-FILE = RESULTS / "precision.json"
+FILE, README = RESULTS / "precision.json", RESULTS.parents[1] / "README.md"
 ALMOST = 1 - 1.5 * 0.03  # an untracked eigenvalue above this share of the threshold makes the capacity grow
 
 
@@ -264,6 +264,9 @@ def main() -> None:
     text = f"# Work against precision\n\nMeasured by `make bench` on {where}. No accelerator was at hand.\n\n"
     text += table(ordered) + "\n"
     (RESULTS / "precision.md").write_text(text)
+    page = README.read_text()
+    start, end = page.index("<!-- precision -->\n") + len("<!-- precision -->\n"), page.index("<!-- /precision -->")
+    README.write_text(page[:start] + table(ordered) + "\n" + page[end:])
     figure(ordered)
     print(table(ordered))
 

@@ -47,6 +47,7 @@ class Case:
     limit: float | None = None
     order: str = "published"
     refined: bool = False  # half the time step
+    integrator: str | None = None
 
 
 def at_edge(b: float, nesterov: bool = False) -> tuple[tuple[str, float], ...]:
@@ -76,7 +77,17 @@ CASES = [
     Case("Adam 0.9/0.99, consistent order", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), order="consistent"),
     Case("Adam 0.9/0.99, half the time step", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), refined=True),
     Case("heavy ball 0.5, half the time step", "heavy_ball_ema", at_edge(0.5), 225, 200, (0,), refined=True),
+    Case("Adam 0.9/0.99, a frame each step", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), integrator="leapfrog"),
     Case("gradient descent", "gradient_descent", (("learning_rate", 2 / EDGE),), 225, 200, (0,)),
+    Case(
+        "gradient descent, leapfrog",
+        "gradient_descent",
+        (("learning_rate", 2 / EDGE),),
+        225,
+        200,
+        (0,),
+        integrator="leapfrog",
+    ),
     Case("Adam 0.5/0.99", "adam", adaptive(1e-2, 0.5, 0.99), 200, 150, (0,)),
     Case("NAdam 0.5/0.99", "nadam", adaptive(5e-3, 0.5, 0.99), 120, 120, (0,)),
     Case("AdamW 0.5/0.99, decay 0.3", "adamw", adaptive(5e-3, 0.5, 0.99, weight_decay=0.3), 100, 120, (0,)),
@@ -104,8 +115,8 @@ def measure(job: tuple[Case, int]) -> dict:
 
     case, seed = job
     if case.refined:
-        solver, dt = integrate.INTEGRATORS["leapfrog"]
-        integrate.INTEGRATORS["leapfrog"] = solver, dt / 2
+        solver, dt = integrate.INTEGRATORS["anchored"]
+        integrate.INTEGRATORS["anchored"] = solver, dt / 2
     plain = case.order == "published"
     optimizer = case.optimizer if plain else cs.optimizer(case.optimizer).with_options().derive(order=case.order)
     row = {"title": case.title, "seed": seed}
@@ -116,6 +127,7 @@ def measure(job: tuple[Case, int]) -> dict:
             optimizer,
             dict(case.hp),
             steps=case.steps,
+            integrator=case.integrator,
             warm_start=case.start,
             average_start=case.start >= ESTABLISHED,
             quiet=True,

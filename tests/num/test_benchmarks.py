@@ -1,0 +1,42 @@
+"""The benchmarks in small: they run, and what they compare agrees."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cflow_num.complementarity import solve_sdcp
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_a_setting_gives_a_row_of_the_table():
+    precision = script("precision")
+    small = precision.Setting("small", "gradient_descent", {"learning_rate": 0.8}, 210, 16, 4, width=6)
+    row = precision.measure(small, "anchored", {})
+    assert row["error"] < 1e-2
+    assert 2 < row["count"] < 40
+    assert row["n_weights"] == 64 * 6 + 6 + 60 + 10
+    assert "| small |" in precision.table([row])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_the_conic_solver_finds_the_same_covariance(k):
+    parts = script("parts")
+    families = parts.random_problems()
+    rng = np.random.default_rng(k)
+    A, B = families.strict(rng, k, families.gram(rng, families.size(k), 3 * families.size(k)))
+    X, _ = parts.clarabel_solution(A, B)
+    np.testing.assert_allclose(X, solve_sdcp(jnp.asarray(A), jnp.asarray(B))[0], atol=2e-5)
