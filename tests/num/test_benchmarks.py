@@ -39,4 +39,5 @@ def test_the_conic_solver_finds_the_same_covariance(k):
     rng = np.random.default_rng(k)
     A, B = families.strict(rng, k, families.gram(rng, families.size(k), 3 * families.size(k)))
     X, _ = parts.clarabel_solution(A, B)
-    np.testing.assert_allclose(X, solve_sdcp(jnp.asarray(A), jnp.asarray(B))[0], atol=2e-5)
+    ours = solve_sdcp(jnp.asarray(A), jnp.asarray(B))[0]
+    np.testing.assert_allclose(X, ours, atol=1e-4)  # it stops at a relative gap of 1e-8, which knows X to its root
