@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import sympy as sp
+import sympy.core.random
 
 
 def before_update(x: sp.Symbol, new: sp.Expr) -> sp.Expr | None:
@@ -20,6 +24,38 @@ def before_update(x: sp.Symbol, new: sp.Expr) -> sp.Expr | None:
     """
     slope = new.diff(x)
     return None if slope == 0 else (x - new.xreplace({x: sp.Integer(0)})) / slope
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Draw SymPy's random numbers from one seed inside, and leave its generator as it was.
+
+    Factoring a polynomial in several variables tries random points, and an unlucky one can take hours instead of
+    milliseconds: what took how long must not depend on what was drawn before.
+    """
+    before = sympy.core.random.rng.getstate()
+    sympy.core.random.rng.seed(0)
+    try:
+        yield
+    finally:
+        sympy.core.random.rng.setstate(before)
+
+
+def in_factors(expr: sp.Expr) -> sp.Expr:
+    """Return the expression factored, in the same way and time whenever it is asked for.
+
+    >>> x, y = sp.symbols("x y")
+    >>> in_factors(x * y + y**2)
+    y*(x + y)
+    """
+    with repeatable():
+        return sp.factor(expr)
+
+
+def simplified(expr: sp.Expr) -> sp.Expr:
+    """Return the expression simplified, in the same way and time whenever it is asked for."""
+    with repeatable():
+        return sp.simplify(expr)
 
 
 def exact_numbers(expr: sp.Expr) -> sp.Expr:

@@ -29,6 +29,8 @@ from cflow_sym.exact import (
 from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, symbols
 from cflow_sym.spec import OptimizerSpec
 
+from .algebra import in_factors
+
 _s = symbols
 ANSATZ, EDGE = "The ansatz", "Equilibrium at the edge, one critical eigenvalue"
 REDUCED = "The flow over the weights alone"
@@ -104,8 +106,8 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
 
 def _grouped(averaged: sp.Expr, rate: sp.Expr) -> sp.Expr:
     """Return kappa (q + moments - nu) as one factored expression where that is what it is."""
-    factored = sp.factor(averaged)
-    flipped = sp.factor(-averaged)
+    factored = in_factors(averaged)
+    flipped = in_factors(-averaged)
     prefactor, bracket = rate.as_independent(*rate.atoms(Coordinate), _s.grad_sq_norm, as_Add=False)
     if isinstance(bracket, sp.Add):
         inner = sp.expand(sp.cancel(averaged / prefactor))

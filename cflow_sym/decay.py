@@ -12,6 +12,8 @@ import sympy as sp
 
 from cflow_sym.notation import BlockTotal, Total, contract, drop_sums, expand_names, is_elementwise, symbols
 
+from .algebra import in_factors
+
 
 def split_decay(
     step: sp.Expr, updates: Mapping[str, sp.Expr], constants: Set[sp.Symbol], scheduled: Set[sp.Symbol]
@@ -33,7 +35,7 @@ def split_decay(
     def ratio(expr: sp.Expr) -> sp.Expr:
         plain = drop_sums(expand_names(expr))
         slope = plain.diff(g)
-        return sp.factor(plain.diff(w) / slope) if slope != 0 else sp.nan
+        return in_factors(plain.diff(w) / slope) if slope != 0 else sp.nan
 
     candidates = [ratio(e) for e in updates.values() if e.has(w)] or [zero, ratio(step)]
     for rho in candidates:
@@ -44,7 +46,7 @@ def split_decay(
         moved = step.xreplace(seen)
         if any(total.has(w) for total in expand_names(moved).atoms(Total, BlockTotal)):
             continue
-        decay = -sp.factor(moved.diff(w))
+        decay = -in_factors(moved.diff(w))
         known = constants | scheduled
         if any(e.has(w) for e in states.values()) or not decay.free_symbols <= known or is_elementwise(decay):
             continue

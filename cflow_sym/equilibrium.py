@@ -27,6 +27,8 @@ from cflow_sym.notation import (
 )
 from cflow_sym.spec import OptimizerSpec
 
+from .algebra import in_factors
+
 _s = symbols
 MOTION = "How the edge moves"
 SYMBOLS_OF_THRESHOLD = 2  # with more of them, as with momentum and decay together, elimination takes minutes
@@ -47,7 +49,7 @@ def drift(f: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
     """
     rates = {s: rate_symbol(s) for s in spec.state_updates}
     rates |= {s: rate_symbol(s) * rates[_s.t] for s in spec.scheduled}
-    return sp.Add(*(rebias(sp.factor(debias(f.diff(s)))) * rate for s, rate in rates.items()))
+    return sp.Add(*(rebias(in_factors(debias(f.diff(s)))) * rate for s, rate in rates.items()))
 
 
 def speeds_of(spec: OptimizerSpec, point: Point, flow: Mapping[str, sp.Expr]) -> dict[sp.Symbol, Vector]:
@@ -228,7 +230,7 @@ def _collected(expr: sp.Expr) -> sp.Expr:
         return expr
     named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
     collected = sp.collect(expr, named)
-    return sp.collect(expr, named, sp.factor) if collected.is_Add else sp.factor(expr)
+    return sp.collect(expr, named, in_factors) if collected.is_Add else in_factors(expr)
 
 
 def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]:
@@ -265,4 +267,4 @@ def eliminate_state(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symb
     >>> eliminate_state(d.spec, d.preconditioner, d.threshold)
     {nu: S**2*eta**2/4}
     """
-    return {state: rebias(sp.factor(value**2)) for state, (_, value) in _rooted(spec, P, c).items()}
+    return {state: rebias(in_factors(value**2)) for state, (_, value) in _rooted(spec, P, c).items()}

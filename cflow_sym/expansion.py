@@ -16,6 +16,8 @@ from cflow_sym.averaging import displaced_gradient, name_moments, orders_of_aver
 from cflow_sym.derivation import Step
 from cflow_sym.exact import agree, draw_vector, moments, random_model, scale, second_order, two_point_average
 
+from .algebra import in_factors
+
 from cflow_sym.exact import STEP, Point, add, mean, source  # isort: skip
 from cflow_sym.notation import contract, latex_of, orient, symbols
 
@@ -169,7 +171,7 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
         steps.append(Step(
             f"remainder_cross_{name}", DROPPED, "keep the remainder",
             rf"\text{{dropped from }}\dot{{{latex_of(name)}}}",
-            contract(second.xreplace({_s.D1: sp.Integer(0)})), orient(sp.factor(cross)),
+            contract(second.xreplace({_s.D1: sp.Integer(0)})), orient(in_factors(cross)),
             "The cross term: of the same power of the amplitude as the terms kept, dropped in the published "
             "flow and "
             "kept with order=\"consistent\".", check_cross,
@@ -177,7 +179,7 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
     if fourth != 0:
         steps.append(Step(
             f"remainder_fourth_order_{name}", DROPPED, "keep the remainder",
-            rf"\text{{dropped from }}\dot{{{latex_of(name)}}}", fourth, orient(sp.factor(fourth)),
+            rf"\text{{dropped from }}\dot{{{latex_of(name)}}}", fourth, orient(in_factors(fourth)),
             "What is of fourth power in the amplitude, for one displacement; a quarter of the square "
             r"of $D^2g[\delta^2]$ is the square of the shift of the averaged gradient.", check_fourth,
         ))  # fmt: skip

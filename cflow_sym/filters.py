@@ -33,6 +33,8 @@ from cflow_sym.notation import (
 )
 from cflow_sym.spec import OptimizerSpec, SpecError, State
 
+from .algebra import in_factors
+
 _s = symbols
 
 
@@ -118,7 +120,7 @@ def shorter(expr: sp.Expr) -> sp.Expr:
     >>> shorter(symbols.beta1 / (1 - symbols.beta1) + 1)
     1/(1 - beta1)
     """
-    factored = sp.factor(expr)
+    factored = in_factors(expr)
     return min((expr, factored, orient(factored)), key=lambda e: (e.count_ops(), str(e).count("-"), len(str(e))))
 
 
@@ -210,8 +212,8 @@ def _coefficients(spec: OptimizerSpec, filters: Mapping[sp.Symbol, sp.Expr]) -> 
                 f"optimizer {spec.name!r}: {m}' = {update} is no average of the gradient; it must be b {m} + a g with "
                 "constants a and b."
             )
-        b.append(sp.factor(slopes[0]))
-        a.append(sp.factor(slopes[1]))
+        b.append(in_factors(slopes[0]))
+        a.append(in_factors(slopes[1]))
         for seed in range(3):
             value = random_point(spec, seed)(b[-1])
             if not 0 <= value < 1:
@@ -239,7 +241,7 @@ def _common(slopes: list[sp.Expr]) -> sp.Expr:
 
 def _unit(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """Return the factor by which a filter is fed, without a number and without the 1 - b of an average."""
-    factors = (f for f in sp.Mul.make_args(sp.factor(a)) if not f.is_Number and sp.expand(f * f - (1 - b) ** 2) != 0)
+    factors = (f for f in sp.Mul.make_args(in_factors(a)) if not f.is_Number and sp.expand(f * f - (1 - b) ** 2) != 0)
     return sp.Mul(*factors)
 
 

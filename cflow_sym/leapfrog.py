@@ -23,6 +23,8 @@ from cflow_sym.filters import CanonicalForm, in_updated_averages, shorter
 from cflow_sym.momentum import SAMPLES, hyperparameter_samples
 from cflow_sym.notation import Coordinate, contract, latex_of, orient, symbols
 
+from .algebra import in_factors
+
 _s = symbols
 SECTION = "The centre flow and its leapfrog"
 MEAN = (
@@ -64,7 +66,7 @@ def memory_left(keep: sp.Expr) -> sp.Expr:
 def _kept(x: sp.Symbol, new: sp.Expr) -> sp.Expr:
     """Return the share of the old value in the new one; 1 where the update is not affine (explicit there)."""
     keep = new.diff(x)
-    return sp.Integer(1) if keep.atoms(Coordinate) or keep.has(x, _s.g, _s.grad_sq_norm) else sp.factor(keep)
+    return sp.Integer(1) if keep.atoms(Coordinate) or keep.has(x, _s.g, _s.grad_sq_norm) else in_factors(keep)
 
 
 def _increment(x: sp.Symbol, new: sp.Expr, keep: sp.Expr) -> sp.Expr:
@@ -163,7 +165,7 @@ def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str)
     seen = leap(state, form.seen(new))
     whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order).xreplace({_s.g_mean: _s.g}))
     zero = dict.fromkeys((_s.gradient_variance, _s.gradient_shift), sp.Integer(0))
-    added = orient(sp.factor(contract(sp.expand(whole - contract(whole.xreplace(zero))))))
+    added = orient(in_factors(contract(sp.expand(whole - contract(whole.xreplace(zero))))))
     averaged = rate_of_leap(keep) * (_increment(state, new, keep) + added)
     start = _increment(state, new, keep) * (1 - _s.dt) / (1 + keep - (1 - keep) * _s.dt)
 

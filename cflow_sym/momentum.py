@@ -25,6 +25,8 @@ from cflow_sym.stability import MU, entries_of, linearized_map, refuse_other_per
 from cflow_sym.stability import SECTION as THRESHOLD
 from cflow_sym.stable_flow import CONVENTION, increment
 
+from .algebra import in_factors
+
 _s = symbols
 SECTION = "Momentum: the filter and its threshold"
 REDUCED = "The reduced flow: momentum eliminated"
@@ -101,7 +103,7 @@ def _threshold(spec: OptimizerSpec, form: CanonicalForm, at_edge: sp.Expr) -> sp
             )
     inverse = shorter(1 / at_edge)
     c = (2 - form.decay) * inverse
-    return sp.factor(c) if inverse.is_polynomial() else c
+    return in_factors(c) if inverse.is_polynomial() else c
 
 
 def hyperparameter_samples(spec: OptimizerSpec) -> list[dict[sp.Symbol, sp.Expr]]:

@@ -34,6 +34,8 @@ from cflow_sym.notation import (
 )
 from cflow_sym.spec import OptimizerSpec
 
+from .algebra import in_factors
+
 _s = symbols
 SECTION = "Predictions"
 
@@ -141,7 +143,7 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> list[Step]
 
 
 def _tidy(expr: sp.Expr) -> sp.Expr:
-    return orient(rebias(sp.factor(sp.expand(debias(contract(expr))))))
+    return orient(rebias(in_factors(sp.expand(debias(contract(expr))))))
 
 
 def _alternating_check(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Symbol, kind: str):

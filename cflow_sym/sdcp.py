@@ -21,6 +21,8 @@ from cflow_sym.exact import LocalModel, Point, Vector, add, is_zero, random_mode
 from cflow_sym.notation import Total, contract, debias, orient, rebias, symbols
 from cflow_sym.spec import OptimizerSpec
 
+from .algebra import in_factors
+
 _s = symbols
 SEVERAL = "Several critical eigenvalues"
 
@@ -87,7 +89,7 @@ def _by_contraction(expr: sp.Expr) -> sp.Expr:
     for term in sp.Add.make_args(expr):
         totals = sp.Mul(*(f for f in sp.Mul.make_args(term) if f.has(Total)))
         groups[totals] = groups.get(totals, sp.Integer(0)) + term / totals
-    return sp.Add(*(totals * sp.factor(coefficient) for totals, coefficient in groups.items()))
+    return sp.Add(*(totals * in_factors(coefficient) for totals, coefficient in groups.items()))
 
 
 def _entry_of_gap(model: LocalModel, cP: sp.Expr, i: int, j: int) -> Callable[[sp.Matrix, Point], sp.Expr]:

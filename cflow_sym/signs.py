@@ -14,6 +14,8 @@ import sympy as sp
 
 from cflow_sym.notation import Frozen, drop_sums, expand_names
 
+from .algebra import simplified
+
 
 def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], Any]) -> sp.Expr:
     """Write sign, abs, max, min and case distinctions with signs that stay while `passing` goes through zero.
@@ -27,7 +29,7 @@ def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Call
     """
 
     def sign_of(argument: sp.Expr, what: sp.Expr) -> sp.Expr:
-        at_zero = sp.simplify(drop_sums(expand_names(argument)).xreplace(dict(passing)))
+        at_zero = simplified(drop_sums(expand_names(argument)).xreplace(dict(passing)))
         if at_zero == 0 or at_zero.has(sp.nan, sp.zoo):
             fail(
                 f"{what} is not smooth where the gradient passes through 0. At the edge of stability the gradient "

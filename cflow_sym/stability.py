@@ -20,6 +20,8 @@ from cflow_sym.exact import agree, draw, is_zero, random_point, source
 from cflow_sym.notation import Coordinate, is_blockwise, is_elementwise, symbols
 from cflow_sym.spec import OptimizerSpec
 
+from .algebra import in_factors, simplified
+
 _s = symbols
 SECTION = "Preconditioner and threshold"
 MU = sp.Symbol("mu")
@@ -41,7 +43,7 @@ def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.
     weights = w + update.xreplace(gradient).xreplace(updated)
     variables = [w, *filters]
     after = [weights, *updated.values()]
-    return sp.Matrix([[sp.simplify(sp.cancel(a.diff(v))) for v in variables] for a in after])
+    return sp.Matrix([[simplified(sp.cancel(a.diff(v))) for v in variables] for a in after])
 
 
 def threshold(M: sp.Matrix) -> sp.Expr:
@@ -58,7 +60,7 @@ def threshold(M: sp.Matrix) -> sp.Expr:
             f"threshold, so no "
             "central flow of period two."
         )
-    return sp.expand(solutions[0]) if solutions[0].is_polynomial() else sp.factor(solutions[0])
+    return sp.expand(solutions[0]) if solutions[0].is_polynomial() else in_factors(solutions[0])
 
 
 def refuse_other_periods(

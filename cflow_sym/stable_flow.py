@@ -21,6 +21,8 @@ from cflow_sym.exact import Point, agree, random_point
 from cflow_sym.notation import OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
 from cflow_sym.spec import Hyperparameter, OptimizerSpec
 
+from .algebra import in_factors
+
 _s = symbols
 SECTION = "Continuous time and the stable flow"
 CONVENTION = (
@@ -122,7 +124,7 @@ def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
 
 def _tidy(expr: sp.Expr) -> sp.Expr:
     """Factor, as it is read: (1 - beta)(q - nu)/beta rather than (beta - 1)(nu - q)/beta."""
-    result = sp.factor(sp.together(expr))
+    result = in_factors(sp.together(expr))
     numerator, denominator = sp.fraction(result)
     factors = []
     flips = 0
@@ -188,8 +190,8 @@ def _factor_parts(expr: sp.Expr) -> sp.Expr:
     """Factor numerator and denominator each at once or term by term, whichever is shorter."""
 
     def shortest(part: sp.Expr) -> sp.Expr:
-        by_term = sp.Add(*(sp.factor(t) for t in sp.Add.make_args(part)))
-        return min((by_term, sp.factor(part)), key=lambda e: e.count_ops())
+        by_term = sp.Add(*(in_factors(t) for t in sp.Add.make_args(part)))
+        return min((by_term, in_factors(part)), key=lambda e: e.count_ops())
 
     numerator, denominator = sp.fraction(expr, exact=True)
     if isinstance(numerator, sp.Add) and isinstance(denominator, sp.Add):

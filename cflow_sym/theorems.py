@@ -19,6 +19,8 @@ from cflow_sym.exact import DIGITS, Vector, draw, is_zero, source
 from cflow_sym.notation import Coordinate, Total, contract, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 
+from .algebra import in_factors
+
 _s = symbols
 SECTION = "Theorems"
 SAMPLES = 4
@@ -41,7 +43,7 @@ def descent(d: Derivation) -> list[Step]:
     w_dot = sp.Symbol("w_dot_sq_norm", nonnegative=True)
     rate = contract(Total(sp.expand(_s.g * flow)))
     square = contract(Total(sp.expand(flow**2)))
-    difference = sp.factor((rate + P * square).subs(_s.sigma_squared, sigma))
+    difference = in_factors((rate + P * square).subs(_s.sigma_squared, sigma))
     if difference != 0:
         raise StepError(f"dL/dt + P |dw/dt|^2 = {difference}, expected 0")
 
@@ -88,8 +90,8 @@ def monotone_in_learning_rate(d: Derivation) -> list[Step]:
     (rate, _), = rate_names(d.spec).items()  # fmt: skip
     sigma = name_rates(d.spec, d.sigma_squared)
     eta, S, p, a, b = _s.eta, _s.S, _s.grad_dot_grad_S, _s.grad_sq_norm, _s.grad_S_sq_norm
-    derivative = sp.factor(sigma.diff(eta))
-    numerator = sp.factor(derivative * (eta**2 * b + 2 * rate * S**2) ** 2 / (2 * eta * rate))
+    derivative = in_factors(sigma.diff(eta))
+    numerator = in_factors(derivative * (eta**2 * b + 2 * rate * S**2) ** 2 / (2 * eta * rate))
     bracket = sp.expand(numerator)
     slope = 2 * eta * rate * bracket / (eta**2 * b + 2 * rate * S**2) ** 2
     weight = b + 2 * rate * S**2 / eta**2
