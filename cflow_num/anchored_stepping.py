@@ -122,13 +122,13 @@ class Anchored(dfx.AbstractSolver):
         Q = turning(flow, frame, memory.V, len(memory.X))  # (k, k)
         X = Q @ memory.X @ Q.T  # (k, k)
         count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
-        h = H / count
+        h = H / count.astype(H.dtype)
 
         def advance(i: Array, carry: tuple[ShortStep, _Nodes]) -> tuple[ShortStep, _Nodes]:
             last, nodes = carry
             now = flow.short_step(frame, last.y, last.X, h)
             now = now._replace(residual=jnp.maximum(last.residual, now.residual))
-            unit, node = _unit((i + 1) * h), _Nodes(now.y, now.mean_X, now.g)
+            unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
             return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node)
 
         start = ShortStep(y, X, X, memory.rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))

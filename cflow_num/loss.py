@@ -251,8 +251,8 @@ class Problem(eqx.Module):
         **Raises:** `InputError` for what is no size, and, with the least that is needed, for a size that is too small.
 
         >>> problem = Problem(lambda w, x: jnp.mean((x @ w) ** 4), jnp.ones(2), data=jnp.ones((500, 2)), examples=True)
-        >>> problem.within("1MB").chunks, problem.within("25kB").chunks.examples < 500
-        (Chunks(examples=None, vectors=8), True)
+        >>> problem.within("1MB").chunks.examples, problem.within("20kB").chunks.examples < 500
+        (None, True)
         """
         budget, n = chunks.parse_memory(memory), None
         if self.examples:

@@ -115,16 +115,16 @@ class CentralFlow(Flow):
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
         edge = (1 - gap) * c                                                  # ()
+        rising = jnp.broadcast_to(jnp.asarray(arriving, y.w.dtype), (V.shape[1],))        # (K,)
         pairs = eigenpairs(
             lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
-            wanted_above=edge - jnp.max(jnp.asarray(arriving)),
+            wanted_above=edge - jnp.max(rising),
             capacity=k,
             **({} if tolerance is None else {"tolerance": tolerance}),
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
-        rising = jnp.broadcast_to(jnp.asarray(arriving), pairs.eigenvalues.shape)
         near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
         near = jnp.cumsum(near[::-1])[::-1] > 0                               # the first ones up to the last near one
         D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)

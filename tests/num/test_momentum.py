@@ -170,9 +170,14 @@ def test_without_oscillation_a_step_of_one_is_optax(name):
         hp = arrays(name, PROBLEM, learning_rate=Falling(rate), **values)
         flow = PhaseSpace(PROBLEM, hp, generated.load(name))
         found = leapfrog_path(flow)
-        expected = path(rate, {h: jnp.asarray(x) for h, x in values.items()}, PROBLEM.w0)
-        error = jnp.linalg.norm(found - expected, axis=1) / jnp.linalg.norm(expected, axis=1)
-        assert float(error.max()) < 1e-12
+        given = {h: jnp.asarray(x) for h, x in values.items()}
+        expected, nudged = (path(rate, given, PROBLEM.w0 * scale) for scale in (1, 1 + 1e-9))
+        error, spread = (
+            float((jnp.linalg.norm(w - expected, axis=1) / jnp.linalg.norm(expected, axis=1)).max())
+            for w in (found, nudged)
+        )
+        # unless the optimizer itself multiplies a deviation at its start by more than a hundred
+        assert error < max(1e-12, 1e-14 * spread / 1e-9)
 
     agrees()
 
