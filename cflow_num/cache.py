@@ -38,7 +38,7 @@ def keep_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     - `folder`: by default `$CFLOW_CACHE`, or cflow's folder in the user's cache; an empty variable keeps nothing.
 
     >>> import tempfile, jax
-    >>> before = jax.config.jax_compilation_cache_dir
+    >>> before = jax.config.values["jax_compilation_cache_dir"]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     keep_programs(folder) == Path(folder)
     True
@@ -47,7 +47,7 @@ def keep_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     import jax
 
     path = cache_folder() if folder is None else Path(folder)
-    if path is None or (folder is None and jax.config.jax_compilation_cache_dir):
+    if path is None or (folder is None and jax.config.values["jax_compilation_cache_dir"]):
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)

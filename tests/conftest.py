@@ -33,3 +33,11 @@ def _room_for_compiled_programs():
         from cflow_num.programs import forget_programs
 
         forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation(request):
+    """Compile with few optimizations: in all but the slow tests more time goes to compiling than to running."""
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
