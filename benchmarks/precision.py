@@ -61,7 +61,6 @@ class Setting:
     units: int
     capacity: int
     width: int = 26
-    baseline_units: int = 16
     reference: bool = True
 
 
@@ -145,7 +144,7 @@ def measure(setting: Setting, method: str, references: dict[str, np.ndarray]) ->
     if setting.reference and setting.name not in references:
         flow, carry = process(setting, "reference", problem)
         references[setting.name] = integrate(flow, carry, setting.units)[0]
-    units = setting.units if method != "published" else setting.baseline_units
+    units = setting.units
     flow, carry = process(setting, method, problem)
     began = np.asarray(carry.y.state.w)
     try:

@@ -8,6 +8,7 @@ order. The frame's change from step to step is the error estimate; it does not d
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax as dfx
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .eigenpairs import leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame, ShortStep
 from .symmetric import svec
@@ -25,7 +27,7 @@ LONGEST = 8  # units of flow time; chunks are multiples of it, so that their len
 SHORTEST = 1 / 16
 STEP = 1 / 2  # a short step
 GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
-EIGEN_TOLERANCE = 2e-3  # of the pairs, relative to the largest eigenvalue
+_eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)
 
 
 class AnchoredState(NamedTuple):
@@ -116,11 +118,11 @@ class Anchored(dfx.AbstractSolver):
         """Take one step; the log of the new state describes it."""
         flow, memory, y = args, solver_state, y0.state
         H = jnp.asarray(t1 - t0, y.w.dtype)
-        arriving = jnp.maximum(memory.rise, 0) * H  # (K,) until the end of this step
+        arriving = jnp.maximum(memory.rise, 0) * H                            # (K,) twice that from middle to end
         middle = extrapolated(flow, y, memory.rates, H / 2)
-        frame = flow.frame(middle, memory.V, arriving=arriving, gap=GAP, tolerance=EIGEN_TOLERANCE)
-        Q = turning(flow, frame, memory.V, len(memory.X))  # (k, k)
-        X = Q @ memory.X @ Q.T  # (k, k)
+        frame = flow.frame(middle, memory.V, arriving=arriving, gap=GAP, eigenpairs=_eigenpairs)
+        Q = turning(flow, frame, memory.V, len(memory.X))                     # (k, k)
+        X = Q @ memory.X @ Q.T                                                # (k, k)
         count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
         h = H / count.astype(H.dtype)
 
@@ -140,7 +142,7 @@ class Anchored(dfx.AbstractSolver):
         log = counted(log, frame, c, count * flow.GRADIENTS, end.residual)
         y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
         shift, pull = influence(flow, frame, end)                             # (n,), (n,)
-        lam = frame.pairs.eigenvalues  # (K,)
+        lam = frame.pairs.eigenvalues                                         # (K,)
         rise = jnp.where(jnp.isinf(memory.age), 0, (lam - memory.eigenvalues) / (memory.age + H / 2))
         after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2)
         error = self._error(flow, y0, y1, H, shift - memory.shift, (pull - memory.pull) * end.rates.w)
@@ -176,16 +178,29 @@ def influence(flow: CentralFlow, frame: Frame, end: ShortStep) -> tuple[Float[Ar
 def extrapolated(flow: CentralFlow, y: FlowState, rates: FlowState, ahead: Array) -> FlowState:
     """Return the state so far ahead at constant rates; where that has no preconditioner, the state itself."""
     there = jax.tree.map(lambda x, f: x + ahead * f, y._replace(filtered=None), rates)
-    P = flow.optimizer.preconditioner(there.slow, flow.hp)  # () or (n,)
+    P = flow.optimizer.preconditioner(there.slow, flow.hp)                    # () or (n,)
     good = jnp.all(jnp.isfinite(P) & (P > 0))
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), there, y._replace(filtered=None))
+
+
+class Paced(NamedTuple):
+    """State of the controller: length of the next step, what rejected steps have cost, the PID controller's own."""
+
+    size: Float[Array, ""]
+    wasted: dict[str, Float[Array, ""]]
+    inner: Any
+
+
+def costs(log: Log) -> dict[str, Float[Array, "*T"]]:
+    """Return the counters of a log, by name."""
+    return {name: getattr(log, name) for name in ("n_gradients", "n_hessian_vectors", "n_curvature_gradients")}
 
 
 class WholeUnits(dfx.AbstractStepSizeController):
     """A controller whose steps are powers of two at multiples of themselves, so that whole units are always met.
 
     Steps then depend on time alone, not on where a chunk of the integration begins. The length of the next step is in
-    the controller's state, which a later call starts from.
+    the controller's state (`Paced`), which a later call starts from, and so is what rejected steps have cost.
     """
 
     controller: dfx.PIDController
@@ -199,27 +214,27 @@ class WholeUnits(dfx.AbstractStepSizeController):
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         """Return the end of the first step and the state."""
         t, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return t, (jnp.asarray(t - t0), state)
+        return t, Paced(jnp.asarray(t - t0), jax.tree.map(jnp.zeros_like, costs(y0.log)), state)
 
-    def begun(self, dtype: Any) -> Any:
-        """Return the state before the first step."""
-        step = jnp.asarray(STEP, dtype)
-        zero = jnp.zeros((), dtype)
-        state = self.init(None, zero, step, zero, step, None, lambda terms, t, y, args: y, None)[1]
+    def begun(self, y: LoggedState) -> Paced:
+        """Return the state before the first step of a flow that has not moved from y."""
+        step = jnp.asarray(STEP, y.state.w.dtype)
+        state = self.init(None, jnp.zeros_like(step), step, y, step, None, lambda terms, t, y, args: y, None)[1]
         return jax.tree.map(jnp.asarray, state)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         """Return whether to keep the step and where the next one goes."""
-        _, inner = controller_state
         keep, next_t0, next_t1, jump, inner, result = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, inner
+            t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state.inner
         )
+        spent = jax.tree.map(jnp.subtract, costs(y1_candidate.log), costs(y0.log))
+        wasted = jax.tree.map(lambda w, x: w + jnp.where(keep, 0, x), controller_state.wasted, spent)
         wanted = jnp.asarray(next_t1 - next_t0)
         doublings = int(np.log2(self.longest / self.shortest))
         sizes = self.shortest * 2.0 ** jnp.arange(doublings + 1, dtype=wanted.dtype)
         fits = (sizes <= wanted * (1 + 1e-6)) & (jnp.round(next_t0 / sizes) * sizes == next_t0)
         size = jnp.max(jnp.where(fits, sizes, self.shortest))
-        return keep, next_t0, next_t0 + size, jump, (size, inner), result
+        return keep, next_t0, next_t0 + size, jump, Paced(size, wasted, inner), result
 
 
 class Pace(NamedTuple):

@@ -81,6 +81,22 @@ def _advance_many(arrays: list[Array], axes: tuple[int | None, ...], structure: 
     return jax.vmap(one, in_axes=(list(axes),))(arrays)
 
 
+def check_numbers_only(runs: Sequence[dict[str, Process]]) -> None:
+    """Raise `InputError` where a run's processes differ from the first run's in more than the values of arrays."""
+
+    def program(processes: dict[str, Process]) -> Any:
+        parts = [process.static() for process in processes.values()]
+        return parts, [jax.tree.structure(part) for part in parts]
+
+    first = program(runs[0])
+    for i, processes in enumerate(runs[1:], start=2):
+        if program(processes) != first:
+            raise InputError(
+                f"run {i} of the batch differs from the first in more than numbers (a schedule, a dtype, chosen "
+                "weights): run them one by one, or as a sweep"
+            )
+
+
 def alike(problems: Sequence[Problem]) -> list[Problem]:
     """Return problems that differ in numbers only (weights, data), equal arrays being the same array.
 

@@ -11,13 +11,13 @@ VARIABLE = "CFLOW_CACHE"
 def cache_folder() -> Path | None:
     """Return the folder of compiled programs: `$CFLOW_CACHE`, or the user's cache folder; None if that is empty.
 
-    >>> os.environ["CFLOW_CACHE"] = "/tmp/programs"
-    >>> cache_folder().as_posix()
-    '/tmp/programs'
-    >>> os.environ["CFLOW_CACHE"] = ""
-    >>> cache_folder() is None
+    >>> from unittest import mock
+    >>> with mock.patch.dict(os.environ, CFLOW_CACHE="programs"):
+    ...     cache_folder().as_posix()
+    'programs'
+    >>> with mock.patch.dict(os.environ, CFLOW_CACHE=""):
+    ...     cache_folder() is None
     True
-    >>> del os.environ["CFLOW_CACHE"]
     """
     import platformdirs
 

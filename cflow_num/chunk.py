@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .anchored_stepping import Anchored, AnchoredState, Pace, paced
+from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
@@ -26,7 +26,7 @@ class Carry(NamedTuple):
     V: Float[Array, "n K"]
     solver: SolverState | AnchoredState | None
     step: Int[Array, ""]
-    pace: Any = None  # state of an adaptive controller
+    pace: Paced | None = None
 
 
 class Records(NamedTuple):
@@ -119,9 +119,9 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
         return Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
-    if isinstance(flow, CentralFlow) and solver is Anchored:
+    if isinstance(flow, CentralFlow) and carry.pace is not None:
         term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
-        dt = carry.pace[0]
+        dt = carry.pace.size
     elif isinstance(flow, (CentralFlow, StationaryFlow)):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
@@ -154,8 +154,11 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
     )
     reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
     if isinstance(path, LoggedState):
-        taken = jnp.diff(path.log.n_gradients, prepend=carry.y.log.n_gradients)
-        return Path(path.state, after, path.log, taken, reason)
+        log, before = path.log, carry.y.log.n_gradients
+        if carry.pace is not None and after.pace is not None:  # rejected steps cost too
+            log = log._replace(**{name: x + after.pace.wasted[name] for name, x in costs(log).items()})
+            before = before + carry.pace.wasted["n_gradients"]
+        return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), reason)
     per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
     if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
         path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)

@@ -177,12 +177,13 @@ class Process:
                 )
             per_unit = math.ceil(fastest - 1e-9)
             self._options = self._options._replace(dt=1 / per_unit)
+        logged = LoggedState(y, empty_log(flow, y))
         memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         pace = None
         if self._options.solver is Anchored:
             memory = AnchoredState.start(y, V, k)
-            pace = paced(flow, self._options.pace).begun(y.w.dtype)
-        carry = Carry(LoggedState(y, empty_log(flow, y)), V, memory, step, pace)
+            pace = paced(flow, self._options.pace).begun(logged)
+        carry = Carry(logged, V, memory, step, pace)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
 
     def _settle(self, carry: Carry) -> Carry:
@@ -200,6 +201,11 @@ class Process:
             f"the states do not come to rest at the start (relative change {float(change):.2g} after "
             f"{SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
         )
+
+    def static(self) -> Any:
+        """Return all that the compiled chunk depends on beside the values of arrays."""
+        arrays, static = eqx.partition((self.flow(), *self._options._replace(dt=None)), eqx.is_array)
+        return jax.tree.map(lambda x: (x.shape, x.dtype.name), arrays), static
 
     def arguments(self, carry: Carry) -> tuple:
         """Return what `advance_chunk` is called with."""

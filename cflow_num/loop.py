@@ -30,10 +30,10 @@ class Progress:
         self.chunk = next(iter(processes.values())).chunk
         self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
         self.carries: dict[str, Carry] = {}
-        self._start = start
-        starts = {name: start.here if name == "discrete" else start.flows for name in processes}
-        self._starts = starts
-        self._lockstep = Lockstep(discrete, self.recorders, {name: np.asarray(y.w) for name, y in starts.items()})
+        self._before = start.before
+        self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
+        at = {name: np.asarray(y.w) for name, y in self._starts.items()}
+        self._lockstep = Lockstep(discrete, self.recorders, at)
         self._reasons: list[str] = []
         self._failed: dict[str, int] = {}
         self._chunk: dict[str, Records] = {}
@@ -47,12 +47,8 @@ class Progress:
     def begin(self, name: str) -> None:
         """Bring a process to step 0."""
         process = self.processes[name]
-        self.carries[name], seen = process.start(self._starts[name], self._start.before)
+        self.carries[name], seen = process.start(self._starts[name], self._before)
         self.recorders[name].start(seen, process.constrained)
-
-    def running(self, name: str) -> bool:
-        """Whether the process goes on."""
-        return name in self.carries
 
     def take(self, name: str, after: Carry | RunError, records: Records | None, began: float) -> None:
         """Record what a process did in this chunk, or why it could not; `began`: its seconds before."""
@@ -118,7 +114,7 @@ def advance_all(runs: Sequence[Progress], quiet: bool) -> None:
             for run in live:
                 run.begin_chunk()
             for name in names:
-                going = [run for run in live if run.running(name)]
+                going = [run for run in live if name in run.carries]
                 if not going:
                     continue
                 compiling = not any(run.processes[name].compile_seconds for run in going)

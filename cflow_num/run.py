@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from . import filters
-from .batch import alike
+from .batch import alike, check_numbers_only
 from .devices import describe as place
 from .devices import full_precision
 from .discrete import DiscreteOptimizer
@@ -189,7 +190,8 @@ def run_batch(
 
     **Returns:** the `Run`s, in order. Seconds are shared out evenly. One that ends early does not stop the others.
 
-    **Raises:** `InputError` for bad input, before work starts.
+    **Raises:** `InputError` for bad input, before work starts, also where the runs differ in more than numbers;
+    `RunError` where one cannot start (it diverges in the warm start).
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
@@ -210,7 +212,13 @@ def run_batch(
     names = {tuple(sorted(r)) for r in rates}
     if len(names) > 1:
         raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
-    prepared = [_prepare(p, optimizer, r, **settings) for p, r in zip(several, rates, strict=True)]
+    known = {n: p.default for n, p in inspect.signature(run).parameters.items() if p.default is not p.empty}
+    known = {name: value for name, value in known.items() if name not in ("quiet", "on_start")}
+    for name in settings:
+        if name not in known:
+            raise InputError(f'setting "{name}" is not one of {", ".join(known)}{nearest(name, known)}')
+    prepared = [_prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
+    check_numbers_only([one.processes for one in prepared])
     for note in {p.config["note"] for p in prepared if p.config["note"]}:
         warnings.warn(note, GainWarning, stacklevel=2)
     return _finish(prepared, quiet)
@@ -229,14 +237,14 @@ def _prepare(
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
     *,
-    steps: int = 500,
-    warm_start: int = 0,
-    processes: Sequence[str] = ("discrete", "stable", "central"),
-    integrator: str | None = None,
-    eig_every: int = 1,
-    average_start: bool = False,
-    capture: Sequence[int] | int = 0,
-    memory: str | int | float | None = None,
+    steps: int,
+    warm_start: int,
+    processes: Sequence[str],
+    integrator: str | None,
+    eig_every: int,
+    average_start: bool,
+    capture: Sequence[int] | int,
+    memory: str | int | float | None,
 ) -> _Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)

@@ -130,7 +130,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
             i, a, b = row  # stage, coefficients (s,), weight of X
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
-            Q = turning(flow, tangent.frame, carry.V, carry.X.shape[0])             # (k, k)
+            Q = turning(flow, tangent.frame, carry.V, carry.X.shape[0])       # (k, k)
             offset = jax.tree.map(
                 lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
                 y0.state,

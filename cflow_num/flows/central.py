@@ -104,9 +104,8 @@ class CentralFlow(Flow):
         all_pairs: bool = False,
         arriving: Float[Array, " K"] | float = 0.0,
         gap: float = TRACKING_GAP,
-        tolerance: float | None = None,
     ) -> Frame:
-        """Evaluate eigenpairs (from the block V, to a relative `tolerance`) and curvature gradients at y.
+        """Evaluate eigenpairs (from the block V) and curvature gradients at y.
 
         Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, or for all
         tracked with `all_pairs`.
@@ -122,7 +121,6 @@ class CentralFlow(Flow):
             V,
             wanted_above=edge - jnp.max(rising),
             capacity=k,
-            **({} if tolerance is None else {"tolerance": tolerance}),
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
         near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)

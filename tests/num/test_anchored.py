@@ -11,7 +11,7 @@ from cflow_num.anchored_stepping import LONGEST, SHORTEST, STEP, Pace, paced
 from cflow_num.flows.base import FlowState
 from cflow_num.integrate import Process
 from cflow_num.loss import Problem
-from cflow_num.time_stepping import LoggedState
+from cflow_num.time_stepping import LoggedState, empty_log
 from cflow_sym.generated import load
 
 from .cases import arrays
@@ -26,14 +26,18 @@ from .test_flows_on_toys import _bent_loss, integrate, valley_central_flow
 )
 def test_steps_are_powers_of_two_at_multiples_of_themselves(at, size, error):
     assert SHORTEST * 2**7 == LONGEST
-    controller = paced(process().flow(), Pace()).wrap(1)
-    state = controller.begun(jnp.float64)
+    flow = process().flow()
+    controller = paced(flow, Pace()).wrap(1)
+    w = FlowState(flow.problem.w0, {})
+    y = LoggedState(w, empty_log(flow, w))
+    y1 = y._replace(log=y.log._replace(n_gradients=y.log.n_gradients + 5))
+    state = controller.begun(y)
     t0, t1 = at * size, (at + 1) * size
-    y = LoggedState(FlowState(jnp.zeros(2), {}), ())
-    error = LoggedState(FlowState(jnp.array([error, 0.0]), {}), ())
-    keep, start, end, _, (next_size, _), _ = controller.adapt_step_size(t0, t1, y, y, None, error, 2, state)
+    wrong = y._replace(state=w._replace(w=jnp.zeros_like(w.w).at[0].set(error)))
+    keep, start, end, _, after, _ = controller.adapt_step_size(t0, t1, y, y1, None, wrong, 2, state)
     step = float(end - start)
-    assert step == float(next_size)
+    assert step == float(after.size)
+    assert float(after.wasted["n_gradients"]) == (0 if keep else 5)  # rejected steps cost too
     assert np.log2(step) == round(np.log2(step))
     assert SHORTEST <= step <= LONGEST
     assert float(start) % step == 0  # so that no step ever runs over a multiple of the longest
@@ -141,6 +145,11 @@ def test_what_is_no_batch_is_refused(problems, rates, why):
         cn.run_batch(
             [cn.problem(p) for p in problems], "gradient_descent", [dict(learning_rate=r) for r in rates], steps=5
         )
+    falling = [dict(learning_rate=lambda t, T=T: 0.1 * jnp.exp(-t / T)) for T in (100, 200)]  # other programs
+    with pytest.raises(cn.InputError, match="run 2 of the batch differs from the first in more than numbers"):
+        cn.run_batch(cn.problem("valley"), "gradient_descent", falling, steps=5)
+    with pytest.raises(cn.InputError, match=r'setting "step".*did you mean "steps"'):
+        cn.run_batch(cn.problem("valley"), "gradient_descent", dict(learning_rate=0.1), step=5)
     with pytest.raises(cn.InputError, match="must have the same hyperparameters"):
         cn.run_batch(
             cn.problem("valley"),
