@@ -25,7 +25,8 @@ from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described
 
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
-STEP = 1 / 2  # a short step
+STEP = 1  # a short step
+LEAP = 1 / 2  # with momentum
 GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
 _eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)
 
@@ -36,7 +37,7 @@ class AnchoredState(NamedTuple):
     The tracked block `V (n, K)`, the covariance `X (k, k)` in its basis, the last `rates` of weights and slow states,
     the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the effective
     `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how long ago
-    that was, `age ()`.
+    that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`.
     """
 
     V: Float[Array, "n K"]
@@ -47,6 +48,7 @@ class AnchoredState(NamedTuple):
     eigenvalues: Float[Array, " K"]
     rise: Float[Array, " K"]
     age: Float[Array, ""]
+    turning: Float[Array, "n K"]
 
     @classmethod
     def start(cls, y: FlowState, V: Float[Array, "n K"], k: int) -> AnchoredState:
@@ -54,7 +56,7 @@ class AnchoredState(NamedTuple):
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], V.dtype)
         age = jnp.asarray(jnp.inf, V.dtype)
-        return cls(V, jnp.zeros((k, k), V.dtype), still, nothing, nothing, unknown, unknown, age)
+        return cls(V, jnp.zeros((k, k), V.dtype), still, nothing, nothing, unknown, unknown, age, jnp.zeros_like(V))
 
 
 class _Nodes(NamedTuple):
@@ -120,8 +122,11 @@ class Anchored(dfx.AbstractSolver):
         H = jnp.asarray(t1 - t0, y.w.dtype)
         arriving = jnp.maximum(memory.rise, 0) * H                            # (K,) twice that from middle to end
         middle = extrapolated(flow, y, memory.rates, H / 2)
-        frame = flow.frame(middle, memory.V, arriving=arriving, gap=GAP, eigenpairs=_eigenpairs)
-        Q = turning(flow, frame, memory.V, len(memory.X))                     # (k, k)
+        known = jnp.isfinite(memory.age)
+        apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
+        V = memory.V + apart * memory.turning                                 # (n, K)
+        frame = flow.frame(middle, V, arriving=arriving, gap=GAP, eigenpairs=_eigenpairs)
+        Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
         count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
         h = H / count.astype(H.dtype)
@@ -143,8 +148,10 @@ class Anchored(dfx.AbstractSolver):
         y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
         shift, pull = influence(flow, frame, end)                             # (n,), (n,)
         lam = frame.pairs.eigenvalues                                         # (K,)
-        rise = jnp.where(jnp.isinf(memory.age), 0, (lam - memory.eigenvalues) / (memory.age + H / 2))
-        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2)
+        rise = jnp.where(known, (lam - memory.eigenvalues) / apart, 0)
+        inside = memory.V @ turning(flow, frame.pairs.U, memory.V, middle).T  # (n, K)
+        out = jnp.where(known, (frame.pairs.U - inside) / apart, 0)           # (n, K)
+        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out)
         error = self._error(flow, y0, y1, H, shift - memory.shift, (pull - memory.pull) * end.rates.w)
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
 
@@ -240,7 +247,7 @@ class WholeUnits(dfx.AbstractStepSizeController):
 class Pace(NamedTuple):
     """How steps are chosen: largest error estimate relative to the length of the path, longest step (at most 8)."""
 
-    tolerance: float = 0.1
+    tolerance: float = 0.2
     longest: float = float(LONGEST)
 
 
@@ -249,7 +256,7 @@ def paced(flow: CentralFlow, pace: Pace) -> WholeUnits:
 
     In phase space the short steps keep their length: averages and states live half of it before the weights.
     """
-    shortest = STEP if flow.STAGGERED else SHORTEST
+    shortest = LEAP if flow.STAGGERED else SHORTEST
     pid = dfx.PIDController(
         rtol=0, atol=pace.tolerance, dtmin=shortest, dtmax=pace.longest, force_dtmin=True, norm=_norm_of_weights
     )

@@ -63,7 +63,7 @@ def leading_eigenpairs(
     P: Float[Array, " n"] | Float[Array, ""],
     V: Float[Array, "n K"],
     *,
-    wanted_above: Float[Array, ""] | float = 0.0,
+    wanted_above: Float[Array, "*K"] | float = 0.0,
     capacity: int | None = None,
     tolerance: float = 1e-3,
     max_iterations: int = 10,
@@ -75,7 +75,7 @@ def leading_eigenpairs(
     - `hessian_vectors`: the map V -> H V, (n, K) -> (n, K).
     - `P`: positive, `(n,)` or `()`.
     - `V`: the start, of full rank; typically the last step's `U`.
-    - `wanted_above`: pairs whose eigenvalue exceeds it (and the first one in any case) must converge.
+    - `wanted_above`: pairs whose eigenvalue exceeds it, `()` or for each pair `(K,)`, and the first one, must converge.
     - `capacity`: how many pairs may be wanted at most; the others are guard vectors (default: all of V).
     - `tolerance`: residual relative to the largest eigenvalue; the eigenvalue's error is of its square.
     - `max_iterations`: cap on the iterations after the first Rayleigh-Ritz step.

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from cflow_sym.interface import CompiledFlow
 
-from .anchored_stepping import STEP, Anchored, AnchoredState, paced
+from .anchored_stepping import LEAP, STEP, Anchored, AnchoredState, paced
 from .baseline import Published
 from .chunk import Carry, Options, Records, advance_chunk
 from .discrete import DiscreteOptimizer
@@ -98,6 +98,7 @@ class Process:
         )
         stationary = name == "stationary" and integrator != "published"
         solver, dt = INTEGRATORS["heun" if stationary else integrator]
+        dt = LEAP if solver is Anchored and self.phase_space else dt
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
@@ -253,7 +254,9 @@ class Process:
         if isinstance(solver, AnchoredState):
             unknown = jnp.zeros((extra,), carry.V.dtype)
             solver = solver._replace(
-                eigenvalues=jnp.concatenate([solver.eigenvalues, unknown]), rise=jnp.concatenate([solver.rise, unknown])
+                eigenvalues=jnp.concatenate([solver.eigenvalues, unknown]),
+                rise=jnp.concatenate([solver.rise, unknown]),
+                turning=jnp.pad(solver.turning, ((0, 0), (0, extra))),
             )
         return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 

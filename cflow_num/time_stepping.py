@@ -130,7 +130,7 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
         def stage(carry: _Stage, row: tuple[Array, Array, Array]) -> tuple[_Stage, None]:
             i, a, b = row  # stage, coefficients (s,), weight of X
             tangent = flow.linearize(carry.point, carry.V, type(self).eigenpairs, self.all_pairs)
-            Q = turning(flow, tangent.frame, carry.V, carry.X.shape[0])       # (k, k)
+            Q = turning(flow, tangent.frame.U, carry.V[:, : len(carry.X)], tangent.frame.y)  # (k, k)
             offset = jax.tree.map(
                 lambda y, f, p: y + h * jnp.tensordot(a.at[i].set(0), f, axes=1) - p,
                 y0.state,
@@ -177,15 +177,15 @@ class HalfExplicitEuler(AbstractHalfExplicit):
         return 1
 
 
-def turning(flow: CentralFlow, frame: Frame, V: Float[Array, "n K"], k: int) -> Float[Array, "k k"]:
-    """Return the matrix that takes coordinates in the old basis V to those in the frame's basis."""
-    P = flow.optimizer.preconditioner(frame.y.slow, flow.hp)                  # () or (n,)
-    return frame.U.T @ (jnp.broadcast_to(P, (len(V),))[:, None] * V[:, :k])
+def turning(flow: CentralFlow, U: Float[Array, "n j"], V: Float[Array, "n k"], y: FlowState) -> Float[Array, "j k"]:
+    """Return U'PV, which takes coordinates in the basis V to those in U, both P-orthonormal near y."""
+    P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
+    return U.T @ (jnp.broadcast_to(P, (len(V),))[:, None] * V)
 
 
 def turn(flow: CentralFlow, frame: Frame, memory: SolverState) -> Float[Array, "k k"]:
     """Return the last X in the frame's basis."""
-    Q = turning(flow, frame, memory.V, memory.X.shape[0])                     # (k, k)
+    Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], frame.y)         # (k, k)
     return Q @ memory.X @ Q.T
 
 

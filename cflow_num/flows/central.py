@@ -24,6 +24,7 @@ from cflow_sym.interface import Moments
 
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
+from ..exponential import LinearPart, phi1, phi2
 from ..symmetric import congruence, smat, svec, svec_basis
 from .base import Flow, FlowState
 
@@ -115,12 +116,9 @@ class CentralFlow(Flow):
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
         edge = (1 - gap) * c                                                  # ()
         rising = jnp.broadcast_to(jnp.asarray(arriving, y.w.dtype), (V.shape[1],))        # (K,)
+        later = jax.lax.cummax(rising, reverse=True)                          # (K,) also of those below
         pairs = eigenpairs(
-            lambda V: self.hessian_vectors(y.w, V),
-            P,
-            V,
-            wanted_above=edge - jnp.max(rising),
-            capacity=k,
+            lambda V: self.hessian_vectors(y.w, V), P, V, wanted_above=edge - later, capacity=k
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
         near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
@@ -221,16 +219,31 @@ class CentralFlow(Flow):
         return rates, X, info
 
     def short_step(self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""]) -> ShortStep:
-        """Advance by h in a frame, with the half-explicit method of Heun: two gradients."""
+        """Advance by h in a frame: exponential Heun, half-explicit, two gradients.
+
+        With Z = h speed P^{-1}H of the tracked eigenvectors, f the rate of the weights: w1 = w0 + h phi1(Z) f(w0), then
+        w1 + phi2(Z) (h f(w1) - h f(w0) + Z (w1 - w0)), with complementarity at both ends. Without Z the method of Heun.
+        """
+        P = self.optimizer.preconditioner(frame.y.slow, self.hp)              # () or (n,)
+        U, lam = frame.pairs.U, frame.pairs.eigenvalues                       # (n, K), (K,)
+        Z = LinearPart(U, jnp.broadcast_to(P, (len(U),))[:, None] * U, h * self.speed(y) * lam)
 
         def stage(carry: tuple[FlowState, FlowState, ShortStep], second: Array):
             point, first, last = carry
             tangent = self.tangent(frame, point)
+            phi = lambda z: jnp.where(second, 2 * phi2(z), phi1(z))  # noqa: E731
             part = jnp.where(second, h / 2, h)  # of this stage's rates in the next point
             offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
-            rates, X, info = self.equilibrium(tangent, offset, part, last.X, relieved(self, tangent.c, h / 2))
-            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, rates)
-            mean_X = jnp.where(second, (last.X + X) / 2, X)
+            back = Z.function(phi, Z.apply(point.w - y.w) / h - first.w)      # (n,)
+            offset = offset._replace(w=jnp.where(second, part * back, 0))
+            exponential = tangent._replace(
+                still=tangent.still._replace(w=Z.function(phi, tangent.still.w)),
+                moved=tangent.moved._replace(w=Z.function(phi, tangent.moved.w)),
+            )
+            change, X, info = self.equilibrium(exponential, offset, part, last.X, relieved(self, tangent.c, h / 2))
+            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, change)
+            w_rate = tangent.still.w + jnp.tensordot(svec(X), tangent.moved.w, axes=1)        # (n,)
+            rates, mean_X = change._replace(w=w_rate), jnp.where(second, (last.X + X) / 2, X)
             residual = jnp.maximum(last.residual, info.residual)
             return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual)), None
 
