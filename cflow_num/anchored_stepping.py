@@ -25,7 +25,7 @@ from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described
 
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
-STEP = 1  # a short step
+STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
 GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
 _eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)

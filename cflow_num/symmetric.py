@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["congruence", "matrix_size", "smat", "svec", "svec_basis", "svec_size", "symmetric_part"]
+__all__ = ["congruence", "matrix_size", "outer_products", "smat", "svec", "svec_basis", "svec_size", "symmetric_part"]
 
 
 def svec_size(k: int) -> int:
@@ -86,6 +86,16 @@ def svec_basis(k: int) -> Float[Array, "m k k"]:
     ((3, 2, 2), True)
     """
     return smat(jnp.eye(svec_size(k)))
+
+
+def outer_products(V: Float[Array, "n k"]) -> Float[Array, "m n"]:
+    """Return svec of the outer product of each row of V with itself: ``outer_products(V) @ p = svec(V^T diag(p) V)``.
+
+    >>> outer_products(jnp.array([[1.0, 2.0]])).round(3).tolist()
+    [[1.0], [2.828], [4.0]]
+    """
+    i, j, weight = _upper(V.shape[1])
+    return jnp.asarray(weight, V.dtype)[:, None] * (V.T[i] * V.T[j])
 
 
 def congruence(Q: Float[Array, "k l"]) -> Float[Array, "p m"]:

@@ -25,7 +25,7 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
 from ..exponential import LinearPart, phi1, phi2
-from ..symmetric import congruence, smat, svec, svec_basis
+from ..symmetric import congruence, outer_products, smat, svec
 from .base import Flow, FlowState
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
@@ -124,9 +124,7 @@ class CentralFlow(Flow):
         near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
         near = jnp.cumsum(near[::-1])[::-1] > 0                               # the first ones up to the last near one
         D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)
-        E = svec_basis(k)                                                     # (m, k, k)
-        variance = jnp.einsum("ni,mij,nj->mn", HU, E.astype(HU.dtype), HU)    # (m, n) diag(H U E U' H)
-        return Frame(y, pairs, D, near, Moments(D / 2, variance))
+        return Frame(y, pairs, D, near, Moments(D / 2, outer_products(HU)))   # diag(H U E U' H) for each basis matrix E
 
     def tangent(self, frame: Frame, y: FlowState) -> Tangent:
         """Return the dynamics at y, one gradient; the Hessian there is linear from the frame's point on."""
@@ -259,8 +257,8 @@ def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Fl
 
 
 def inner(U: Float[Array, "n k"], P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, "k k"]:
-    """Return U' diag(P) U."""
-    return U.T @ (jnp.broadcast_to(P, (U.shape[0],))[:, None] * U)
+    """Return U' diag(P) U; several P under `vmap` cost one matrix product."""
+    return P * (U.T @ U) if jnp.ndim(P) == 0 else smat(outer_products(U) @ P)
 
 
 def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.anchored_stepping import LONGEST, SHORTEST, STEP, Pace, paced
+from cflow_num.anchored_stepping import LEAP, LONGEST, SHORTEST, Pace, paced
 from cflow_num.flows.base import FlowState
 from cflow_num.integrate import Process
 from cflow_num.loss import Problem
@@ -87,16 +87,17 @@ def test_it_costs_a_fraction_of_heun_and_goes_the_same_way():
     assert flows["heun"]["sigma_eigenvalues"].values[-1, 0] > 1e-3
     for variable in ("loss", "predicted_loss"):
         a, b = (flow[variable].values for flow in flows.values())
-        np.testing.assert_allclose(a[8:], b[8:], rtol=1e-3)  # at an infeasible start both are coarse
+        wrong = abs(a / b - 1)[8:] > 1e-3  # at an infeasible start both are coarse
+        assert np.sum(wrong) <= 1  # where an eigenvalue arrives they may differ about the unit
     for count, least in (("n_hessian_vectors", 3), ("n_curvature_gradients", 3)):
         assert flows["anchored"][count].values[-1] * least < flows["heun"][count].values[-1]
-    assert flows["anchored"]["n_gradients"].values[-1] <= 1.2 * flows["heun"]["n_gradients"].values[-1]
+    assert flows["anchored"]["n_gradients"].values[-1] <= 0.7 * flows["heun"]["n_gradients"].values[-1]
 
 
 def test_momentum_keeps_the_length_of_its_short_steps():
     """States live half a short step before the weights, wherever the controller wants to go."""
     staggered, plain = process("heavy_ball_ema", learning_rate=1.0, beta1=0.5).flow(), process().flow()
-    assert (paced(staggered, Pace()).shortest, paced(plain, Pace()).shortest) == (STEP, SHORTEST)
+    assert (paced(staggered, Pace()).shortest, paced(plain, Pace()).shortest) == (LEAP, SHORTEST)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,59 @@
+"""Exponential short steps: exact where the flow is linear, and the functions that they are made of."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cflow_num as cn
+from cflow_num.exponential import LinearPart, phi1, phi2
+from cflow_num.flows.base import FlowState
+from cflow_num.integrate import Process
+from cflow_sym.generated import load
+
+from .cases import arrays
+
+
+@settings(max_examples=200)
+@given(st.floats(-5, 50))
+def test_functions_are_means_of_decay_over_a_step(z):
+    """phi1 is the integral of exp(-z s) over [0, 1], phi2 the one weighted with 1 - s: Gauss-Legendre agrees."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    s, weights = (nodes + 1) / 2, weights / 2
+    np.testing.assert_allclose(phi1(jnp.array(z)), weights @ np.exp(-z * s), rtol=1e-11)
+    np.testing.assert_allclose(phi2(jnp.array(z)), weights @ ((1 - s) * np.exp(-z * (1 - s))[::-1]), rtol=1e-11)
+
+
+@settings(max_examples=25)
+@given(rate=st.floats(0.05, 1.9), h=st.floats(1 / 16, 8), seed=st.integers(0, 20))
+def test_a_short_step_is_exact_where_the_loss_is_quadratic(rate, h, seed):
+    """Below the edge with all eigenvectors tracked: w(h) = exp(-h P^-1 H) w(0), for steps of any length."""
+    n = 6
+    problem = cn.problem("quadratic", n=n, sharpness=1.0)
+    hp = arrays("gradient_descent", problem, learning_rate=rate)
+    flow = Process("central", problem, load("gradient_descent"), hp, capacity=n).flow()
+    w = jnp.asarray(np.random.default_rng(seed).normal(size=n))
+    y = FlowState(w, {"t": jnp.asarray(1.0)})
+    frame = flow.frame(y._replace(w=jnp.zeros(n)), jnp.eye(n))
+    end = flow.short_step(frame, y, jnp.zeros((n, n)), jnp.asarray(h))
+    U, lam = frame.pairs.U, frame.pairs.eigenvalues
+    exact = U @ (jnp.exp(-h * lam) * (U.T @ w)) / rate  # U'PU = I, P = 1/rate
+    np.testing.assert_allclose(end.y.w, exact, atol=1e-12 * float(jnp.linalg.norm(w)))
+    np.testing.assert_allclose(end.y.slow["t"], 1 + h)
+    assert float(jnp.max(jnp.abs(end.X))) == 0
+
+
+def test_what_is_not_tracked_counts_as_zero():
+    """There the step is the method of Heun: 1 - z + z^2/2."""
+    problem = cn.problem("quadratic", n=6, sharpness=1.0)
+    flow = Process("central", problem, load("gradient_descent"), arrays("gradient_descent", problem, learning_rate=1.5))
+    w = jnp.ones(6)
+    y = FlowState(w, {"t": jnp.asarray(1.0)})
+    flow = flow.flow()
+    frame = flow.frame(y, jnp.eye(6))
+    nothing = frame._replace(pairs=frame.pairs._replace(U=0 * frame.pairs.U))
+    z = 1.5 * problem.gradient(w)
+    end = flow.short_step(nothing, y, jnp.zeros((4, 4)), jnp.asarray(1.0))
+    np.testing.assert_allclose(end.y.w, w * (1 - z + z**2 / 2), rtol=1e-12)
+    Z = LinearPart(0 * frame.pairs.U, 0 * frame.pairs.U, frame.pairs.eigenvalues)
+    np.testing.assert_allclose(Z.function(phi2, w), w / 2)
