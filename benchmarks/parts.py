@@ -12,6 +12,7 @@ Run with `python benchmarks/parts.py` (ten minutes on two cores); writes benchma
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -113,7 +114,8 @@ def complementarity() -> dict[str, Any]:
     families = random_problems()
     rows = []
     for k in SIZES:
-        rng, cold, warm, conic, modelled, residuals = np.random.default_rng(k), [], [], [], [], []
+        rng, cold, warm, conic, modelled = np.random.default_rng(k), [], [], [], []
+        ours, theirs = [], []
         for _ in range(40):
             A, B = families.strict(rng, k, families.gram(rng, families.size(k), 3 * families.size(k)))
             a, b = jnp.asarray(A), jnp.asarray(B)
@@ -124,8 +126,9 @@ def complementarity() -> dict[str, Any]:
             other, taken = clarabel_solution(A, B)
             conic.append(taken)
             modelled.append(cvxpy_milliseconds(A, B) if len(modelled) < 10 else None)
-            residuals.append((float(info.residual), families.residual(A, B, other)))
-        ours, theirs = np.max(residuals, axis=0)
+            ours.append(float(info.residual))
+            if np.linalg.norm(X) > 0:  # relative to a solution that is zero an interior point is never close
+                theirs.append(families.residual(A, B, other))
         known = [m for m in modelled if m is not None]
         rows.append(
             {
@@ -134,8 +137,8 @@ def complementarity() -> dict[str, Any]:
                 "warm_ms": statistics.median(warm),
                 "clarabel_ms": statistics.median(conic),
                 "cvxpy_ms": statistics.median(known) if known else None,
-                "residual": ours,
-                "clarabel_residual": theirs,
+                "residual": max(ours),
+                "clarabel_residual": statistics.median(theirs),
             }
         )
     tried = failed = 0
@@ -217,7 +220,12 @@ def report(found: dict[str, Any]) -> str:
     """Return the tables."""
     lines = ["# Parts of a step", "", f"`python benchmarks/parts.py` on {found['versions']['device']}, "]
     lines[-1] += f"{found['cores']} cores, jax {found['versions']['jax']}, float64.\n"
-    lines += ["## Complementarity problems", "", "Median milliseconds; largest relative residual.", ""]
+    lines += [
+        "## Complementarity problems",
+        "",
+        "Median milliseconds; our largest relative residual, Clarabel's median where X is not zero.",
+        "",
+    ]
     lines += [
         "| k | warm | cold | Clarabel | CVXPY | residual | Clarabel's residual |",
         "|---|---|---|---|---|---|---|",
@@ -249,6 +257,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure everything, write and print the tables."""
+    argparse.ArgumentParser(description="The parts of a step by themselves.").parse_args()
     found = {"versions": versions(), "cores": os.cpu_count()}
     for part in (complementarity, eigenpairs, memory):
         found[part.__name__] = part()
