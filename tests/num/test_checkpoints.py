@@ -58,7 +58,7 @@ def interrupt_after(monkeypatch, calls):
         ("rmsprop", dict(learning_rate=0.01, beta2=0.9, epsilon=1e-8)),
     ],
 )
-@pytest.mark.parametrize("calls", [4, 8])
+@pytest.mark.parametrize("calls", [7])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, optimizer, hp, calls):
     valley = cn.problem("valley", **PROBLEM)
     whole = cn.run(valley, optimizer, hp, **SETTINGS)
@@ -174,12 +174,12 @@ def test_one_folder_has_one_writer(tmp_path):
 
 
 COMMAND = ["run", "--optimizer", "gradient_descent", "--learning-rate", "0.8", "--problem", "digits-mlp:n=40,width=5"]
-COMMAND += ["--steps", "640", "--quiet", "--checkpoint-every", "0", "--processes", "discrete", "central"]
+COMMAND += ["--steps", "320", "--quiet", "--checkpoint-every", "0", "--processes", "discrete", "central"]
 
 
 def test_the_command_resumes_empty_unfinished_and_finished_folders(tmp_path, monkeypatch, capsys):
     command = [*COMMAND, "--out", str(tmp_path / "a")]
-    command[command.index("640")] = "64"
+    command[command.index("320")] = "64"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 7)
         assert cli.main([*command, "--resume"]) == cli.ENDED_EARLY  # an empty folder: from the start
@@ -253,7 +253,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tmp_path):
     assert running.returncode == 0, said
     print(f"{killed} of {KILLS} kills, the last one after step {at}")
     undisturbed = process(tmp_path / "whole")
-    assert undisturbed.wait(timeout=600) == 0
+    _, said = undisturbed.communicate(timeout=600)
+    assert undisturbed.returncode == 0, said
     whole = cn.load(tmp_path / "whole" / "run.nc")
     assert whole.tree["central"]["sigma_eigenvalues"].values[-1, 0] > 1e-3
     same(whole, cn.load(folder / "run.nc"))
