@@ -47,6 +47,7 @@ from cflow_num.warm_start import warm_started
 RESULTS = Path(__file__).resolve().parent / "results"
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "num" / "test_complementarity.py"
 SIZES = (1, 2, 3, 5, 8)
+FAILED = 1e-8  # relative residual, the limit of the test suite; the solver itself aims at 1e-9
 
 
 def random_problems() -> Any:
@@ -141,14 +142,15 @@ def complementarity() -> dict[str, Any]:
                 "clarabel_residual": statistics.median(theirs),
             }
         )
-    tried = failed = 0
+    tried = failed = loose = 0
     for k in SIZES:
         solve = jax.jit(jax.vmap(solve_sdcp))
         for family in families.FAMILIES:
             As, Bs = families.problems(family, k, 160)
             info = solve(jnp.asarray(As), jnp.asarray(Bs))[1]
-            tried, failed = tried + len(As), failed + int(jnp.sum(~info.converged))
-    return {"rows": rows, "tried": tried, "failed": failed}
+            tried, failed = tried + len(As), failed + int(jnp.sum(~(info.residual <= FAILED)))
+            loose += int(jnp.sum(~info.converged))
+    return {"rows": rows, "tried": tried, "failed": failed, "loose": loose}
 
 
 def eigenpairs() -> list[dict[str, Any]]:
@@ -237,7 +239,12 @@ def report(found: dict[str, Any]) -> str:
             f"{r['residual']:.0e} | {r['clarabel_residual']:.0e} |"
         )
     many = found["complementarity"]
-    lines += ["", f"{many['failed']} failures among {many['tried']} random monotone problems.", ""]
+    lines += [
+        "",
+        f"{many['failed']} failures (relative residual above {FAILED:g}) among {many['tried']} random monotone problems, "
+        f"solved in one mapped call for each family; {many['loose']} above 1e-9.",
+        "",
+    ]
     lines += ["## Eigenpairs at the edge, warm-started", ""]
     lines += ["| weights | solver | Hessian-vector products | gradients by time | residual |", "|---|---|---|---|---|"]
     lines += [
