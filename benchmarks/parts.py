@@ -241,7 +241,7 @@ def report(found: dict[str, Any]) -> str:
     many = found["complementarity"]
     lines += [
         "",
-        f"{many['failed']} failures (relative residual above {FAILED:g}) among {many['tried']} random monotone problems, "
+        f"{many['failed']} failures (relative residual above {FAILED:g}) among {many['tried']} random problems, "
         f"solved in one mapped call for each family; {many['loose']} above 1e-9.",
         "",
     ]
