@@ -71,7 +71,7 @@ def sharpness_at_the_edge(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("gd-cycle", rows=2)
 def cycle(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The first cycles of gradient descent: sharpness and displacement drive each other.
+    """Gradient descent's first cycles: sharpness and displacement.
 
     While the sharpness is above its threshold the displacement along the top eigenvector grows, and a large
     displacement lowers the sharpness: on {agree:.0%} of the steps shown on which the oscillation is visible, it
@@ -140,7 +140,7 @@ def distances(runs: Runs, ax: Axes, key: str, names: Sequence[str] = ("stable", 
 
 @figure("gd-variance")
 def total_variance(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The variance of gradient descent's oscillation against the one that the flow needs.
+    """Variance of gradient descent's oscillation, predicted and measured.
 
     Nothing is fitted: sigma^2 is what keeps the edge at equilibrium. It is the trace of Sigma where several
     eigenvalues are critical (up to {critical:.0f} here). Over the last steps the predicted variance is
@@ -206,7 +206,7 @@ def variances_of(runs: Runs, axes: Sequence[Axes], key: str) -> Numbers:
 
 @figure("gd-loss")
 def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Along the central flow the loss falls monotonically, and it predicts the average of the oscillating loss.
+    """The loss falls along the central flow, and predicts the average.
 
     Gradient descent's loss rises on {rises:.0f} of {steps:.0f} steps. Along the central flow it rises on
     {central_rises:.0f} steps, by at most {largest:.2g} of its value in one step. That loss plus what the
@@ -232,7 +232,7 @@ def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("gd-gradient-norm")
 def gradient_norm(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The gradient norm of gradient descent is mostly oscillation, which the central flow predicts.
+    """The gradient norm is mostly oscillation, which is predicted.
 
     Over the last steps the root mean square of the gradient norm is {measured:.3g}, predicted {predicted:.3g},
     while the gradient at the central flow itself has norm {central:.3g}: the difference is tr(H Sigma H), the
@@ -268,7 +268,7 @@ def gradient_norms(runs: Runs, ax: Axes, key: str) -> Numbers:
 
 @figure("gd-predictions", rows=3)
 def predictions(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The network's predictions over time: the optimizer's oscillate, the central flow's do not.
+    """The network's predictions over time: optimizer and flows.
 
     The output that oscillates most for each of the first {examples:.0f} training examples. After the oscillation
     has set in, the central flow's output is {central:.3g} from the time average of the optimizer's (root mean
@@ -324,7 +324,7 @@ def outputs_over_time(made: Made) -> xr.Dataset:
 
 @figure("gd-architectures-mse", rows=4, columns=2)
 def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Gradient descent on networks of several architectures, squared error.
+    """Gradient descent on several architectures, squared error.
 
     Loss of gradient descent with the average that the central flow predicts, for {made} of {asked} architectures.
     The central flow ends closer to the optimizer than gradient flow does on {closer} of the {judged} that were long
@@ -336,7 +336,7 @@ def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("gd-architectures-cross-entropy", rows=4, columns=2)
 def architectures_cross_entropy(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Gradient descent on networks of several architectures, cross-entropy.
+    """Gradient descent on several architectures, cross-entropy.
 
     As with squared error, for {made} of {asked} architectures: the central flow is the closer one on {closer} of
     the {judged} judged, with ratios of distances between {best:.3g} and {worst:.3g} and an error of the predicted

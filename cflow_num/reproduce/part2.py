@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,12 +37,12 @@ from .runs import Runs
 from .settings import RATES, VIT_RATIOS, at_rate, beta, vit
 
 STEP = r"effective step size, $\eta/\sqrt{\nu}$"
-SOLID = dict(color=COLOURS["discrete"], linewidth=1.2)
+SOLID: dict[str, Any] = dict(color=COLOURS["discrete"], linewidth=1.2)
 
 
 @figure("scalar-rmsprop-onset", rows=2)
 def onset_of_oscillation(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Scalar RMSProp starts to oscillate when its effective sharpness passes 2.
+    """Scalar RMSProp oscillates once its effective sharpness passes 2.
 
     The effective sharpness eta S / sqrt(nu) passes {edge:.3g} at step {onset:.0f}. In the {window:.0f} steps
     before, the gradient norm changes by a factor of at most {before:.3g} from one step to the next; in the
@@ -127,7 +127,7 @@ def first_cycle(run: Run) -> Cycle:
 
 @figure("scalar-rmsprop-mechanisms", rows=3)
 def mechanisms(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Two mechanisms lower the effective sharpness: the sharpness falls, and nu grows.
+    """Two mechanisms in one cycle: the sharpness falls, and nu grows.
 
     One cycle of S_eff = eta S / sqrt(nu): from its maximum at step {peak:.0f} to the minimum at step {trough:.0f}
     it falls by a factor of {fall:.3g}. In logarithms {by_sharpness:.0%} of that is the sharpness S, the numerator,
@@ -157,7 +157,7 @@ def mechanisms(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-beta2", rows=2, columns=2)
 def slower_average(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """With a larger beta2 nu reacts more slowly, and the sharpness must fall more.
+    """With a larger beta2 the sharpness does more of the work.
 
     The first cycle with beta2 = 0.99 and with 0.999, from the same weights. Above, the effective sharpness; below,
     what numerator and denominator contribute to its logarithm since the maximum. The share of the sharpness in the
@@ -214,7 +214,7 @@ def long_run(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-eigenvalues")
 def several_eigenvalues(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Several effective eigenvalues reach the edge, and all stay regulated about 2.
+    """Several eigenvalues reach the edge, and all are held there.
 
     Up to {most:.0f} eigenvalues are critical at once along the central flow; {second:.0f} steps have two or more,
     {third:.0f} three or more. Where two are critical, the optimizer's second eigenvalue is {average:.3g} on
@@ -250,7 +250,7 @@ def eigenvalues_of(runs: Runs, ax: Axes, key: str) -> Numbers:
 
 @figure("scalar-rmsprop-stable-flow", rows=2)
 def stable_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The stable flow follows Scalar RMSProp to the edge of stability and then takes another path.
+    """The stable flow follows to the edge, then takes another path.
 
     Until the first crossing at step {crossing:.0f} it is at most {before:.2g} of the distance travelled away from
     the optimizer's average; at the end {after:.3g} of it. Its effective sharpness ends at {sharpness:.3g}, far
@@ -308,7 +308,7 @@ def predicted_loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-gradient-norm")
 def gradient_norm(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The central flow predicts the root mean square of Scalar RMSProp's gradient norm.
+    """Scalar RMSProp's gradient norm: root mean square, predicted.
 
     It is {measured:.3g} over the last steps, predicted {predicted:.3g}; the gradient at the central flow itself has
     norm {central:.3g}. The predicted squared norm is off by {error:.1%} from 150 steps after the first crossing on.
@@ -318,7 +318,7 @@ def gradient_norm(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-variances", rows=2, columns=2)
 def variances(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Variances of Scalar RMSProp's oscillation by direction, with their predictions.
+    """Variances of Scalar RMSProp's oscillation by direction.
 
     Slope {slope:.3g} of predicted against measured (pooled, from 150 steps after the first crossing on),
     correlation {correlation:.3g}; {several:.0f} steps have two or more critical eigenvalues.
@@ -328,7 +328,7 @@ def variances(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-architectures-mse", rows=4, columns=2)
 def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Scalar RMSProp on networks of several architectures, squared error.
+    """Scalar RMSProp on several architectures, squared error.
 
     For {made} of {asked} architectures: the central flow ends closer to the optimizer than the stable flow on
     {closer} of the {judged} that were long enough at the edge to be judged, with ratios of distances between
@@ -339,7 +339,7 @@ def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-architectures-cross-entropy", rows=4, columns=2)
 def architectures_cross_entropy(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Scalar RMSProp on networks of several architectures, cross-entropy.
+    """Scalar RMSProp on several architectures, cross-entropy.
 
     For {made} of {asked} architectures: the central flow ends closer to the optimizer than the stable flow on
     {closer} of the {judged} that were long enough at the edge to be judged, with ratios of distances between
@@ -401,7 +401,7 @@ def learning_rates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-acceleration", rows=3)
 def acceleration(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Regularizing sharpness makes training faster: the ablated flow falls behind.
+    """Regularizing sharpness makes training faster.
 
     The ablated flow keeps the effective step size at 2/S but leaves the reduction of sharpness out. At the end its
     sharpness is {sharpness:.3g} against {central_sharpness:.3g} along the central flow, its effective step size
@@ -434,7 +434,7 @@ def acceleration(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-larger-steps")
 def larger_steps(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """A larger learning rate takes larger effective steps, but only later in training.
+    """A larger learning rate takes larger effective steps, but later.
 
     At the edge the effective step size is 2/S whatever the learning rate. From learning rate {low:g} to {high:g}, a
     factor of {asked:.3g}, the effective step size of the central flow is {early:.3g} times as large at step
@@ -465,7 +465,7 @@ def larger_steps(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("scalar-rmsprop-vit", rows=2)
 def vision_transformer(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Sharpness along Scalar RMSProp on a vision transformer, for several learning rates.
+    """Scalar RMSProp on a vision transformer: sharpness.
 
     A referee of the paper doubted that its figures of a vision transformer show a reduction of sharpness. Here,
     from {start:.3g} at the start, the sharpness of the optimizer {moves} for the smallest learning rate, {r0:g}, to

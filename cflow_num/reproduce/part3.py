@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ SHOWN = 10  # coordinates
 
 @figure("rmsprop-squared-gradients", rows=2, columns=2)
 def squared_gradients(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Squared gradients of single weights, with the time averages that the central flow predicts.
+    """Squared gradients of single weights, with predicted averages.
 
     The averaged squared gradient is (g^2 + diag(H Sigma H)) coordinate by coordinate. Over all {coordinates:.0f}
     weights that were kept, from step {settled:.0f} on, the mean of the predicted over the mean of the measured is
@@ -64,7 +65,7 @@ def squared_gradients(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-nu", rows=2, columns=2)
 def moving_averages(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The moving average nu of single weights: optimizer, stable flow and central flow.
+    """RMSProp's nu of single weights: optimizer and flows.
 
     Over all {coordinates:.0f} weights that were kept, from step {settled:.0f} on, nu along the central flow
     deviates from the optimizer's by {central:.1%} (root mean square, median over weights), along the stable flow by
@@ -105,7 +106,7 @@ def eigenvalues(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-variances", rows=2, columns=2)
 def variances(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Generalized eigenvalues of Sigma against the variances of RMSProp's oscillation.
+    """Generalized eigenvalues of Sigma against measured variances.
 
     Each panel compares an eigenvalue of Sigma in the P metric with the squared displacement along its generalized
     eigenvector. Pooled from 150 steps after the first crossing on: slope {slope:.3g} of predicted against measured,
@@ -160,7 +161,7 @@ def stationary_cosine(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     data = runs.dataset("rmsprop-stationary", "rmsprop", at_rest)
     steps = data["moment"].values
     titled(ax, "", r"cosine of the angle to $\nu$")
-    look = dict(marker="o", markersize=3.5, linewidth=1.4)
+    look: dict[str, Any] = dict(marker="o", markersize=3.5, linewidth=1.4)
     ax.plot(steps, data["cosine"], label=r"stationary $\bar\nu(w)$", color=COLOURS["stationary"], **look)
     ax.plot(steps, data["cosine_squared_gradient"], label=r"$g(w)^2$", color=COLOURS["stable"], **look)
     ax.set_ylim(min(0.0, float(data["cosine_squared_gradient"].min())), 1.03)
@@ -179,7 +180,7 @@ def stationary_cosine(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-stationary-coordinates", rows=5, columns=2, height=1.35)
 def stationary_coordinates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Ten coordinates of nu along the central flow, and their stationary values.
+    """Ten coordinates of nu, and their stationary values.
 
     Of the ten, the median of nu over its stationary value is {middle:.3g} at the last moment (between {low:.3g} and
     {high:.3g}); at the first moment it is {early:.3g}. Both without the bias correction's factor.
@@ -189,7 +190,7 @@ def stationary_coordinates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     for ax, i in zip(axes, range(data.sizes["coordinate"]), strict=False):
         titled(ax, f"weight {data['coordinate'].values[i]}", r"$\nu_i$")
         ax.plot(steps, data["nu"][:, i], label=r"$\nu$ along the central flow", color=COLOURS["central"], linewidth=1.5)
-        rest: dict = dict(color=COLOURS["stationary"], linestyle="none", marker="o", markersize=3.5)
+        rest: dict[str, Any] = dict(color=COLOURS["stationary"], linestyle="none", marker="o", markersize=3.5)
         ax.plot(steps, data["nu_at_rest"][:, i], label=r"stationary $\bar\nu(w)$", **rest)
         mark_crossing(ax, run)
         ax.set_yscale("log")
@@ -204,7 +205,7 @@ def stationary_coordinates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-speeds")
 def speeds(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """Optimization speeds of RMSProp's preconditioner, the stationary one and the first-term one.
+    """Optimization speeds of three preconditioners.
 
     The speed g' P^-1 g along the central flow, relative to that of gradient descent with the largest stable step
     size, (2/S) |g|^2. At the end RMSProp's P has {flow:.3g} of it, the stationary P {rest:.3g}, and the P that
@@ -215,7 +216,7 @@ def speeds(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     run, (ax,) = runs["rmsprop"], axes
     data = runs.dataset("rmsprop-stationary", "rmsprop", at_rest)
     steps, edge = data["moment"].values, data["speed_edge"].values
-    look = dict(marker="o", markersize=3.5, linewidth=1.4)
+    look: dict[str, Any] = dict(marker="o", markersize=3.5, linewidth=1.4)
     shown = {
         "flow": ("P of the run", COLOURS["central"]),
         "stationary": ("stationary P", COLOURS["stationary"]),
@@ -243,7 +244,7 @@ def speeds(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-stationary-flow", rows=2)
 def stationary_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """The stationary flow, with nu at rest at every time, against the central flow.
+    """The stationary flow, with nu at rest at every time.
 
     Over the last steps it is {stationary:.3g} away from the optimizer's average, the central flow {central:.3g} and
     the stable flow {stable:.3g}; its loss ends at {loss:.3g}, the optimizer's at {optimizer:.3g}. It differs most
@@ -292,7 +293,7 @@ def ablated_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-architectures-mse", rows=4, columns=2)
 def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """RMSProp on networks of several architectures, squared error.
+    """RMSProp on several architectures, squared error.
 
     For {made} of {asked} architectures: the central flow ends closer to the optimizer than the stable flow on
     {closer} of the {judged} that were long enough at the edge to be judged, with ratios of distances between
@@ -337,11 +338,15 @@ def at_rest(made: Made) -> xr.Dataset:
     return xr.Dataset(variables, coords={"moment": moments, "coordinate": felt})
 
 
-def _moment(made: Made, w: jnp.ndarray, P: np.ndarray, eta: float, epsilon: float, felt: np.ndarray) -> dict:
+def _moment(made: Made, w: jnp.ndarray, P: np.ndarray, eta: float, epsilon: float, felt: np.ndarray) -> dict[str, Any]:
     """Return one moment's row; nu is read off P, so that bias correction is out of it."""
     g = np.asarray(made.problem.gradient(w))
     nu = (eta * P - epsilon) ** 2
-    row: dict = {"cosine_squared_gradient": _cosine(nu, g**2), "speed_flow": float(g @ (g / P)), "nu": nu[felt]}
+    row: dict[str, Any] = {
+        "cosine_squared_gradient": _cosine(nu, g**2),
+        "speed_flow": float(g @ (g / P)),
+        "nu": nu[felt],
+    }
     for name, columns in COLUMNS.items():
         found = stationary_preconditioner(
             made.problem,

@@ -123,7 +123,7 @@ def _rows(axes: Sequence[Axes]) -> Iterator[tuple[Any, ...]]:
                 continue
             label = str(drawn.get_label())
             series, column = (series, column + 1) if label.startswith("_") else (label, 0)
-            for x, y in zip(*drawn.get_data(), strict=True):
+            for x, y in zip(*map(np.asarray, drawn.get_data()), strict=True):
                 yield panel, series, column, f"{x:.9g}", f"{y:.9g}"
 
 
