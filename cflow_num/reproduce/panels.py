@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, SOFT, line, mark_crossing
 from ..measures import first_crossing, smoothed, threshold, values
@@ -38,8 +39,13 @@ def only(y: np.ndarray, first: int, last: int) -> np.ndarray:
 def logarithmic(ax: Axes, *series: np.ndarray) -> None:
     """Give a panel a logarithmic axis where the positive values of the series span more than a factor of five."""
     known = np.concatenate([s[np.isfinite(s) & (s > 0)].ravel() for s in series])
-    if known.size and known.max() > 5 * known.min():
-        ax.set_yscale("log")
+    if not (known.size and known.max() > 5 * known.min()):
+        return
+    ax.set_yscale("log")
+    if known.max() < 1e3 * known.min():  # less than three decades: plain numbers at 1, 2 and 5
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def effective_sharpness(run: Run, process: str) -> np.ndarray:

@@ -80,7 +80,9 @@ def cycle(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     """
     run, (upper, lower) = runs["gd"], axes
     x = np.abs(values(run, "discrete", "displacement")[:, 0])
-    first, last = max(0, crossing(run) - 10), crossing(run) + CYCLE
+    loud = np.nan_to_num(x[crossing(run) :]) > 0.01 * np.nanmax(x[crossing(run) :], initial=0)
+    first = max(0, crossing(run) + int(np.argmax(loud)) - 20)
+    last = first + CYCLE
     S = effective_sharpness(run, "discrete")
     titled(upper, "", r"effective sharpness, $\eta S$")
     line(upper, only(S, first, last), "optimizer", color=COLOURS["discrete"], linewidth=1.2)
@@ -256,7 +258,7 @@ def gradient_norms(runs: Runs, ax: Axes, key: str) -> Numbers:
     flows(ax, run, "gradient_norm")
     line(ax, only(predicted, crossing(run), len(rms)), "predicted", **PREDICTED)
     mark_crossing(ax, run, "first crossing, step {}")
-    ax.set_yscale("log")
+    logarithmic(ax, norm, values(run, "stable", "gradient_norm"))
     name = "predicted_squared_gradient_norm"
     return {
         "measured": final(rms),

@@ -391,8 +391,10 @@ def learning_rates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     for i, (rate, colour) in enumerate(zip(RATES, SERIES, strict=False)):
         run = runs[at_rate(rate)]
         S = sharpness(run, "central")
-        line(axes[0], sharpness(run, "discrete"), f"optimizer, {rate:g}", color=colour, linewidth=0.6, alpha=0.5)
-        line(axes[0], S, f"central flow, learning rate {rate:g}", color=colour, linewidth=1.8)
+        line(
+            axes[0], sharpness(run, "discrete"), rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5
+        )
+        line(axes[0], S, rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
         shown.append(S)
         numbers |= {f"r{i}": rate, f"s{i}": final(S), f"d{i}": final(sharpness(run, "discrete"))}
     logarithmic(axes[0], *shown)
@@ -408,7 +410,7 @@ def acceleration(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     {step:.3g} against {central_step:.3g}, and its loss {loss:.3g} against {central_loss:.3g}: a factor of
     {factor:.3g} (Scalar RMSProp itself, averaged: {optimizer:.3g}).
     """
-    run = runs["scalar-rmsprop"]
+    run = runs[at_rate(RATES[-1])]
     names = ("discrete", "central", "ablated")
     series = {name: (values(run, name, "loss"), sharpness(run, name)) for name in names}
     series = {name: (*two, values(run, name, "effective_step_size")) for name, two in series.items()}
@@ -447,8 +449,8 @@ def larger_steps(runs: Runs, axes: Sequence[Axes]) -> Numbers:
         run = runs[at_rate(rate)]
         steps.append(values(run, "central", "effective_step_size"))
         measured = values(run, "discrete", "effective_step_size")
-        line(axes[0], measured, f"optimizer, {rate:g}", color=colour, linewidth=0.6, alpha=0.5)
-        line(axes[0], steps[-1], f"central flow, learning rate {rate:g}", color=colour, linewidth=1.8)
+        line(axes[0], measured, rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5)
+        line(axes[0], steps[-1], rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
         line(axes[0], edge_step_size(run), "2/S", **THRESHOLD | {"linewidth": 1.3})
     when = max(crossing(runs[at_rate(rate)]) for rate in RATES)
     axes[0].axvline(when, color=EDGE, linewidth=0.8, alpha=0.4)
@@ -480,8 +482,8 @@ def vision_transformer(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     for i, (ratio, colour) in enumerate(zip(VIT_RATIOS, SERIES, strict=False)):
         run = runs[vit(ratio)]
         S, rate = sharpness(run, "discrete"), float(run.config["hyperparameters"]["learning_rate"])
-        line(axes[0], S, f"optimizer, {rate:g}", color=colour, linewidth=0.6, alpha=0.5)
-        line(axes[0], sharpness(run, "central"), f"central flow, learning rate {rate:g}", color=colour, linewidth=1.8)
+        line(axes[0], S, rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5)
+        line(axes[0], sharpness(run, "central"), rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
         numbers |= {f"r{i}": rate, f"s{i}": final(S)}
         shown.append(S)
     run = runs[vit(VIT_RATIOS[1])]
