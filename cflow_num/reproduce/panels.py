@@ -85,6 +85,11 @@ def mean(y: np.ndarray) -> float:
     return float(known.mean()) if known.size else np.nan
 
 
+def learning_rate(run: Run) -> float:
+    """Return the learning rate that the run was made with."""
+    return float(run.config["hyperparameters"]["learning_rate"])
+
+
 def verdict(run: Run, *names: str) -> dict[str, float]:
     """Return rows of the run's comparison by name; nan where there is nothing to judge."""
     comparison = run.compare()

@@ -78,7 +78,7 @@ def cycle(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     grows exactly when S_eff > {threshold:.3g}. The displacement is largest, {largest:.3g} in the P metric, at step
     {when:.0f}; the effective sharpness had its maximum, {peak:.3g}, at step {before:.0f}, before that.
     """
-    run, (upper, lower) = runs["gd"], axes
+    run, (upper, lower) = runs["gd-parity"], axes
     x = np.abs(values(run, "discrete", "displacement")[:, 0])
     loud = np.nan_to_num(x[crossing(run) :]) > 0.01 * np.nanmax(x[crossing(run) :], initial=0)
     first = max(0, crossing(run) + int(np.argmax(loud)) - 20)

@@ -22,6 +22,7 @@ from .panels import (
     effective_sharpness,
     final,
     flows,
+    learning_rate,
     logarithmic,
     mean,
     only,
@@ -388,9 +389,9 @@ def learning_rates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     numbers: Numbers = {}
     titled(axes[0], "", "sharpness, S")
     shown = []
-    for i, (rate, colour) in enumerate(zip(RATES, SERIES, strict=False)):
-        run = runs[at_rate(rate)]
-        S = sharpness(run, "central")
+    for i, (key, colour) in enumerate(zip(RATES, SERIES, strict=False)):
+        run = runs[at_rate(key)]
+        rate, S = learning_rate(run), sharpness(run, "central")
         line(
             axes[0], sharpness(run, "discrete"), rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5
         )
@@ -444,21 +445,23 @@ def larger_steps(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     sharpness by then.
     """
     titled(axes[0], "", STEP)
-    steps = []
-    for rate, colour in zip(RATES, SERIES, strict=False):
-        run = runs[at_rate(rate)]
+    steps, rates = [], []
+    for key, colour in zip(RATES, SERIES, strict=False):
+        run = runs[at_rate(key)]
+        rate = learning_rate(run)
+        rates.append(rate)
         steps.append(values(run, "central", "effective_step_size"))
         measured = values(run, "discrete", "effective_step_size")
         line(axes[0], measured, rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5)
         line(axes[0], steps[-1], rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
         line(axes[0], edge_step_size(run), "2/S", **THRESHOLD | {"linewidth": 1.3})
-    when = max(crossing(runs[at_rate(rate)]) for rate in RATES)
+    when = max(crossing(runs[at_rate(key)]) for key in RATES)
     axes[0].axvline(when, color=EDGE, linewidth=0.8, alpha=0.4)
     logarithmic(axes[0], *steps)
     return {
-        "low": RATES[0],
-        "high": RATES[-1],
-        "asked": RATES[-1] / RATES[0],
+        "low": rates[0],
+        "high": rates[-1],
+        "asked": rates[-1] / rates[0],
         "early": float(steps[-1][when] / steps[0][when]),
         "late": final(steps[-1]) / final(steps[0]),
         "when": when,
@@ -481,7 +484,7 @@ def vision_transformer(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     shown = []
     for i, (ratio, colour) in enumerate(zip(VIT_RATIOS, SERIES, strict=False)):
         run = runs[vit(ratio)]
-        S, rate = sharpness(run, "discrete"), float(run.config["hyperparameters"]["learning_rate"])
+        S, rate = sharpness(run, "discrete"), learning_rate(run)
         line(axes[0], S, rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5)
         line(axes[0], sharpness(run, "central"), rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
         numbers |= {f"r{i}": rate, f"s{i}": final(S)}

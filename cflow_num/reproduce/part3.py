@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..canvas import COLOURS, EDGE, FLOW, RAW, line, mark_crossing
+from ..canvas import COLOURS, EDGE, FLOW, PALE, RAW, line, mark_crossing
 from ..hyperparameters import as_arrays, resolve
 from ..interpretation import stationary_preconditioner
 from ..measures import smoothed, values
@@ -22,8 +22,9 @@ from .part2 import eigenvalues_of
 from .registry import Numbers, figure
 from .runs import Made, Runs
 
-MOMENTS = 12  # at which the stationary preconditioner is solved for
-COLUMNS = {"stationary": 24, "first_term": 64}  # of the factor of Sigma: more than critical directions
+MOMENTS = 10  # at which the stationary preconditioner is solved for
+COLUMNS = {"stationary": 24, "first_term": 48}  # of the factor of Sigma: more than critical directions
+ITERATIONS = 400
 SHOWN = 10  # coordinates
 
 
@@ -45,7 +46,13 @@ def squared_gradients(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     for ax, i in zip(axes, _spread(measured.shape[1], len(axes)), strict=False):
         titled(ax, f"weight {_indices(runs)[i]}", r"$(\nabla L)_i^2$")
         averaged(ax, run, np.where(measured[:, i] > 0, measured[:, i], np.nan), predicted[:, i])
-        line(ax, np.where(alone[:, i] > 0, alone[:, i], np.nan), "central flow, without oscillation", **FLOW["stable"])
+        line(
+            ax,
+            np.where(alone[:, i] > 0, alone[:, i], np.nan),
+            "central flow, without oscillation",
+            color=PALE,
+            linewidth=1.2,
+        )
         mark_crossing(ax, run)
         ax.set_yscale("log")
         typical = smoothed(measured[:, i])
@@ -250,8 +257,8 @@ def stationary_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     the stable flow {stable:.3g}; its loss ends at {loss:.3g}, the optimizer's at {optimizer:.3g}. It differs most
     while nu still remembers the beginning, {memory:.0f} steps with this beta2.
     """
-    run = runs["rmsprop"]
-    numbers = distances(runs, axes[0], "rmsprop", ("stable", "stationary", "central"))
+    run = runs["rmsprop-larger"]
+    numbers = distances(runs, axes[0], "rmsprop-larger", ("stable", "stationary", "central"))
     titled(axes[1], "", "training loss")
     shown = values(run, "discrete", "loss")
     line(axes[1], shown, "optimizer", **RAW)
@@ -271,7 +278,7 @@ def ablated_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     {central:.3g} (a factor of {factor:.3g}), that of the optimizer at {optimizer:.3g}; its optimization speed g'
     P^-1 g ends at {speed:.3g} against {central_speed:.3g}.
     """
-    run = runs["rmsprop"]
+    run = runs["rmsprop-larger"]
     shown = values(run, "discrete", "loss")
     line(titled(axes[0], "", "training loss"), shown, "optimizer", **RAW)
     flows(axes[0], run, "loss", ("ablated", "central"))
@@ -355,6 +362,7 @@ def _moment(made: Made, w: jnp.ndarray, P: np.ndarray, eta: float, epsilon: floa
             w,
             first_term_only=name == "first_term",
             columns=min(columns, made.problem.n_weights),
+            max_iterations=ITERATIONS,
         )
         row |= {f"speed_{name}": found.optimization_speed, f"eigenvalue_{name}": found.largest_effective_eigenvalue}
         row["speed_edge"] = found.edge_speed

@@ -18,6 +18,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "scalar-rmsprop": {"beta2": 0.99, "bias_correction": True},
     "rmsprop": {"beta2": 0.99, "epsilon": 1e-8, "bias_correction": True},
 }
+AT_EDGE = {"gradient_descent": 1.6, "scalar_rmsprop": 0.125, "rmsprop": 1.25e-3}  # small learning rates of ratio 1
 RATES = (0.05, 0.1, 0.2)  # of Scalar RMSProp, on the same problem from the same weights
 VIT_RATIOS = (0.3, 0.6, 1.2)
 
@@ -85,13 +86,20 @@ def _on_digits() -> dict[str, Setting]:
             {"learning_rate": 1e-3} | FIXED["rmsprop"],
             steps=600,
             warm_start=5,
-            processes=("discrete", "stable", "central", "ablated", "stationary"),
             capture=10,
         ),
     }
+    # At a larger learning rate the flows differ more; the stationary one costs more than all others together.
+    everything = ("discrete", "stable", "central", "ablated", "stationary")
+    larger = {"learning_rate": 5e-3} | FIXED["rmsprop"]
+    runs["rmsprop-larger"] = replace(
+        runs["rmsprop"], hyperparameters=larger, steps=240, processes=everything, capture=0
+    )
+    one_target = {"parity": True}  # fewer critical eigenvalues: cycles stay apart
+    runs["gd-parity"] = Setting("gradient_descent", {"learning_rate": 1.0}, options=one_target, steps=400)
     for beta2 in (0.99, 0.999):
         corrected = {"learning_rate": 0.1, "beta2": beta2, "bias_correction": True}
-        runs[beta(beta2)] = replace(scalar, hyperparameters=corrected)
+        runs[beta(beta2)] = replace(scalar, hyperparameters=corrected, options=one_target)
     for rate in RATES:
         runs[at_rate(rate)] = replace(scalar, hyperparameters={"learning_rate": rate, "beta2": 0.99})
     largest = at_rate(RATES[-1])  # whose regularizer is the strongest
@@ -100,14 +108,12 @@ def _on_digits() -> dict[str, Setting]:
 
 
 def _at_paper_size(small: Setting) -> Setting:
-    network = _network("cnn", "mse", "paper")
-    rate = small.hyperparameters["learning_rate"]
-    hp = {k: v for k, v in small.hyperparameters.items() if k != "learning_rate"}
-    ratio = 0.5 if small.optimizer == "gradient_descent" else 8 * rate if small.optimizer == "scalar_rmsprop" else 0.8
+    """Return the setting on a larger network; learning rates keep their proportions."""
+    network, hp = _network("cnn", "mse", "paper"), dict(small.hyperparameters)
+    ratio = min(hp.pop("learning_rate", 0.0) / AT_EDGE[small.optimizer], 2.0) if small.ratio is None else small.ratio
     hp |= {} if small.optimizer == "gradient_descent" else {"bias_correction": True}
-    return replace(
-        small, hyperparameters=hp, problem=network.problem, options=network.options, ratio=ratio, steps=network.steps
-    )
+    changed = replace(network, optimizer=small.optimizer, hyperparameters=hp, ratio=ratio)
+    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture)
 
 
 def _network(architecture: str, loss: str, scale: str) -> Setting:
