@@ -32,7 +32,7 @@ from .panels import (
 from .registry import Numbers, figure
 from .runs import Made, Runs
 
-CYCLE = 170  # steps shown of the first cycles
+CYCLE = 220  # steps shown of the first cycles
 EXAMPLES = 3  # whose predictions are followed
 
 

@@ -157,7 +157,7 @@ def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 
 @figure("rmsprop-stationary-cosine")
 def stationary_cosine(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """RMSProp's nu along the central flow is close to its stationary value.
+    """RMSProp's nu approaches its stationary value.
 
     At {moments:.0f} moments, nu is compared with the value at which it would stand still at the weights of the
     moment, a convex program. The cosine of the angle between them is {first:.3g} at step {begin:.0f}, {last:.4g} at
@@ -200,7 +200,7 @@ def stationary_coordinates(runs: Runs, axes: Sequence[Axes]) -> Numbers:
         rest: dict[str, Any] = dict(color=COLOURS["stationary"], linestyle="none", marker="o", markersize=3.5)
         ax.plot(steps, data["nu_at_rest"][:, i], label=r"stationary $\bar\nu(w)$", **rest)
         mark_crossing(ax, run)
-        ax.set_yscale("log")
+        logarithmic(ax, data["nu"].values[:, i], data["nu_at_rest"].values[:, i])
     ratio = data["nu"].values / data["nu_at_rest"].values
     return {
         "middle": float(np.median(ratio[-1])),
@@ -234,7 +234,7 @@ def speeds(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     for name, (label, colour) in shown.items():
         ax.plot(steps, relative[name], label=label, color=colour, **look)
     ax.axhline(1, color=EDGE, linewidth=1, linestyle=(0, (1, 2)))
-    ax.set_yscale("log")
+    logarithmic(ax, *relative.values())
     mark_crossing(ax, run, "first crossing, step {}")
     means = {name: float(np.exp(np.mean(np.log(r)))) for name, r in relative.items()}
     above = max(float(data[f"eigenvalue_{name}"].max()) for name in COLUMNS)
@@ -284,7 +284,7 @@ def ablated_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     flows(axes[0], run, "loss", ("ablated", "central"))
     flows(titled(axes[1], "", r"speed, $g^\top P^{-1}g$"), run, "optimization_speed", ("ablated", "central"))
     logarithmic(axes[0], shown)
-    axes[1].set_yscale("log")
+    logarithmic(axes[1], values(run, "central", "optimization_speed"))
     for ax in axes:
         mark_crossing(ax, run)
     ends = {name: final(values(run, name, "loss")) for name in ("ablated", "central")}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .runs import Runs
 
-Numbers = dict[str, float | str]
+Numbers = dict[str, float | int | str]
 Draw = Callable[["Runs", "Sequence[Axes]"], Numbers]
 
 
