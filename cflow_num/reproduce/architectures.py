@@ -16,6 +16,7 @@ from .runs import Runs
 from .settings import ARCHITECTURES
 
 _COLUMNS = ("architecture", "learning rate", "steps", "first crossing", "D_central/D_stable", "loss error", "remark")
+_ROWS = ("first_crossing", "distance_ratio", "predicted_loss", "steps")
 
 
 def loss_curves(runs: Runs, axes: Sequence[Axes], kind: str, loss: str) -> Numbers:
@@ -29,10 +30,10 @@ def loss_curves(runs: Runs, axes: Sequence[Axes], kind: str, loss: str) -> Numbe
             )
             rows.append([architecture, *["—"] * (len(_COLUMNS) - 2), found])
             continue
-        numbers = verdict(found, "first_crossing", "distance_ratio", "predicted_loss", "steps")
+        numbers, judged = verdict(found, *_ROWS), found.compare()["distance_ratio"]
         _panel(ax, found, architecture, numbers)
-        rows.append(_row(found, architecture, numbers))
-        ratios.append(numbers["distance_ratio"])
+        rows.append(_row(found, architecture, numbers, found.reason or (judged.note if judged.passed is None else "")))
+        ratios.append(numbers["distance_ratio"] if judged.passed is not None else np.nan)
         errors.append(numbers["predicted_loss"])
     for ax in axes[len(ARCHITECTURES) :]:
         ax.set_visible(False)
@@ -61,7 +62,7 @@ def _panel(ax: Axes, run: Run, architecture: str, numbers: dict[str, float]) -> 
     room_above(ax, 1.5 * float(np.nanmax(loss)))
 
 
-def _row(run: Run, architecture: str, numbers: dict[str, float]) -> list[str]:
+def _row(run: Run, architecture: str, numbers: dict[str, float], remark: str) -> list[str]:
     def text(value: float, form: str) -> str:
         return format(value, form) if np.isfinite(value) else "—"
 
@@ -72,5 +73,5 @@ def _row(run: Run, architecture: str, numbers: dict[str, float]) -> list[str]:
         text(numbers["first_crossing"], ".0f"),
         text(numbers["distance_ratio"], ".3f"),
         text(numbers["predicted_loss"], ".1%"),
-        run.reason or ("" if np.isfinite(numbers["distance_ratio"]) else "no edge reached"),
+        remark,
     ]

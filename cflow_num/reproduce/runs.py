@@ -42,15 +42,18 @@ class Runs:
         if key in self.failed:
             raise RunError(self.failed[key])
         if key not in self.used:
-            self.used[key] = self._kept(key) or self._made(key)
+            try:
+                self.used[key] = self._kept(key) or self._made(key)
+            except Exception as error:
+                self.failed[key] = " ".join(str(error).split()) or type(error).__name__
+                raise
         return self.used[key]
 
     def attempt(self, key: str) -> Run | str:
         """Return a run, or the reason why there is none."""
         try:
             return self[key]
-        except Exception as error:
-            self.failed[key] = " ".join(str(error).split()) or type(error).__name__
+        except Exception:  # whatever an architecture fails with, the others are drawn
             self._say(f"{key}: {self.failed[key]}")
             return self.failed[key]
 
