@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from .cli_figures import Animate, Reproduce
 from .cli_machine import Doctor
 from .cli_symbolic import (
     BAD_INPUT,
@@ -317,6 +318,8 @@ COMMANDS = {
     "compare": Compare,
     "report": Report,
     "sweep": SweepCommand,
+    "reproduce": Reproduce,
+    "animate": Animate,
     "doctor": Doctor,
 }
 
