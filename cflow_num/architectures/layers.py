@@ -102,8 +102,8 @@ class Conv(eqx.Module):
         """Return the convolved image."""
         height, width, _ = x.shape
         padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-        shifted = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        return self.linear(jnp.concatenate(shifted, axis=-1))
+        rows = jnp.concatenate([padded[:, j : j + width] for j in range(3)], axis=-1)
+        return self.linear(jnp.concatenate([rows[i : i + height] for i in range(3)], axis=-1))
 
 
 def average_pool(x: Float[Array, "height width channels"], grid: int) -> Float[Array, "rows columns channels"]:

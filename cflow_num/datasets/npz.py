@@ -50,9 +50,7 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
     if not Path(path).is_file():
         raise InputError(f'there is no file "{path}": pass the path of an .npz file with arrays x and y')
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} holds one array: write it with numpy.savez(path, x=x, y=y)")
+        with open(path, "rb") as raw, np.lib.npyio.NpzFile(raw, allow_pickle=False) as file:
             missing = [name for name in ("x", "y") if name not in file.files]
             if missing:
                 found = ", ".join(file.files) or "none"
@@ -63,7 +61,9 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as .npz of numbers ({error}): write it with numpy.savez") from error
+        raise InputError(
+            f"{path} cannot be read as .npz of numbers ({error}): write it with numpy.savez(path, x=x, y=y)"
+        ) from error
     for name, array in (("x", x), ("y", y)):
         if array.dtype.kind not in "buif" or not array.ndim:
             raise InputError(
