@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..datasets.base import Tokens
-from .layers import EPSILON, Linear, one_hot
+from .layers import EPSILON, QUIET, Linear, one_hot
 
 INPUTS = (Tokens,)
 SIZES = {
@@ -27,8 +27,8 @@ class RmsNorm(eqx.Module):
 
     scale: Float[Array, " dim"]
 
-    def __init__(self, dim: int):
-        self.scale = jnp.ones(dim)
+    def __init__(self, dim: int, *, scale: float = 1.0):
+        self.scale = jnp.full(dim, scale)
 
     def __call__(self, x: Float[Array, "*n dim"]) -> Float[Array, "*n dim"]:
         """Return the normalized x."""
@@ -81,15 +81,13 @@ class Block(eqx.Module):
         rank, rates = self.rank, jnp.exp(self.log_rates)  # (inner, state)
         steps, B, C = jnp.split(self.coefficients(u), [rank, rank + rates.shape[1]], axis=-1)
         dt = jax.nn.softplus(self.steps(steps))  # (length, inner)
-        decay = jnp.exp(-dt[..., None] * rates)  # (length, inner, state)
-        drive = (dt * u)[..., None] * B[:, None, :]  # (length, inner, state)
 
-        def step(h: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            decay, drive, c = now
-            h = decay * h + drive
-            return h, h @ c
+        def step(h: Array, now: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+            dt, u, b, c = now
+            h = jnp.exp(-dt[:, None] * rates) * h + (dt * u)[:, None] * b  # (inner, state)
+            return h, jnp.sum(h * c, axis=1) + self.direct * u
 
-        return jax.lax.scan(step, jnp.zeros_like(drive[0]), (decay, drive, C))[1] + self.direct * u
+        return jax.lax.scan(step, jnp.zeros_like(rates), (dt, u, B, C))[1]
 
 
 class Mamba(eqx.Module):
@@ -111,7 +109,7 @@ class Mamba(eqx.Module):
     ):
         self.embedding = Linear(inputs.vocabulary, dim, rng=rng, bias=False)
         self.blocks = [Block(dim, state=state, taps=taps, rng=rng) for _ in range(depth)]
-        self.norm, self.head = RmsNorm(dim), Linear(dim, outputs, rng=rng, scale=0.1)
+        self.norm, self.head = RmsNorm(dim, scale=QUIET), Linear(dim, outputs, rng=rng, scale=0.1)
         self.answers = inputs.answers
 
     def __call__(self, tokens: Int[Array, " length"]) -> Float[Array, "answers outputs"]:

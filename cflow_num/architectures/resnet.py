@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..datasets.base import Images
-from .layers import Conv, GroupNorm, Linear, average_pool, count, halved
+from .layers import QUIET, Conv, GroupNorm, Linear, average_pool, count, halved
 
 INPUTS = (Images,)
 SIZES = {"small": {"width": 6, "stages": (1, 1)}, "paper": {"width": 16, "stages": (3, 3, 3)}}
@@ -26,8 +26,8 @@ class Block(eqx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, groups: int, scale: float, rng: np.random.Generator):
         self.convolutions = Conv(inputs, outputs, rng=rng), Conv(outputs, outputs, rng=rng)
-        self.norms = GroupNorm(outputs, groups=groups), GroupNorm(outputs, groups=groups)
-        further = (Linear(inputs, outputs, rng=rng, bias=False), GroupNorm(outputs, groups=groups))
+        self.norms = GroupNorm(outputs, groups=groups), GroupNorm(outputs, groups=groups, scale=QUIET)
+        further = (Linear(inputs, outputs, rng=rng, bias=False), GroupNorm(outputs, groups=groups, scale=QUIET))
         self.shortcut = further if outputs != inputs else None
         self.scale = scale
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..datasets.base import Tokens
-from .layers import LayerNorm, Linear, TransformerBlock, one_hot
+from .layers import QUIET, LayerNorm, Linear, TransformerBlock, one_hot
 
 INPUTS = (Tokens,)
 SIZES = {
@@ -38,7 +38,7 @@ class Transformer(eqx.Module):
         self.embedding = Linear(inputs.vocabulary, dim, rng=rng, bias=False)
         self.positions = jnp.asarray(rng.normal(size=(inputs.length, dim))) / 2
         self.blocks = [TransformerBlock(dim, heads=heads, hidden=hidden, causal=True, rng=rng) for _ in range(depth)]
-        self.norm, self.head = LayerNorm(dim), Linear(dim, outputs, rng=rng, scale=0.1)
+        self.norm, self.head = LayerNorm(dim, scale=QUIET), Linear(dim, outputs, rng=rng, scale=0.1)
         self.answers = inputs.answers
 
     def __call__(self, tokens: Int[Array, " length"]) -> Float[Array, "answers outputs"]:

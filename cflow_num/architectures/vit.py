@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..datasets.base import Images
-from .layers import LayerNorm, Linear, TransformerBlock, patches
+from .layers import QUIET, LayerNorm, Linear, TransformerBlock, patches
 
 INPUTS = (Images,)
 SIZES = {
@@ -51,7 +51,7 @@ class ViT(eqx.Module):
         self.embedding = Linear(self.patch**2 * inputs.channels, dim, rng=rng)
         self.positions = jnp.asarray(rng.normal(size=(number, dim))) / 2
         self.blocks = [TransformerBlock(dim, heads=heads, hidden=hidden, causal=False, rng=rng) for _ in range(depth)]
-        self.norm, self.head = LayerNorm(dim), Linear(dim, outputs, rng=rng, scale=0.1)
+        self.norm, self.head = LayerNorm(dim, scale=QUIET), Linear(dim, outputs, rng=rng, scale=0.1)
 
     def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, " outputs"]:
         """Return the outputs for one image."""
