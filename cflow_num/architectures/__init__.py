@@ -4,7 +4,8 @@ A network is an equinox module, a pure function of one example; its arrays are t
 orders, which the third derivatives of a flow need: GELU, averages in place of maxima, and layer or group norm in
 place of batch norm, so that a loss stays a mean over examples.
 
-Sizes: `small` has 1,000 to 5,000 weights on the default data, for slow processors; `paper` is as in arXiv 2410.24206.
+Sizes: `small` has 1,000 to 4,000 weights on the default data, for slow processors; `paper` has the widths and depths
+of arXiv 2410.24206.
 """
 
 from __future__ import annotations
