@@ -153,7 +153,7 @@ class Anchored(dfx.AbstractSolver):
         inside = memory.V @ turning(flow, frame.pairs.U, memory.V, middle).T  # (n, K)
         out = jnp.where(known, (frame.pairs.U - inside) / apart, 0)           # (n, K)
         after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out)
-        above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X is large and changes fast
+        above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
         error = self._error(flow, y0, y1, H, turned, pulled)
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful

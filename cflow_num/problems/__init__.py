@@ -22,6 +22,13 @@ PROBLEMS = {
     "quadratic": ("quadratic", "quadratic", "a convex quadratic with a chosen spectrum"),
     "valley": ("valley", "valley", "a valley that sharpens: gradient descent's central flow in closed form"),
     "ramp": ("ramp", "ramp", "a valley with a constant slope: Scalar RMSProp's central flow in closed form"),
+    "mlp": ("networks", "mlp", "a multi-layer perceptron on digits or other data"),
+    "cnn": ("networks", "cnn", "a convolutional network on images"),
+    "resnet": ("networks", "resnet", "a residual network with group norm on images"),
+    "vit": ("networks", "vit", "a vision transformer on images"),
+    "lstm": ("networks", "lstm", "a recurrent network on sequences of tokens"),
+    "transformer": ("networks", "transformer", "a causal transformer on sequences of tokens"),
+    "mamba": ("networks", "mamba", "a selective state-space model on sequences of tokens"),
 }
 
 

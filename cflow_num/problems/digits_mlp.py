@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..datasets.base import noisy
 from ..errors import InputError, nearest
 from ..loss import Problem
 
@@ -80,19 +81,6 @@ def digits_mlp(
         name="digits-mlp",
         description=f"{activation} MLP {sizes} on {source} handwritten digits, {goal}, squared error, seed {seed}",
     )
-
-
-def noisy(labels: np.ndarray, share: float) -> np.ndarray:
-    """Return the labels with a share of them replaced by random ones; always the same ones.
-
-    >>> noisy(np.arange(5), 0.0).tolist()
-    [0, 1, 2, 3, 4]
-    """
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(labels.size)[: round(share * labels.size)]
-    out = labels.copy()
-    out[chosen] = rng.integers(0, 10, chosen.size)
-    return out
 
 
 def mlp_params(sizes: list[int], *, scale: float, seed: int) -> list[dict]:
