@@ -53,8 +53,10 @@ def loss_curves(runs: Runs, axes: Sequence[Axes], kind: str, loss: str) -> Numbe
 
 def _panel(ax: Axes, run: Run, architecture: str, numbers: dict[str, float]) -> None:
     ratio, error = numbers["distance_ratio"], numbers["predicted_loss"]
-    known = f": distance ratio {ratio:.2g}" * np.isfinite(ratio) + f", loss error {error:.1%}" * np.isfinite(error)
-    titled(ax, architecture + known, "training loss")
+    title = architecture
+    title += f", distance ratio {ratio:.2g}" if np.isfinite(ratio) else ""
+    title += f", loss error {error:.1%}" if np.isfinite(error) else ""
+    titled(ax, title, "training loss")
     loss, predicted = values(run, "discrete", "loss"), values(run, "central", "predicted_loss")
     flows(ax, run, "loss", ("stable",))
     averaged(ax, run, loss, predicted)

@@ -110,11 +110,12 @@ def cycle(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 def weight_distance(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     """Gradient descent against gradient flow and the central flow, in weights.
 
-    Distance of each flow from the optimizer's averaged iterate. Gradient flow (the stable flow of gradient descent)
-    leaves when the edge is reached; over the last steps it is {stable:.3g} away and the central flow {central:.3g},
-    {ratio:.3g} of that and {travelled:.3g} of the distance that gradient descent has travelled. From {lag:.0f}
-    steps after the first crossing on the central flow is the closer one for good: before, the optimizer overshoots
-    the edge until its oscillation has grown from rounding errors, which no flow here describes.
+    Distance of each flow from the optimizer's averaged iterate, its second-order midpoint. Gradient flow (the
+    stable flow of gradient descent) leaves when the edge is reached; over the last steps it is {stable:.3g} away
+    and the central flow {central:.3g}, {ratio:.3g} of that and {travelled:.3g} of the distance that gradient
+    descent has travelled. From {lag:.0f} steps after the first crossing on the central flow is the closer one for
+    good: before, the optimizer overshoots the edge until its oscillation has grown from rounding errors, which no
+    flow here describes.
     """
     return distances(runs, axes[0], "gd")
 
@@ -122,7 +123,7 @@ def weight_distance(runs: Runs, axes: Sequence[Axes]) -> Numbers:
 def distances(runs: Runs, ax: Axes, key: str, names: Sequence[str] = ("stable", "central")) -> Numbers:
     """Draw distances of flows from the midpoint; shared by all parts."""
     run = runs[key]
-    titled(ax, "", "distance from the optimizer [weight]")
+    titled(ax, "", "distance [weight]")
     travelled = values(run, "discrete", "distance_from_start")
     D = {name: values(run, name, "distance_to_discrete") for name in names}
     line(ax, np.where(travelled > 0, travelled, np.nan), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})

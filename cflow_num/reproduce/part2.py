@@ -86,7 +86,7 @@ def equilibrium(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     line(ax, effective_sharpness(run, "stable"), "stable flow", **FLOW["stable"])
     line(ax, effective_sharpness(run, "central"), "central flow", **FLOW["central"])
     edge(ax, run)
-    room_above(ax, max(1.1 * float(np.nanmax(S)), 1.3 * mean(threshold(run))), 0)
+    room_above(ax, max(1.1 * float(np.nanmax(S)), 1.3 * mean(threshold(run))), 0.0)
     first = onset(run)
     return {
         "onset": first,
@@ -367,7 +367,7 @@ def step_size(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     line(ax, central, "central flow", **PREDICTED)
     mark_crossing(ax, run, "first crossing, step {}")
     first = crossing(run)
-    room_above(ax, 1.3 * float(np.nanmax([measured, central])), 0)
+    room_above(ax, 1.3 * float(np.nanmax([measured, central])), 0.0)
     critical = critical_count(run) > 0
     gap = np.abs(central / best - 1)[critical]
     return {

@@ -20,7 +20,7 @@ from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
 from ..problems import problem
 from ..run import Run, load, run
-from .settings import Setting, setting
+from .settings import Setting, check_scale, setting
 
 _SETTING = "setting"  # the attribute that a kept file holds its setting in
 
@@ -35,7 +35,7 @@ class Runs:
         self.folder, self.scale, self.quiet = Path(folder), scale, quiet
         self.used: dict[str, Run] = {}
         self.failed: dict[str, str] = {}
-        setting("gd", scale)
+        check_scale(scale)
 
     def __getitem__(self, key: str) -> Run:
         """Return a run; raises `InputError` or `RunError` with the reason where it cannot be made."""

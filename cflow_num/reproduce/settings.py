@@ -47,12 +47,17 @@ def setting(key: str, scale: str = "small") -> Setting:
     >>> setting("gd").hyperparameters, setting("gd-ce-vit").options["loss"]
     ({'learning_rate': 0.8}, 'cross-entropy')
     """
-    if scale not in SCALES:
-        raise InputError(f'scale "{scale}" is not one of {", ".join(SCALES)}{nearest(scale, SCALES)}')
+    check_scale(scale)
     known = _settings(scale)
     if key not in known:
         raise InputError(f'run "{key}" is not one of {", ".join(known)}{nearest(key, known)}')
     return known[key]
+
+
+def check_scale(scale: str) -> None:
+    """Raise `InputError` for a scale that is not there."""
+    if scale not in SCALES:
+        raise InputError(f'scale "{scale}" is not one of {", ".join(SCALES)}{nearest(scale, SCALES)}')
 
 
 def _settings(scale: str) -> dict[str, Setting]:
