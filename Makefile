@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench study constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench study stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench: $(STAMP)  ## work against precision of the integrators, parts of a step (
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py
+
+stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)
+	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed
 
 constraints:  ## renew constraints.txt (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url

@@ -12,6 +12,7 @@ Run with `python benchmarks/parts.py` (ten minutes on two cores); writes benchma
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -46,6 +47,7 @@ from cflow_num.warm_start import warm_started
 RESULTS = Path(__file__).resolve().parent / "results"
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "num" / "test_complementarity.py"
 SIZES = (1, 2, 3, 5, 8)
+FAILED = 1e-8  # relative residual, the limit of the test suite; the solver itself aims at 1e-9
 
 
 def random_problems() -> Any:
@@ -113,7 +115,8 @@ def complementarity() -> dict[str, Any]:
     families = random_problems()
     rows = []
     for k in SIZES:
-        rng, cold, warm, conic, modelled, residuals = np.random.default_rng(k), [], [], [], [], []
+        rng, cold, warm, conic, modelled = np.random.default_rng(k), [], [], [], []
+        ours, theirs = [], []
         for _ in range(40):
             A, B = families.strict(rng, k, families.gram(rng, families.size(k), 3 * families.size(k)))
             a, b = jnp.asarray(A), jnp.asarray(B)
@@ -124,8 +127,9 @@ def complementarity() -> dict[str, Any]:
             other, taken = clarabel_solution(A, B)
             conic.append(taken)
             modelled.append(cvxpy_milliseconds(A, B) if len(modelled) < 10 else None)
-            residuals.append((float(info.residual), families.residual(A, B, other)))
-        ours, theirs = np.max(residuals, axis=0)
+            ours.append(float(info.residual))
+            if np.linalg.norm(X) > 0:  # relative to a solution that is zero an interior point is never close
+                theirs.append(families.residual(A, B, other))
         known = [m for m in modelled if m is not None]
         rows.append(
             {
@@ -134,18 +138,19 @@ def complementarity() -> dict[str, Any]:
                 "warm_ms": statistics.median(warm),
                 "clarabel_ms": statistics.median(conic),
                 "cvxpy_ms": statistics.median(known) if known else None,
-                "residual": ours,
-                "clarabel_residual": theirs,
+                "residual": max(ours),
+                "clarabel_residual": statistics.median(theirs),
             }
         )
-    tried = failed = 0
+    tried = failed = loose = 0
     for k in SIZES:
         solve = jax.jit(jax.vmap(solve_sdcp))
         for family in families.FAMILIES:
             As, Bs = families.problems(family, k, 160)
             info = solve(jnp.asarray(As), jnp.asarray(Bs))[1]
-            tried, failed = tried + len(As), failed + int(jnp.sum(~info.converged))
-    return {"rows": rows, "tried": tried, "failed": failed}
+            tried, failed = tried + len(As), failed + int(jnp.sum(~(info.residual <= FAILED)))
+            loose += int(jnp.sum(~info.converged))
+    return {"rows": rows, "tried": tried, "failed": failed, "loose": loose}
 
 
 def eigenpairs() -> list[dict[str, Any]]:
@@ -217,7 +222,12 @@ def report(found: dict[str, Any]) -> str:
     """Return the tables."""
     lines = ["# Parts of a step", "", f"`python benchmarks/parts.py` on {found['versions']['device']}, "]
     lines[-1] += f"{found['cores']} cores, jax {found['versions']['jax']}, float64.\n"
-    lines += ["## Complementarity problems", "", "Median milliseconds; largest relative residual.", ""]
+    lines += [
+        "## Complementarity problems",
+        "",
+        "Median milliseconds; our largest relative residual, Clarabel's median where X is not zero.",
+        "",
+    ]
     lines += [
         "| k | warm | cold | Clarabel | CVXPY | residual | Clarabel's residual |",
         "|---|---|---|---|---|---|---|",
@@ -229,7 +239,12 @@ def report(found: dict[str, Any]) -> str:
             f"{r['residual']:.0e} | {r['clarabel_residual']:.0e} |"
         )
     many = found["complementarity"]
-    lines += ["", f"{many['failed']} failures among {many['tried']} random monotone problems.", ""]
+    lines += [
+        "",
+        f"{many['failed']} failures (relative residual above {FAILED:g}) among {many['tried']} random problems, "
+        f"solved in one mapped call for each family; {many['loose']} above 1e-9.",
+        "",
+    ]
     lines += ["## Eigenpairs at the edge, warm-started", ""]
     lines += ["| weights | solver | Hessian-vector products | gradients by time | residual |", "|---|---|---|---|---|"]
     lines += [
@@ -249,6 +264,7 @@ def report(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure everything, write and print the tables."""
+    argparse.ArgumentParser(description="The parts of a step by themselves.").parse_args()
     found = {"versions": versions(), "cores": os.cpu_count()}
     for part in (complementarity, eigenpairs, memory):
         found[part.__name__] = part()

@@ -91,13 +91,13 @@ ADAM = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 SETTINGS = [
     Setting("gradient descent, 2k weights, three arrivals", "gradient_descent", GD, 180, 160, 4),
     Setting("gradient descent, 2k weights, one arrival", "gradient_descent", GD, 200, 48, 4),
-    Setting("gradient descent, 2k weights, six critical", "gradient_descent", GD, 180, 48, 8, lead=560),
+    Setting("gradient descent, 2k weights, six critical", "gradient_descent", GD, 180, 128, 8, lead=512),
     Setting("gradient descent, 2k weights, infeasible start", "gradient_descent", GD, 340, 48, 4),
     Setting("Scalar RMSProp, 2k weights", "scalar_rmsprop", SCALAR, 60, 48, 4),
     Setting("RMSProp, 2k weights", "rmsprop", RMS, 300, 48, 4),
     Setting("Adam, 2k weights", "adam", ADAM, 150, 48, 4),
-    Setting("gradient descent, 10k weights", "gradient_descent", GD, 220, 32, 4, width=133),
-    Setting("gradient descent, 50k weights", "gradient_descent", GD, 220, 32, 4, width=666, reference=False),
+    Setting("gradient descent, 10k weights", "gradient_descent", GD, 220, 48, 4, width=133, lead=144),
+    Setting("gradient descent, 50k weights", "gradient_descent", GD, 220, 48, 4, width=666, lead=240, reference=False),
 ]
 METHODS = ("anchored", "anchored, tolerance 0.05", "heun", "published")
 

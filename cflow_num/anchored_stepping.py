@@ -27,6 +27,7 @@ LONGEST = 8  # units of flow time; chunks are multiples of it, so that their len
 SHORTEST = 1 / 16
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
+SEVERITY = 20  # how much more the estimate counts per relative excess of an eigenvalue over the threshold
 GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
 _eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)
 
@@ -152,7 +153,9 @@ class Anchored(dfx.AbstractSolver):
         inside = memory.V @ turning(flow, frame.pairs.U, memory.V, middle).T  # (n, K)
         out = jnp.where(known, (frame.pairs.U - inside) / apart, 0)           # (n, K)
         after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out)
-        error = self._error(flow, y0, y1, H, shift - memory.shift, (pull - memory.pull) * end.rates.w)
+        above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
+        turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
+        error = self._error(flow, y0, y1, H, turned, pulled)
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
 
     def _error(

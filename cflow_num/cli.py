@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from .cli_figures import Animate, Reproduce
 from .cli_machine import Doctor
 from .cli_symbolic import (
     BAD_INPUT,
@@ -35,6 +38,7 @@ from .errors import GainWarning, InputError, RunError
 
 if TYPE_CHECKING:
     from .loss import Problem
+    from .run import Run
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,31 @@ class RunCommand:
     """Split the examples over all devices, or so many of them."""
     distributed: bool = False
     """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
+    resume: bool = False
+    """Go on with an unfinished run in the folder, with the same settings."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints, of which the last two are kept in the folder until the run is done."""
     quiet: bool = False
     """No progress bar."""
 
     def __call__(self) -> int:
         """Check the input, run, save, compare."""
+        if self.checkpoint_every < 0:
+            raise InputError(f"--checkpoint-every is {self.checkpoint_every:g}, it must be a number of seconds")
+        if self.distributed:
+            if self.resume:
+                raise InputError("--resume goes on with runs of one process: leave it out with --distributed")
+            return self._run()
+        from .checkpoints import writing_alone
+
+        with writing_alone(self.out):
+            try:
+                return self._run()
+            except _Finished as finished:
+                print("finished already: nothing to resume", file=sys.stderr)
+                return self._conclude(finished.run)
+
+    def _run(self) -> int:
         _use_dtype(self.dtype)
         first = self._join()
         from .run import run
@@ -128,13 +152,22 @@ class RunCommand:
             capture=self.capture,
             memory=self.memory,
             quiet=self.quiet or not first,
-            on_start=self._write_config if first else None,
+            on_start=self._start if first else None,
+            checkpoints=None if self.distributed else self.out,
+            checkpoint_every=self.checkpoint_every,
+            resume=self.resume,
         )
         if not first:
             return ENDED_EARLY if result.reason else DONE
-        path = result.save(self.out / "run.nc")
+        result.save(self.out / "run.nc")
+        return self._conclude(result)
+
+    def _conclude(self, result: Run) -> int:
+        """Print the verdict, or why the run ended early."""
+        path = self.out / "run.nc"
         if result.reason:
-            print(f"{result.reason}; what was computed is in {path}", file=sys.stderr)
+            more = " (add --resume to go on)" if "interrupted" in result.reason else ""
+            print(f"{result.reason}; what was computed is in {path}{more}", file=sys.stderr)
             return ENDED_EARLY
         if {"discrete", "stable", "central"} <= set(self.processes):
             print(result.compare())
@@ -178,12 +211,34 @@ class RunCommand:
         values |= hyperparameters(self.set, "--set")
         return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
-    def _write_config(self, config: dict[str, Any]) -> None:
+    def _start(self, config: dict[str, Any]) -> None:
+        """Look at what the folder holds, and write config.json; raises `_Finished` where nothing is left to do."""
+        from .checkpoints import found
         from .files import write_text
+        from .run import load
 
+        unfinished, path = found(self.out), self.out / "run.nc"
+        if self.resume and not unfinished and path.is_file():
+            earlier = load(path)
+            if earlier.config != json.loads(json.dumps(config)):
+                raise InputError(f"{path} is a finished run with other settings: choose another folder")
+            if "interrupted" not in earlier.reason:
+                raise _Finished(earlier)
+        if unfinished and not self.resume:
+            print(
+                f"note: the unfinished run in {self.out} is replaced; stop and add --resume to go on with it",
+                file=sys.stderr,
+            )
         if config["note"]:
             print(f"warning: {config['note']}", file=sys.stderr)
         write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+class _Finished(Exception):
+    """The run to resume is done."""
+
+    def __init__(self, run: Run):
+        self.run = run
 
 
 @dataclass(frozen=True)
@@ -263,6 +318,8 @@ COMMANDS = {
     "compare": Compare,
     "report": Report,
     "sweep": SweepCommand,
+    "reproduce": Reproduce,
+    "animate": Animate,
     "doctor": Doctor,
 }
 
@@ -283,6 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except SystemExit as stop:  # tyro has printed what is wrong
         return BAD_INPUT if stop.code else DONE
+    stop = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
     try:
         return command()
     except (InputError, RunError) as error:
@@ -305,6 +363,18 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or "the output"
         return _refuse(RunError(f"cannot use {place} ({error.strerror or error}): make room or choose another place"))
+    finally:
+        if stop is not None:
+            signal.signal(signal.SIGTERM, stop)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """Stop as on Ctrl-C: what was computed is saved."""
+    raise KeyboardInterrupt
 
 
 def _command_type() -> Any:

@@ -48,6 +48,7 @@ INTEGRATORS = {  # solver, time step
     "published": (Published, 0.25),
 }
 CAPACITY_STEP = 4
+MOST_CRITICAL = 32  # a flow that needs more stops: the optimizer has left the edge for good
 _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
 
@@ -239,6 +240,8 @@ class Process:
         """Double the capacity; raises `RunError` where the integrator cannot."""
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
+        if old >= MOST_CRITICAL:
+            raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
         self.capacity = min(2 * old, n)
         if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")

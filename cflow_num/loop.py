@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from .batch import advance_together
+from .checkpoints import Checkpoint, Checkpoints
 from .chunk import Carry, Records
 from .discrete import DiscreteOptimizer
-from .errors import RunError
+from .errors import InputError, RunError
 from .integrate import Process
 from .record import Lockstep, Recorder
 from .warm_start import Start
 
 _EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
+
+
+class _Standing(NamedTuple):
+    """Where a process stood at the end of a chunk."""
+
+    carry: Carry
+    capacity: int
 
 
 class Progress:
@@ -34,10 +44,13 @@ class Progress:
         self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
         at = {name: np.asarray(y.w) for name, y in self._starts.items()}
         self._lockstep = Lockstep(discrete, self.recorders, at)
+        self.interrupted = False
         self._reasons: list[str] = []
         self._failed: dict[str, int] = {}
         self._chunk: dict[str, Records] = {}
         self._taken = 0
+        self._boundary: dict[str, _Standing] = {}
+        self._settled: tuple[list[str], dict[str, int]] = [], {}  # reasons and failures up to there
 
     @property
     def reason(self) -> str:
@@ -49,6 +62,50 @@ class Progress:
         process = self.processes[name]
         self.carries[name], seen = process.start(self._starts[name], self._before)
         self.recorders[name].start(seen, process.constrained)
+        self._boundary[name] = _Standing(self.carries[name], process.capacity)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that the run needs to go on from the end of its last whole chunk."""
+        arrays = {f"lockstep/{name}": x for name, x in self._lockstep.state().items()}
+        for name, recorder in self.recorders.items():
+            arrays |= {f"{name}/recorded/{key}": x[: self.reached + 1] for key, x in recorder.arrays.items()}
+        for name, standing in self._boundary.items():
+            leaves = jax.tree.leaves(standing.carry)
+            arrays |= {f"{name}/carry/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        return Checkpoint(
+            arrays,
+            {
+                "reached": self.reached,
+                "reasons": self._settled[0],
+                "failed": self._settled[1],
+                "capacities": {name: standing.capacity for name, standing in self._boundary.items()},
+                "seconds": {name: process.seconds for name, process in self.processes.items()},
+                "compile_seconds": {name: process.compile_seconds for name, process in self.processes.items()},
+            },
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go to where a checkpoint stands; raises `InputError` where its arrays do not fit."""
+        arrays, meta = checkpoint
+        for name, capacity in meta["capacities"].items():
+            self.begin(name)
+            while self.processes[name].capacity < capacity:
+                self.carries[name] = self.processes[name].grow(self.carries[name])
+            leaves, structure = jax.tree.flatten(self.carries[name])
+            saved = [arrays.get(f"{name}/carry/{i}") for i in range(len(leaves))]
+            if any(x is None or x.shape != y.shape or x.dtype != y.dtype for x, y in zip(saved, leaves, strict=True)):
+                raise InputError(f"the checkpoint does not fit the {name} process: start anew without --resume")
+            placed = [jax.device_put(x, leaf.sharding) for x, leaf in zip(saved, leaves, strict=True)]
+            self.carries[name] = jax.tree.unflatten(structure, placed)
+            self._boundary[name] = _Standing(self.carries[name], capacity)
+        self.reached, self._reasons, self._failed = meta["reached"], meta["reasons"], meta["failed"]
+        self._settled = list(self._reasons), dict(self._failed)
+        for name, process in self.processes.items():
+            process.seconds = meta["seconds"][name]
+            process.compile_seconds += meta["compile_seconds"][name]
+            for key in [key for key in arrays if key.startswith(f"{name}/recorded/")]:
+                self.recorders[name].put(key.split("/", 2)[2], 0, arrays[key])
+        self._lockstep.resume({key.removeprefix("lockstep/"): x for key, x in arrays.items() if "lockstep/" in key})
 
     def take(self, name: str, after: Carry | RunError, records: Records | None, began: float) -> None:
         """Record what a process did in this chunk, or why it could not; `began`: its seconds before."""
@@ -84,10 +141,13 @@ class Progress:
             if name == "central" and "discrete" in self.recorders:
                 self.recorders["discrete"].forget_after(good, "displacement")
         self.reached += self._taken
+        self._settled = list(self._reasons), dict(self._failed)
+        self._boundary = {name: _Standing(carry, self.processes[name].capacity) for name, carry in self.carries.items()}
         return self._taken
 
     def interrupt(self) -> None:
         """Note that the user stopped the run."""
+        self.interrupted = True
         self._reasons.append(f"interrupted at step {self.reached} of {self.steps}")
 
     def close(self) -> None:
@@ -100,16 +160,29 @@ class Progress:
         return self.reached >= self.steps or not self.carries
 
 
-def advance_all(runs: Sequence[Progress], quiet: bool) -> None:
-    """Advance runs with the same processes to their ends, in one compiled call for each chunk and process."""
+def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints | None = None) -> None:
+    """Advance runs with the same processes to their ends, in one compiled call for each chunk and process.
+
+    With `checkpoints` the first run's are written where due and where the user stops the run; a run that has gone on
+    from one already is not begun again.
+    """
     names, steps = list(runs[0].processes), runs[0].steps
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    bar = tqdm(total=steps, disable=quiet, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
+    bar = tqdm(
+        total=steps,
+        initial=runs[0].reached,
+        disable=quiet,
+        unit="step",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=interval,
+    )
     try:
         for name in names:
             bar.set_description(f"starting {name}")
             for run in runs:
-                run.begin(name)
+                if not run.reached:
+                    run.begin(name)
         while live := [run for run in runs if not run.done]:
             for run in live:
                 run.begin_chunk()
@@ -125,7 +198,11 @@ def advance_all(runs: Sequence[Progress], quiet: bool) -> None:
                 for run, result, seconds in zip(going, results, began, strict=True):
                     run.take(name, *result, seconds)
             bar.update(max(run.end_chunk() for run in live))
+            if checkpoints is not None and checkpoints.due and not runs[0].done:
+                checkpoints.write(runs[0].reached, runs[0].checkpoint())
     except KeyboardInterrupt:
+        if checkpoints is not None and runs[0].reached and not runs[0].done:
+            checkpoints.write(runs[0].reached, runs[0].checkpoint())
         for run in runs:
             if not run.done:
                 run.interrupt()

@@ -169,6 +169,16 @@ class Lockstep:
             self.covectors = np.asarray(log.sigma_covectors[-1:])
         self.tails = {name: window[-2:] if name == "discrete" else window[-1:] for name, window in windows.items()}
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what is compared with the next chunk, by name."""
+        covectors = {} if self.covectors is None else {"covectors": self.covectors}
+        return covectors | {f"tail/{name}": tail for name, tail in self.tails.items()}
+
+    def resume(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` returned."""
+        self.covectors = state.get("covectors")
+        self.tails = {name.removeprefix("tail/"): x for name, x in state.items() if name.startswith("tail/")}
+
     def close(self, last: int) -> None:
         """Make unknown what needs the step after the last one: the midpoint there and all that is measured from it."""
         for recorder in self.recorders.values():

@@ -18,6 +18,7 @@ import xarray as xr
 
 from . import filters
 from .batch import alike, check_numbers_only
+from .checkpoints import INTERVAL, Checkpoints, fingerprint
 from .devices import describe as place
 from .devices import full_precision
 from .discrete import DiscreteOptimizer
@@ -34,6 +35,7 @@ from .warm_start import warm_started
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
+_ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
 
 
 class Run:
@@ -116,6 +118,9 @@ def run(
     memory: str | int | float | None = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | float = INTERVAL,
+    resume: bool = False,
 ) -> Run:
     """Run an optimizer and its flows side by side on a problem.
 
@@ -137,6 +142,10 @@ def run(
     - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
+    - `checkpoints`: a folder in which the last two checkpoints are kept until the run is done.
+    - `checkpoint_every`: seconds between them.
+    - `resume`: go on from the newest checkpoint there, if there is one; the numbers are those of a run that was never
+      interrupted.
 
     **Returns:** a `Run`. A run that cannot go on (divergence, unconverged eigenpairs, complementarity residual above
     its tolerance) is a result too: its data up to there, with `reason` set.
@@ -167,7 +176,15 @@ def run(
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)
     if on_start is not None:
         on_start(prepared.config)
-    return _finish([prepared], quiet)[0]
+    if checkpoints is None:
+        return _finish([prepared], quiet)[0]
+    about = prepared.config | {"numbers": fingerprint((problem.w0, problem.data)), "versions": _rounding()}
+    return _finish([prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume)[0]
+
+
+def _rounding() -> dict[str, str]:
+    """Return the versions on which the last digits depend."""
+    return {name: version for name, version in versions().items() if name in ("cflow", "jax", "jaxlib", "diffrax")}
 
 
 @full_precision()
@@ -213,7 +230,7 @@ def run_batch(
     if len(names) > 1:
         raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
     known = {n: p.default for n, p in inspect.signature(run).parameters.items() if p.default is not p.empty}
-    known = {name: value for name, value in known.items() if name not in ("quiet", "on_start")}
+    known = {name: value for name, value in known.items() if name not in _ALONE}
     for name in settings:
         if name not in known:
             raise InputError(f'setting "{name}" is not one of {", ".join(known)}{nearest(name, known)}')
@@ -295,15 +312,22 @@ def _prepare(
     return _Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
 
 
-def _finish(prepared: Sequence[_Prepared], quiet: bool) -> list[Run]:
-    """Run what was prepared, all at once."""
+def _finish(
+    prepared: Sequence[_Prepared], quiet: bool, checkpoints: Checkpoints | None = None, resume: bool = False
+) -> list[Run]:
+    """Run what was prepared, all at once; checkpoints are kept of the first."""
     began, found_versions = time.perf_counter(), versions()
+    last = checkpoints.read() if checkpoints is not None and resume else None
     runs = []
     for one in prepared:
         start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"])
         _check_preconditioner(one.discrete, start.here)
         runs.append(Progress(one.discrete, one.processes, start, one.config["steps"]))
-    advance_all(runs, quiet)
+    if last is not None:
+        runs[0].resume(last)
+    advance_all(runs, quiet, checkpoints)
+    if checkpoints is not None and not runs[0].interrupted:
+        checkpoints.clear()
     command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
     seconds = (time.perf_counter() - began) / len(runs)
     return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]

@@ -1,0 +1,175 @@
+"""The runs behind the figures: made when first asked for, kept in the output folder, shared by all figures."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import xarray as xr
+
+from ..devices import full_precision
+from ..discrete import DiscreteOptimizer
+from ..eigenpairs import leading_eigenpairs, start_block
+from ..errors import GainWarning, InputError, RunError
+from ..files import replacing
+from ..hyperparameters import as_arrays, resolve
+from ..loss import Problem
+from ..problems import problem
+from ..run import Run, load, run
+from .settings import Setting, check_scale, setting
+
+_SETTING = "setting"  # the attribute that a kept file holds its setting in
+
+
+class Runs:
+    """Runs and data sets by name, kept as `FOLDER/NAME.nc`; one made with another setting is made again.
+
+    `used` are those asked for since it was last cleared, `failed` why others could not be had.
+    """
+
+    def __init__(self, folder: Path, scale: str = "small", quiet: bool = False):
+        self.folder, self.scale, self.quiet = Path(folder), scale, quiet
+        self.used: dict[str, Run] = {}
+        self.failed: dict[str, str] = {}
+        check_scale(scale)
+
+    def __getitem__(self, key: str) -> Run:
+        """Return a run; raises `InputError` or `RunError` with the reason where it cannot be made."""
+        if key in self.failed:
+            raise RunError(self.failed[key])
+        if key not in self.used:
+            try:
+                self.used[key] = self._kept(key) or self._made(key)
+            except Exception as error:
+                self.failed[key] = " ".join(str(error).split()) or type(error).__name__
+                raise
+        return self.used[key]
+
+    def attempt(self, key: str) -> Run | str:
+        """Return a run, or the reason why there is none."""
+        try:
+            return self[key]
+        except Exception:  # whatever an architecture fails with, the others are drawn
+            self._say(f"{key}: {self.failed[key]}")
+            return self.failed[key]
+
+    def dataset(self, key: str, of: str, make: Callable[[Made], xr.Dataset]) -> xr.Dataset:
+        """Return data measured along the run `of`, made by `make(problem, setting)` and kept under the name `key`."""
+        path, chosen = self.folder / f"{key}.nc", setting(of, self.scale)
+        if path.is_file():
+            with xr.open_dataset(path, engine="h5netcdf") as kept:
+                if kept.attrs.get(_SETTING) == str(chosen):
+                    return kept.load()
+        self._say(f"measuring {key}")
+        found = make(prepared(chosen, key)).assign_attrs({_SETTING: str(chosen)})
+        with replacing(path) as temporary:
+            found.to_netcdf(temporary, engine="h5netcdf")
+        return found
+
+    def _kept(self, key: str) -> Run | None:
+        path = self.folder / f"{key}.nc"
+        if not path.is_file():
+            return None
+        kept = load(path)
+        return kept if kept.tree.attrs.get(_SETTING) == str(setting(key, self.scale)) else None
+
+    def _made(self, key: str) -> Run:
+        chosen = setting(key, self.scale)
+        self._say(f"running {key}")
+        made = prepared(chosen, key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GainWarning)
+            result = run(
+                made.problem,
+                chosen.optimizer,
+                made.hyperparameters,
+                steps=chosen.steps,
+                warm_start=chosen.warm_start,
+                processes=chosen.processes,
+                capture=min(chosen.capture, made.problem.n_weights),
+                quiet=self.quiet,
+            )
+        if result.reason.startswith("interrupted"):
+            raise KeyboardInterrupt
+        result.tree.attrs[_SETTING] = str(chosen)
+        result.save(self.folder / f"{key}.nc")
+        return result
+
+    def _say(self, what: str) -> None:
+        if not self.quiet:
+            print(what, file=sys.stderr, flush=True)
+
+
+class Made(NamedTuple):
+    """A problem with the hyperparameters to run on it, and the setting they come from."""
+
+    problem: Problem
+    hyperparameters: dict[str, Any]
+    setting: Setting
+
+
+def prepared(chosen: Setting, name: str = "it") -> Made:
+    """Return what a setting asks for; raises `InputError` where the problem is not there or needs too much memory."""
+    made = problem(chosen.problem, **chosen.options)
+    check_memory(made, name)
+    hp = dict(chosen.hyperparameters)
+    if chosen.ratio is not None:
+        hp["learning_rate"] = edge_learning_rate(made, chosen.optimizer, hp, chosen.ratio)
+    return Made(made, hp, chosen)
+
+
+def check_memory(made: Problem, name: str, available: int | None = None) -> None:
+    """Raise `InputError` where a problem's derivatives need more memory than the machine has left.
+
+    >>> from cflow_num import problem
+    >>> check_memory(problem("quadratic"), "demo", available=10)
+    Traceback (most recent call last):
+    cflow_num.errors.InputError: demo needs about ... GB of memory and 1e-08 GB are available: use --scale small, ...
+    """
+    available = _available() if available is None else available
+    if available is None:
+        return
+    needed = made.memory()
+    if needed > available:
+        raise InputError(
+            f"{name} needs about {needed / 1e9:.3g} GB of memory and {available / 1e9:.3g} GB are available: use "
+            "--scale small, or a larger machine"
+        )
+
+
+def _available() -> int | None:
+    """Return the bytes of memory that are available where arrays are made; None where nobody knows."""
+    stats = next(iter(jnp.zeros(()).devices())).memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+
+
+@full_precision()
+def edge_learning_rate(problem: Problem, optimizer: str, hyperparameters: dict[str, Any], ratio: float) -> float:
+    """Return the learning rate, to two digits, at which S_eff at the first step is `ratio` times the threshold.
+
+    >>> from cflow_num import problem
+    >>> edge_learning_rate(problem("quadratic", sharpness=4.0), "gradient_descent", {}, 0.5)
+    0.25
+    """
+    flow, values = resolve(optimizer, {**hyperparameters, "learning_rate": 1.0})
+    discrete = DiscreteOptimizer(problem, as_arrays(flow, values, problem), flow)
+    y = discrete.first(problem.w0)
+    P = flow.preconditioner(y.slow, discrete.hp)
+    V = start_block(problem.n_weights, min(8, problem.n_weights), problem.w0.dtype)
+    pairs = leading_eigenpairs(
+        lambda V: problem.hessian_vectors(y.w, V), P, V, capacity=1, tolerance=1e-3, max_iterations=100
+    )
+    sharpness = float(pairs.eigenvalues[0])
+    if not sharpness > 0:
+        raise RunError(f"the curvature at the start is {sharpness:.3g}, so no learning rate is at an edge there")
+    return float(f"{ratio * float(flow.threshold(y.slow, discrete.hp)) / sharpness:.2g}")

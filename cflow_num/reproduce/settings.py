@@ -1,0 +1,143 @@
+"""What the figures are made from: runs by name, small ones and those of the paper's size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ..errors import InputError, nearest
+
+SCALES = ("small", "paper")
+IMAGES, SEQUENCES = ("mlp", "cnn", "resnet", "vit"), ("lstm", "transformer", "mamba")
+ARCHITECTURES = IMAGES + SEQUENCES
+LOSSES = {"mse": "mse", "ce": "cross-entropy"}
+OPTIMIZERS = {"gd": "gradient_descent", "scalar-rmsprop": "scalar_rmsprop", "rmsprop": "rmsprop"}
+FIXED: dict[str, dict[str, Any]] = {
+    "gd": {},
+    "scalar-rmsprop": {"beta2": 0.99, "bias_correction": True},
+    "rmsprop": {"beta2": 0.99, "epsilon": 1e-8, "bias_correction": True},
+}
+AT_EDGE = {"gradient_descent": 1.6, "scalar_rmsprop": 0.125, "rmsprop": 1.25e-3}  # small learning rates of ratio 1
+RATES = (0.05, 0.1, 0.2)  # of Scalar RMSProp, on the same problem from the same weights
+VIT_RATIOS = (0.3, 0.6, 1.2)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run. `ratio` asks for the learning rate at which S_eff at the start is that share of the threshold."""
+
+    optimizer: str
+    hyperparameters: dict[str, Any]
+    problem: str = "digits-mlp"
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: int = 500
+    warm_start: int = 0
+    processes: tuple[str, ...] = ("discrete", "stable", "central")
+    capture: int = 0
+    ratio: float | None = None
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def setting(key: str, scale: str = "small") -> Setting:
+    """Return a run's setting by name; raises `InputError` for one that is not there.
+
+    >>> setting("gd").hyperparameters, setting("gd-ce-vit").options["loss"]
+    ({'learning_rate': 0.8}, 'cross-entropy')
+    """
+    check_scale(scale)
+    known = _settings(scale)
+    if key not in known:
+        raise InputError(f'run "{key}" is not one of {", ".join(known)}{nearest(key, known)}')
+    return known[key]
+
+
+def check_scale(scale: str) -> None:
+    """Raise `InputError` for a scale that is not there."""
+    if scale not in SCALES:
+        raise InputError(f'scale "{scale}" is not one of {", ".join(SCALES)}{nearest(scale, SCALES)}')
+
+
+def _settings(scale: str) -> dict[str, Setting]:
+    runs = _on_digits() if scale == "small" else {k: _at_paper_size(s) for k, s in _on_digits().items()}
+    for kind, optimizer in OPTIMIZERS.items():
+        for short, loss in LOSSES.items():
+            for architecture in ARCHITECTURES:
+                ratio = 0.5 if kind == "gd" else 0.8
+                problem = _network(architecture, loss, scale)
+                runs[f"{kind}-{short}-{architecture}"] = replace(
+                    problem, optimizer=optimizer, hyperparameters=FIXED[kind], ratio=ratio
+                )
+    for ratio in VIT_RATIOS:
+        runs[vit(ratio)] = replace(
+            _network("vit", "mse", scale),
+            optimizer="scalar_rmsprop",
+            hyperparameters=FIXED["scalar-rmsprop"],
+            processes=("discrete", "stable", "central", "ablated"),
+            ratio=ratio,
+        )
+    return runs
+
+
+def _on_digits() -> dict[str, Setting]:
+    scalar = Setting("scalar_rmsprop", {"learning_rate": 0.1, "beta2": 0.99}, steps=500, warm_start=5)
+    runs = {
+        "gd": Setting("gradient_descent", {"learning_rate": 0.8}, steps=800),
+        "scalar-rmsprop": scalar,
+        "rmsprop": Setting(
+            "rmsprop",
+            {"learning_rate": 1e-3} | FIXED["rmsprop"],
+            steps=600,
+            warm_start=5,
+            capture=10,
+        ),
+    }
+    # At a larger learning rate the flows differ more; the stationary one costs more than all others together.
+    everything = ("discrete", "stable", "central", "ablated", "stationary")
+    larger = {"learning_rate": 5e-3} | FIXED["rmsprop"]
+    runs["rmsprop-larger"] = replace(
+        runs["rmsprop"], hyperparameters=larger, steps=240, processes=everything, capture=0
+    )
+    one_target = {"parity": True}  # fewer critical eigenvalues: cycles stay apart
+    runs["gd-parity"] = Setting("gradient_descent", {"learning_rate": 1.0}, options=one_target, steps=400)
+    for beta2 in (0.99, 0.999):
+        corrected = {"learning_rate": 0.1, "beta2": beta2, "bias_correction": True}
+        runs[beta(beta2)] = replace(scalar, hyperparameters=corrected, options=one_target)
+    for rate in RATES:
+        runs[at_rate(rate)] = replace(scalar, hyperparameters={"learning_rate": rate, "beta2": 0.99})
+    largest = at_rate(RATES[-1])  # whose regularizer is the strongest
+    runs[largest] = replace(runs[largest], processes=("discrete", "stable", "central", "ablated"))
+    return runs
+
+
+def _at_paper_size(small: Setting) -> Setting:
+    """Return the setting on a larger network; learning rates keep their proportions."""
+    network, hp = _network("cnn", "mse", "paper"), dict(small.hyperparameters)
+    ratio = min(hp.pop("learning_rate", 0.0) / AT_EDGE[small.optimizer], 2.0) if small.ratio is None else small.ratio
+    hp |= {} if small.optimizer == "gradient_descent" else {"bias_correction": True}
+    changed = replace(network, optimizer=small.optimizer, hyperparameters=hp, ratio=ratio)
+    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture)
+
+
+def _network(architecture: str, loss: str, scale: str) -> Setting:
+    options: dict[str, Any] = {"loss": loss, "size": scale}
+    if architecture in IMAGES:
+        options |= {"data": "cifar10", "n": 1000} if scale == "paper" else {"data": "digits", "n": 200}
+    return Setting("", {}, architecture, options, steps=2000 if scale == "paper" else 300)
+
+
+def at_rate(learning_rate: float) -> str:
+    """Return the name of Scalar RMSProp's run with that learning rate."""
+    return "scalar-rmsprop" if learning_rate == 0.1 else f"scalar-rmsprop-rate-{learning_rate:g}"
+
+
+def beta(beta2: float) -> str:
+    """Return the name of Scalar RMSProp's run with that beta2, bias correction on."""
+    return f"scalar-rmsprop-beta2-{beta2:g}"
+
+
+def vit(ratio: float) -> str:
+    """Return the name of Scalar RMSProp's run on a vision transformer at that share of the threshold."""
+    return f"scalar-rmsprop-vit-{ratio:g}"
