@@ -49,9 +49,9 @@ def architecture(
 
     **Raises:** `InputError` for an unknown name or size (with the nearest one) and for inputs of another form.
 
-    >>> import numpy as np
+    >>> import jax.numpy as jnp
     >>> from cflow_num.datasets.base import Images
-    >>> architecture("cnn", Images(8, 8, 1), 10)(np.ones((8, 8, 1))).shape
+    >>> architecture("cnn", Images(8, 8, 1), 10)(jnp.ones((8, 8, 1))).shape
     (10,)
     """
     for what, value, known in (("network", name, ARCHITECTURES), ("size", size, SIZES)):

@@ -22,7 +22,7 @@ class Cnn(eqx.Module):
 
     Between convolutions and dense layers the image is averaged to grid x grid pixels where it has more.
 
-    >>> Cnn(Images(8, 8, 1), 10, width=4, grid=2, rng=np.random.default_rng(0))(np.ones((8, 8, 1))).shape
+    >>> Cnn(Images(8, 8, 1), 10, width=4, grid=2, rng=np.random.default_rng(0))(jax.numpy.ones((8, 8, 1))).shape
     (10,)
     """
 

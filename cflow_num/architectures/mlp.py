@@ -22,7 +22,7 @@ class Mlp(eqx.Module):
 
     Of sequences it is given the tokens, one-hot, up to the first that is asked for: the later ones are answers.
 
-    >>> Mlp(Vectors(3), 2, width=5, depth=1, rng=np.random.default_rng(0))(np.ones(3)).shape
+    >>> Mlp(Vectors(3), 2, width=5, depth=1, rng=np.random.default_rng(0))(jax.numpy.ones(3)).shape
     (2,)
     """
 

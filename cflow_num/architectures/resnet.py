@@ -17,7 +17,7 @@ SIZES = {"small": {"width": 6, "stages": (1, 1)}, "paper": {"width": 16, "stages
 
 
 class Block(eqx.Module):
-    """x + scale f(x), f two convolutions, each with group norm, GELU between them; the first of a stage halves x."""
+    """x + scale f(x), f two convolutions, each with group norm, GELU between them; one with more outputs halves x."""
 
     convolutions: tuple[Conv, Conv]
     norms: tuple[GroupNorm, GroupNorm]
@@ -49,7 +49,7 @@ class ResNet(eqx.Module):
     Where it would be common to stride, averages are taken.
 
     >>> model = ResNet(Images(8, 8, 1), 10, width=4, stages=(1, 1), rng=np.random.default_rng(0))
-    >>> model(np.ones((8, 8, 1))).shape
+    >>> model(jax.numpy.ones((8, 8, 1))).shape
     (10,)
     """
 
