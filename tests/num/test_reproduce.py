@@ -130,7 +130,6 @@ def test_a_run_is_made_once_and_again_with_another_setting(tmp_path, monkeypatch
         return synthetic(steps=steps)
 
     monkeypatch.setattr(runs, "run", run)
-    monkeypatch.setattr(runs, "check_memory", lambda made, name: None)
     monkeypatch.setattr(runs, "setting", lambda key, scale: chosen[0])
     first = Runs(tmp_path, quiet=True)
     assert first["gd"] is first["gd"]
@@ -148,7 +147,6 @@ def test_a_figure_that_cannot_be_made_does_not_stop_the_others(tmp_path, monkeyp
 
     monkeypatch.setattr(runs, "run", run)
     monkeypatch.setattr(runs, "setting", tiny)
-    monkeypatch.setattr(runs, "check_memory", lambda made, name: None)
     failed = reproduce(["gd-sharpness", "gd-architectures-mse", "gd-loss"], tmp_path, quiet=True)
     assert failed == dict.fromkeys(("gd-sharpness", "gd-loss"), "no memory for it")
     assert (tmp_path / "gd-architectures-mse.md").read_text("utf-8").count("no memory for it") == 7
