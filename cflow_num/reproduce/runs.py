@@ -90,6 +90,7 @@ class Runs:
                 steps=chosen.steps,
                 warm_start=chosen.warm_start,
                 processes=chosen.processes,
+                eig_every=chosen.eig_every,
                 capture=min(chosen.capture, made.problem.n_weights),
                 quiet=self.quiet,
             )
@@ -115,7 +116,7 @@ class Made(NamedTuple):
 def prepared(chosen: Setting, checked: str = "") -> Made:
     """Return what a setting asks for; raises `InputError` where there is no such problem.
 
-    Also where it needs too much memory, if it is to be `checked` for that, under this name: before anything is computed.
+    Also, before anything is computed, where it needs too much memory, if it is to be `checked` for that under a name.
     """
     made = problem(chosen.problem, **chosen.options)
     if checked:

@@ -12,7 +12,7 @@ SCALES = ("small", "paper")
 IMAGES, SEQUENCES = ("mlp", "cnn", "resnet", "vit"), ("lstm", "transformer", "mamba")
 ARCHITECTURES = IMAGES + SEQUENCES
 LOSSES = {"mse": "mse", "ce": "cross-entropy"}
-OPTIMIZERS = {"gd": "gradient_descent", "scalar-rmsprop": "scalar_rmsprop", "rmsprop": "rmsprop"}
+OPTIMIZERS = {"gd": "gradient_descent", "scalar-rmsprop": "scalar_rmsprop"}  # on all architectures
 FIXED: dict[str, dict[str, Any]] = {
     "gd": {},
     "scalar-rmsprop": {"beta2": 0.99, "bias_correction": True},
@@ -35,6 +35,7 @@ class Setting:
     warm_start: int = 0
     processes: tuple[str, ...] = ("discrete", "stable", "central")
     capture: int = 0
+    eig_every: int = 1
     ratio: float | None = None
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ def _settings(scale: str) -> dict[str, Setting]:
                 ratio = 0.5 if kind == "gd" else 0.8
                 problem = _network(architecture, loss, scale)
                 runs[f"{kind}-{short}-{architecture}"] = replace(
-                    problem, optimizer=optimizer, hyperparameters=FIXED[kind], ratio=ratio
+                    problem, optimizer=optimizer, hyperparameters=FIXED[kind], ratio=ratio, eig_every=10
                 )
     for ratio in VIT_RATIOS:
         runs[vit(ratio)] = replace(
