@@ -69,7 +69,7 @@ def _settings(scale: str) -> dict[str, Setting]:
                 ratio = 0.5 if kind == "gd" else 0.8
                 problem = _network(architecture, loss, scale)
                 runs[f"{kind}-{short}-{architecture}"] = replace(
-                    problem, optimizer=optimizer, hyperparameters=FIXED[kind], ratio=ratio, eig_every=10
+                    problem, optimizer=optimizer, hyperparameters=FIXED[kind], ratio=ratio
                 )
     for ratio in VIT_RATIOS:
         runs[vit(ratio)] = replace(
@@ -77,6 +77,7 @@ def _settings(scale: str) -> dict[str, Setting]:
             optimizer="scalar_rmsprop",
             hyperparameters=FIXED["scalar-rmsprop"],
             processes=("discrete", "stable", "central", "ablated"),
+            eig_every=5,
             ratio=ratio,
         )
     return runs
@@ -119,14 +120,17 @@ def _at_paper_size(small: Setting) -> Setting:
     ratio = min(hp.pop("learning_rate", 0.0) / AT_EDGE[small.optimizer], 2.0) if small.ratio is None else small.ratio
     hp |= {} if small.optimizer == "gradient_descent" else {"bias_correction": True}
     changed = replace(network, optimizer=small.optimizer, hyperparameters=hp, ratio=ratio)
-    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture)
+    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture, eig_every=1)
 
 
 def _network(architecture: str, loss: str, scale: str) -> Setting:
+    large = scale == "paper"
     options: dict[str, Any] = {"loss": loss, "size": scale}
-    if architecture in IMAGES:
-        options |= {"data": "cifar10", "n": 1000} if scale == "paper" else {"data": "digits", "n": 200}
-    return Setting("", {}, architecture, options, steps=2000 if scale == "paper" else 300)
+    if large:
+        options |= {"data": "cifar10", "n": 1000} if architecture in IMAGES else {}
+    else:
+        options |= {"n": 100}  # of digits, or of sequences to sort
+    return Setting("", {}, architecture, options, steps=2000 if large else 250, eig_every=10)
 
 
 def at_rate(learning_rate: float) -> str:
