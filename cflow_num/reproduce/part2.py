@@ -409,7 +409,7 @@ def acceleration(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     The ablated flow keeps the effective step size at 2/S but leaves the reduction of sharpness out. At the end its
     sharpness is {sharpness:.3g} against {central_sharpness:.3g} along the central flow, its effective step size
     {step:.3g} against {central_step:.3g}, and its loss {loss:.3g} against {central_loss:.3g}: a factor of
-    {factor:.3g} (Scalar RMSProp itself, averaged: {optimizer:.3g}).
+    {factor:.3g} (Scalar RMSProp itself, averaged and with its oscillation: {optimizer:.3g}).
     """
     run = runs[at_rate(RATES[-1])]
     names = ("discrete", "central", "ablated")
@@ -454,7 +454,8 @@ def larger_steps(runs: Runs, axes: Sequence[Axes]) -> Numbers:
         measured = values(run, "discrete", "effective_step_size")
         line(axes[0], measured, rf"optimizer, $\eta={rate:g}$", color=colour, linewidth=0.6, alpha=0.5)
         line(axes[0], steps[-1], rf"central flow, $\eta={rate:g}$", color=colour, linewidth=1.8)
-        line(axes[0], edge_step_size(run), "2/S", **THRESHOLD | {"linewidth": 1.3})
+    for key in RATES:
+        line(axes[0], edge_step_size(runs[at_rate(key)]), "2/S", **THRESHOLD | {"linewidth": 1.3})
     when = max(crossing(runs[at_rate(key)]) for key in RATES)
     axes[0].axvline(when, color=EDGE, linewidth=0.8, alpha=0.4)
     logarithmic(axes[0], *steps)

@@ -14,7 +14,6 @@ from ..canvas import COLOURS, EDGE, FLOW, PALE, RAW, line, mark_crossing
 from ..hyperparameters import as_arrays, resolve
 from ..interpretation import stationary_preconditioner
 from ..measures import smoothed, values
-from . import architectures
 from .following import followed
 from .panels import averaged, crossing, final, flows, logarithmic, relative_error, titled, verdict
 from .part1 import distances, variances_of
@@ -297,17 +296,6 @@ def ablated_flow(runs: Runs, axes: Sequence[Axes]) -> Numbers:
         "speed": final(values(run, "ablated", "optimization_speed")),
         "central_speed": final(values(run, "central", "optimization_speed")),
     }
-
-
-@figure("rmsprop-architectures-mse", rows=4, columns=2)
-def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
-    """RMSProp on several architectures, squared error.
-
-    For {made} of {asked} architectures: the central flow ends closer to the optimizer than the stable flow on
-    {closer} of the {judged} that were long enough at the edge to be judged, with ratios of distances between
-    {best:.3g} and {worst:.3g} and an error of the predicted loss of at most {worst_error:.1%}.
-    """
-    return architectures.loss_curves(runs, axes, "rmsprop", "mse")
 
 
 def coordinates(runs: Runs, process: str, name: str) -> np.ndarray:

@@ -65,7 +65,7 @@ class Runs:
                 if kept.attrs.get(_SETTING) == str(chosen):
                     return kept.load()
         self._say(f"measuring {key}")
-        found = make(prepared(chosen, key)).assign_attrs({_SETTING: str(chosen)})
+        found = make(prepared(chosen, key if self.scale == "paper" else "")).assign_attrs({_SETTING: str(chosen)})
         with replacing(path) as temporary:
             found.to_netcdf(temporary, engine="h5netcdf")
         return found
@@ -80,7 +80,7 @@ class Runs:
     def _made(self, key: str) -> Run:
         chosen = setting(key, self.scale)
         self._say(f"running {key}")
-        made = prepared(chosen, key)
+        made = prepared(chosen, key if self.scale == "paper" else "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GainWarning)
             result = run(
@@ -90,6 +90,7 @@ class Runs:
                 steps=chosen.steps,
                 warm_start=chosen.warm_start,
                 processes=chosen.processes,
+                eig_every=chosen.eig_every,
                 capture=min(chosen.capture, made.problem.n_weights),
                 quiet=self.quiet,
             )
@@ -112,10 +113,14 @@ class Made(NamedTuple):
     setting: Setting
 
 
-def prepared(chosen: Setting, name: str = "it") -> Made:
-    """Return what a setting asks for; raises `InputError` where the problem is not there or needs too much memory."""
+def prepared(chosen: Setting, checked: str = "") -> Made:
+    """Return what a setting asks for; raises `InputError` where there is no such problem.
+
+    Also, before anything is computed, where it needs too much memory, if it is to be `checked` for that under a name.
+    """
     made = problem(chosen.problem, **chosen.options)
-    check_memory(made, name)
+    if checked:
+        check_memory(made, checked)
     hp = dict(chosen.hyperparameters)
     if chosen.ratio is not None:
         hp["learning_rate"] = edge_learning_rate(made, chosen.optimizer, hp, chosen.ratio)

@@ -12,7 +12,7 @@ SCALES = ("small", "paper")
 IMAGES, SEQUENCES = ("mlp", "cnn", "resnet", "vit"), ("lstm", "transformer", "mamba")
 ARCHITECTURES = IMAGES + SEQUENCES
 LOSSES = {"mse": "mse", "ce": "cross-entropy"}
-OPTIMIZERS = {"gd": "gradient_descent", "scalar-rmsprop": "scalar_rmsprop", "rmsprop": "rmsprop"}
+OPTIMIZERS = {"gd": "gradient_descent", "scalar-rmsprop": "scalar_rmsprop"}  # on all architectures
 FIXED: dict[str, dict[str, Any]] = {
     "gd": {},
     "scalar-rmsprop": {"beta2": 0.99, "bias_correction": True},
@@ -35,6 +35,7 @@ class Setting:
     warm_start: int = 0
     processes: tuple[str, ...] = ("discrete", "stable", "central")
     capture: int = 0
+    eig_every: int = 1
     ratio: float | None = None
 
     def __str__(self) -> str:
@@ -76,6 +77,7 @@ def _settings(scale: str) -> dict[str, Setting]:
             optimizer="scalar_rmsprop",
             hyperparameters=FIXED["scalar-rmsprop"],
             processes=("discrete", "stable", "central", "ablated"),
+            eig_every=5,
             ratio=ratio,
         )
     return runs
@@ -118,14 +120,17 @@ def _at_paper_size(small: Setting) -> Setting:
     ratio = min(hp.pop("learning_rate", 0.0) / AT_EDGE[small.optimizer], 2.0) if small.ratio is None else small.ratio
     hp |= {} if small.optimizer == "gradient_descent" else {"bias_correction": True}
     changed = replace(network, optimizer=small.optimizer, hyperparameters=hp, ratio=ratio)
-    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture)
+    return replace(changed, warm_start=small.warm_start, processes=small.processes, capture=small.capture, eig_every=1)
 
 
 def _network(architecture: str, loss: str, scale: str) -> Setting:
+    large = scale == "paper"
     options: dict[str, Any] = {"loss": loss, "size": scale}
-    if architecture in IMAGES:
-        options |= {"data": "cifar10", "n": 1000} if scale == "paper" else {"data": "digits", "n": 200}
-    return Setting("", {}, architecture, options, steps=2000 if scale == "paper" else 300)
+    if large:
+        options |= {"data": "cifar10", "n": 1000} if architecture in IMAGES else {}
+    else:
+        options |= {"n": 100}  # of digits, or of sequences to sort
+    return Setting("", {}, architecture, options, steps=2000 if large else 250, eig_every=10)
 
 
 def at_rate(learning_rate: float) -> str:

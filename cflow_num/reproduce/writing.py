@@ -121,14 +121,15 @@ def _wide(text: str) -> float:
 
 
 def _columns(wide: list[float], room: float) -> int:
-    """Return in how many columns, filled one after the other, the entries of a legend fit.
+    """Return in how many columns, filled one after the other as matplotlib does, the entries of a legend fit.
 
-    >>> _columns([1.0, 2.0, 2.0, 1.0], 6.5), _columns([1.0, 2.0, 2.0, 1.0], 5.0), _columns([9.0], 5.0)
+    >>> _columns([1.0, 2.0, 2.0, 1.0], 6.5), _columns([1.0, 2.0, 2.0, 1.0], 4.5), _columns([9.0], 5.0)
     (4, 2, 1)
     """
     for columns in range(len(wide), 1, -1):
-        lines = -(-len(wide) // columns)
-        if sum(max(wide[i : i + lines]) for i in range(0, len(wide), lines)) <= room:
+        lines, longer = divmod(len(wide), columns)  # so many columns have one line more
+        ends = np.cumsum([lines + (i < longer) for i in range(columns)])
+        if sum(max(part) for part in np.split(np.array(wide), ends[:-1])) <= room:
             return columns
     return 1
 
