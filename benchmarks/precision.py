@@ -239,7 +239,7 @@ def figure(rows: list[dict[str, Any]]) -> None:
 
     names = [s.name for s in SETTINGS if s.reference and any(r["setting"] == s.name for r in rows)]
     fig, axes = plt.subplots(
-        -(-len(names) // 3), 3, figsize=(10.5, 2.9 * -(-len(names) // 3)), squeeze=False, sharey=True
+        -(-len(names) // 3), 3, figsize=(10.5, 2.9 * -(-len(names) // 3)), squeeze=False, sharex=True, sharey=True
     )
     for ax, name in zip(axes.flat, names, strict=False):
         for method, marker in zip(METHODS, "osD^", strict=True):
@@ -251,7 +251,8 @@ def figure(rows: list[dict[str, Any]]) -> None:
         ax.grid(alpha=0.3)
     for ax in list(axes.flat)[len(names) :]:
         ax.set_visible(False)
-    for ax in axes[-1]:
+    for ax in list(axes.flat)[max(len(names) - 3, 0) : len(names)]:
+        ax.tick_params(labelbottom=True)
         ax.set_xlabel("gradients per unit of flow time")
     for ax in axes[:, 0]:
         ax.set_ylabel("largest error / distance")
