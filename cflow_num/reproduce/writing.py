@@ -177,7 +177,7 @@ def _about(run: Run) -> str:
     switches = "".join(f", {name}" for name in config.get("switches", ()))
     start = f" after a warm start of {config['warm_start']}" if config.get("warm_start") else ""
     what = config.get("problem_description") or config["problem"]
-    size = f", {config['n_weights']:,} weights" if "n_weights" in config else ""
+    size = f", {config['n_weights']:,} weights" if "n_weights" in config and "weights" not in what else ""
     ended = f"; ended early: {run.reason}" if run.reason else ""
     title = config.get("title") or config["optimizer"]
     dtype = config.get("dtype", "")
