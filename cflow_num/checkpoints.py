@@ -139,12 +139,19 @@ def writing_alone(folder: Path) -> Iterator[None]:
     """Hold a folder for one writer; raises `InputError` where another one holds it. A killed writer holds nothing."""
     import filelock
 
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except filelock.Timeout as error:
         raise InputError(f"another run is writing into {folder}: wait for it, or choose another folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror or error}; choose another folder") from error
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)  # still held: nobody else can have it
+        lock.release()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

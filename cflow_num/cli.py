@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ende
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,17 +123,15 @@ class RunCommand:
         if self.distributed:
             if self.resume:
                 raise InputError("--resume goes on with runs of one process: leave it out with --distributed")
-            return self._run()
-        from .checkpoints import writing_alone
+            return self._run(None)
+        try:
+            with contextlib.ExitStack() as held:
+                return self._run(held)
+        except _Finished as finished:
+            print("finished already: nothing to resume", file=sys.stderr)
+            return self._conclude(finished.run)
 
-        with writing_alone(self.out):
-            try:
-                return self._run()
-            except _Finished as finished:
-                print("finished already: nothing to resume", file=sys.stderr)
-                return self._conclude(finished.run)
-
-    def _run(self) -> int:
+    def _run(self, held: contextlib.ExitStack | None) -> int:
         _use_dtype(self.dtype)
         first = self._join()
         from .run import run
@@ -152,7 +152,7 @@ class RunCommand:
             capture=self.capture,
             memory=self.memory,
             quiet=self.quiet or not first,
-            on_start=self._start if first else None,
+            on_start=partial(self._start, held) if first else None,
             checkpoints=None if self.distributed else self.out,
             checkpoint_every=self.checkpoint_every,
             resume=self.resume,
@@ -211,12 +211,14 @@ class RunCommand:
         values |= hyperparameters(self.set, "--set")
         return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
-    def _start(self, config: dict[str, Any]) -> None:
-        """Look at what the folder holds, and write config.json; raises `_Finished` where nothing is left to do."""
-        from .checkpoints import found
+    def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> None:
+        """Take the folder, look at what it holds, write config.json; raises `_Finished` where nothing is left to do."""
+        from .checkpoints import found, writing_alone
         from .files import write_text
         from .run import load
 
+        if held is not None:
+            held.enter_context(writing_alone(self.out))
         unfinished, path = found(self.out), self.out / "run.nc"
         if self.resume and not unfinished and path.is_file():
             earlier = load(path)
