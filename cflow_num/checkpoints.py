@@ -90,7 +90,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete the checkpoints: the run is done."""
-        _remove(set(found(self.folder)))
+        clear(self.folder)
 
     def _check(self, path: Path, header: dict[str, Any]) -> None:
         if header["format"] != FORMAT:
@@ -118,6 +118,11 @@ def found(folder: Path) -> list[Path]:
     []
     """
     return sorted(folder.glob(_PATTERN))
+
+
+def clear(folder: Path) -> None:
+    """Delete the checkpoints of a folder."""
+    _remove(set(found(folder)))
 
 
 def fingerprint(tree: Any) -> str:

@@ -156,10 +156,15 @@ class RunCommand:
             checkpoints=None if self.distributed else self.out,
             checkpoint_every=self.checkpoint_every,
             resume=self.resume,
+            keep_checkpoints=True,
         )
         if not first:
             return ENDED_EARLY if result.reason else DONE
         result.save(self.out / "run.nc")
+        if "interrupted" not in result.reason and not self.distributed:
+            from .checkpoints import clear
+
+            clear(self.out)  # only now: a kill before this loses nothing
         return self._conclude(result)
 
     def _conclude(self, result: Run) -> int:

@@ -35,7 +35,14 @@ from .warm_start import warm_started
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
-_ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
+_ALONE = (
+    "quiet",
+    "on_start",
+    "checkpoints",
+    "checkpoint_every",
+    "resume",
+    "keep_checkpoints",
+)  # settings of single runs
 
 
 class Run:
@@ -121,6 +128,7 @@ def run(
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | float = INTERVAL,
     resume: bool = False,
+    keep_checkpoints: bool = False,
 ) -> Run:
     """Run an optimizer and its flows side by side on a problem.
 
@@ -146,6 +154,7 @@ def run(
     - `checkpoint_every`: seconds between them.
     - `resume`: go on from the newest checkpoint there, if there is one; the numbers are those of a run that was never
       interrupted.
+    - `keep_checkpoints`: do not delete them when the run is done: for a caller that saves it first.
 
     **Returns:** a `Run`. A run that cannot go on (divergence, unconverged eigenpairs, complementarity residual above
     its tolerance) is a result too: its data up to there, with `reason` set.
@@ -179,7 +188,9 @@ def run(
     if checkpoints is None:
         return _finish([prepared], quiet)[0]
     about = prepared.config | {"numbers": fingerprint((problem.w0, problem.data)), "versions": _rounding()}
-    return _finish([prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume)[0]
+    return _finish(
+        [prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume, keep_checkpoints
+    )[0]
 
 
 def _rounding() -> dict[str, str]:
@@ -313,7 +324,11 @@ def _prepare(
 
 
 def _finish(
-    prepared: Sequence[_Prepared], quiet: bool, checkpoints: Checkpoints | None = None, resume: bool = False
+    prepared: Sequence[_Prepared],
+    quiet: bool,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+    keep: bool = False,
 ) -> list[Run]:
     """Run what was prepared, all at once; checkpoints are kept of the first."""
     began, found_versions = time.perf_counter(), versions()
@@ -326,7 +341,7 @@ def _finish(
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints)
-    if checkpoints is not None and not runs[0].interrupted:
+    if checkpoints is not None and not runs[0].interrupted and not keep:
         checkpoints.clear()
     command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
     seconds = (time.perf_counter() - began) / len(runs)

@@ -174,12 +174,21 @@ def test_one_folder_has_one_writer(tmp_path):
 
 
 COMMAND = ["run", "--optimizer", "gradient_descent", "--learning-rate", "0.8", "--problem", "digits-mlp:n=40,width=5"]
-COMMAND += ["--steps", "320", "--quiet", "--checkpoint-every", "0", "--processes", "discrete", "central"]
+COMMAND += [
+    "--steps",
+    str(100 * KILLS + 20),
+    "--quiet",
+    "--checkpoint-every",
+    "0",
+    "--processes",
+    "discrete",
+    "central",
+]
 
 
 def test_the_command_resumes_empty_unfinished_and_finished_folders(tmp_path, monkeypatch, capsys):
     command = [*COMMAND, "--out", str(tmp_path / "a")]
-    command[command.index("320")] = "64"
+    command[command.index("--steps") + 1] = "64"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 7)
         assert cli.main([*command, "--resume"]) == cli.ENDED_EARLY  # an empty folder: from the start
