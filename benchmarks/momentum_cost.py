@@ -19,8 +19,8 @@ import numpy as np
 
 import cflow_num as cn
 from cflow_num.measures import critical_count, values
+from cflow_num.prepare import CHUNK
 from cflow_num.provenance import versions
-from cflow_num.run import CHUNK
 
 RESULTS = Path(__file__).resolve().parent / "results" / "momentum_cost.json"
 RUNS = {

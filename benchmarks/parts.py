@@ -40,8 +40,8 @@ from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.eigenpairs import block_size, leading_eigenpairs, start_block
 from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.integrate import Process
+from cflow_num.prepare import CHUNK
 from cflow_num.provenance import versions
-from cflow_num.run import CHUNK
 from cflow_num.warm_start import warm_started
 
 RESULTS = Path(__file__).resolve().parent / "results"

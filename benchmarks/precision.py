@@ -44,9 +44,9 @@ from cflow_num.errors import RunError
 from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.integrate import Process
 from cflow_num.leapfrog_stepping import Leapfrog
+from cflow_num.prepare import CHUNK
 from cflow_num.programs import compiled_for, forget_programs
 from cflow_num.provenance import versions
-from cflow_num.run import CHUNK
 from cflow_num.time_stepping import HalfExplicitHeun
 from cflow_num.warm_start import warm_started
 

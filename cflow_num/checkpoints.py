@@ -88,10 +88,6 @@ class Checkpoints:
             raise InputError(f"{damaged[0]} is damaged and there is no other checkpoint: start anew without --resume")
         return None
 
-    def clear(self) -> None:
-        """Delete the checkpoints: the run is done."""
-        clear(self.folder)
-
     def _check(self, path: Path, header: dict[str, Any]) -> None:
         if header["format"] != FORMAT:
             raise InputError(

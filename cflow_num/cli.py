@@ -6,41 +6,32 @@ Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ende
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import signal
 import sys
 import threading
-import warnings
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from .cli_figures import Animate, Reproduce
 from .cli_machine import Doctor
+from .cli_run import RunCommand
 from .cli_symbolic import (
     BAD_INPUT,
     DONE,
     ENDED_EARLY,
-    OPTIMIZER,
     Check,
     Codegen,
     Derive,
     Optimizers,
-    hyperparameters,
-    is_external,
 )
-from .errors import GainWarning, InputError, RunError
-
-if TYPE_CHECKING:
-    from .loss import Problem
-    from .run import Run
+from .errors import InputError, RunError
 
 
 @dataclass(frozen=True)
@@ -62,193 +53,6 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class RunCommand:
-    """Run an optimizer and its flows side by side, save everything, print the verdict."""
-
-    optimizer: Annotated[str, arg(metavar=OPTIMIZER)]
-    """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
-    out: Path
-    """Folder for config.json and run.nc; an earlier run there is replaced when this one is done."""
-    problem: str = "digits-mlp"
-    """A problem (see `cflow problems`), with options as in digits-mlp:width=32,n=500."""
-    learning_rate: Annotated[str | None, arg(metavar="NUMBER|SCHEDULE")] = None
-    """Learning rate; a schedule is an expression in t, the number of steps taken, as in "0.1*exp(-t/500)"."""
-    beta1: float | None = None
-    """Decay of the first moment."""
-    beta2: float | None = None
-    """Decay of the second moment."""
-    epsilon: float | None = None
-    """Added to the root of the second moment."""
-    weight_decay: float | None = None
-    """Weight decay."""
-    set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
-    """Further hyperparameters, numbers or schedules."""
-    switches: tuple[str, ...] = ()
-    """Switches of the optimizer to turn on, for instance bias_correction."""
-    steps: int = 500
-    """Optimizer steps, each one unit of flow time."""
-    warm_start: int = 0
-    """Discrete steps that all processes take before step 0."""
-    processes: tuple[str, ...] = ("discrete", "stable", "central")
-    """Any of discrete, stable, central, ablated, stationary."""
-    integrator: str | None = None
-    """anchored (the default), heun, leapfrog or published."""
-    average_start: bool = False
-    """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
-    eig_every: int = 1
-    """Record effective eigenvalues every so many steps."""
-    capture: tuple[int, ...] = ()
-    """Weights (their indices) whose own states and squared gradients are kept and drawn."""
-    dtype: str = "float64"
-    """Floating-point type of weights and derivatives: float32 or float64."""
-    memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
-    device: Annotated[str | None, arg(metavar="cpu|gpu|cuda:0|...")] = None
-    """Where to run (see `cflow doctor`); JAX's default device if not given."""
-    devices: Annotated[str | None, arg(metavar="all|NUMBER")] = None
-    """Split the examples over all devices, or so many of them."""
-    distributed: bool = False
-    """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
-    resume: bool = False
-    """Go on with an unfinished run in the folder, with the same settings."""
-    checkpoint_every: float = 60.0
-    """Seconds between checkpoints, of which the last two are kept in the folder until the run is done."""
-    quiet: bool = False
-    """No progress bar."""
-
-    def __call__(self) -> int:
-        """Check the input, run, save, compare."""
-        if self.checkpoint_every < 0:
-            raise InputError(f"--checkpoint-every is {self.checkpoint_every:g}, it must be a number of seconds")
-        if self.distributed:
-            if self.resume:
-                raise InputError("--resume goes on with runs of one process: leave it out with --distributed")
-            return self._run(None)
-        try:
-            with contextlib.ExitStack() as held:
-                return self._run(held)
-        except _Finished as finished:
-            print("finished already: nothing to resume", file=sys.stderr)
-            return self._conclude(finished.run)
-
-    def _run(self, held: contextlib.ExitStack | None) -> int:
-        _use_dtype(self.dtype)
-        first = self._join()
-        from .run import run
-
-        optimizer, values = self._optimizer(), self._hyperparameters()
-        problem = self._placed(_problem(self.problem))
-        warnings.simplefilter("ignore", GainWarning)  # said in one line by `_write_config`
-        result = run(
-            problem,
-            optimizer,
-            values,
-            steps=self.steps,
-            warm_start=self.warm_start,
-            processes=self.processes,
-            integrator=self.integrator,
-            eig_every=self.eig_every,
-            average_start=self.average_start,
-            capture=self.capture,
-            memory=self.memory,
-            quiet=self.quiet or not first,
-            on_start=partial(self._start, held) if first else None,
-            checkpoints=None if self.distributed else self.out,
-            checkpoint_every=self.checkpoint_every,
-            resume=self.resume,
-            keep_checkpoints=True,
-        )
-        if not first:
-            return ENDED_EARLY if result.reason else DONE
-        result.save(self.out / "run.nc")
-        if "interrupted" not in result.reason and not self.distributed:
-            from .checkpoints import clear
-
-            clear(self.out)  # only now: a kill before this loses nothing
-        return self._conclude(result)
-
-    def _conclude(self, result: Run) -> int:
-        """Print the verdict, or why the run ended early."""
-        path = self.out / "run.nc"
-        if result.reason:
-            more = " (add --resume to go on)" if "interrupted" in result.reason else ""
-            print(f"{result.reason}; what was computed is in {path}{more}", file=sys.stderr)
-            return ENDED_EARLY
-        if {"discrete", "stable", "central"} <= set(self.processes):
-            print(result.compare())
-        print(f"saved {path}")
-        return DONE
-
-    def _join(self) -> bool:
-        """Join the other processes where asked to; return whether this is the one that writes."""
-        if self.device is not None and (self.devices is not None or self.distributed):
-            raise InputError(f"--device {self.device} is one device: leave it out with --devices and --distributed")
-        if not self.distributed:
-            return True
-        import jax
-
-        from .devices import start_processes
-
-        start_processes()
-        return jax.process_index() == 0
-
-    def _placed(self, problem: Problem) -> Problem:
-        if self.device is not None:
-            return problem.on(self.device)
-        if self.devices is None and not self.distributed:
-            return problem
-        devices = self.devices or "all"
-        return problem.sharded(int(devices) if devices.isdecimal() else devices)
-
-    def _optimizer(self) -> Any:
-        """Return the name of a built-in optimizer, whose generated code is loaded, or another one's spec."""
-        if not is_external(self.optimizer):
-            return self.optimizer
-        from cflow_sym.files import load_optimizer
-
-        return load_optimizer(self.optimizer, **dict.fromkeys(self.switches, True))
-
-    def _hyperparameters(self) -> dict[str, Any]:
-        named = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
-        values = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
-        if "learning_rate" in values:
-            values |= hyperparameters((f"learning_rate={values['learning_rate']}",), "--learning-rate")
-        values |= hyperparameters(self.set, "--set")
-        return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
-
-    def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> None:
-        """Take the folder, look at what it holds, write config.json; raises `_Finished` where nothing is left to do."""
-        from .checkpoints import found, writing_alone
-        from .files import write_text
-        from .run import load
-
-        if held is not None:
-            held.enter_context(writing_alone(self.out))
-        unfinished, path = found(self.out), self.out / "run.nc"
-        if self.resume and not unfinished and path.is_file():
-            earlier = load(path)
-            if earlier.config != json.loads(json.dumps(config)):
-                raise InputError(f"{path} is a finished run with other settings: choose another folder")
-            if "interrupted" not in earlier.reason:
-                raise _Finished(earlier)
-        if unfinished and not self.resume:
-            print(
-                f"note: the unfinished run in {self.out} is replaced; stop and add --resume to go on with it",
-                file=sys.stderr,
-            )
-        if config["note"]:
-            print(f"warning: {config['note']}", file=sys.stderr)
-        write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
-
-
-class _Finished(Exception):
-    """The run to resume is done."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-
-@dataclass(frozen=True)
 class Compare:
     """Print the verdict on a run: how close each flow stays to the discrete optimizer, against fixed limits."""
 
@@ -259,7 +63,6 @@ class Compare:
 
     def __call__(self) -> int:
         """Load, compare, print."""
-        import json
 
         from .run import load
 
@@ -395,25 +198,6 @@ def _refuse(error: Exception) -> int:
     text = " ".join(str(error.args[0] if error.args else error).split())
     print(f"cflow: {text}", file=sys.stderr)
     return BAD_INPUT
-
-
-def _problem(text: str) -> Problem:
-    from .problems import parsed, problem
-
-    name, options = parsed(text)
-    return problem(name, **options)
-
-
-def _use_dtype(dtype: str) -> None:
-    from .devices import chosen_dtype
-
-    chosen_dtype(dtype)
-    import jax
-
-    from .cache import keep_programs
-
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    keep_programs()
 
 
 if __name__ == "__main__":

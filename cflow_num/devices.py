@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -215,3 +216,15 @@ def start_processes(environment: Mapping[str, str] = os.environ) -> None:
 
 def _name(device: Any) -> str:
     return f"{device.platform}:{device.id}"
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are left where arrays are made by default; None where nobody knows."""
+    stats = next(iter(jax.numpy.zeros(()).devices())).memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)

@@ -31,3 +31,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def check_one_of(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise `InputError` with what is known, and the closest of it, unless `name` is one of them.
+
+    >>> check_one_of("data", "digit", ["digits", "sorting"])
+    Traceback (most recent call last):
+    cflow_num.errors.InputError: data "digit" is not one of digits, sorting (did you mean "digits"?)
+    """
+    known = list(known)
+    if name not in known:
+        raise InputError(f'{what} "{name}" is not one of {", ".join(known)}{nearest(name, known)}')

@@ -29,7 +29,7 @@ from concurrent.futures import (
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
-from .errors import InputError, RunError, nearest
+from .errors import InputError, RunError, check_one_of
 
 Opener = Callable[[int], AbstractContextManager[Executor]]
 NO_START = (
@@ -99,8 +99,7 @@ def opener(executor: Any) -> Opener:
         return lambda workers: contextlib.nullcontext(executor)
     if executor is None or isinstance(executor, str):
         name = executor or "processes"
-        if name not in EXECUTORS:
-            raise InputError(f'executor "{name}" is not one of {", ".join(EXECUTORS)}{nearest(name, EXECUTORS)}')
+        check_one_of("executor", name, EXECUTORS)
         if name == "dask" and importlib.util.find_spec("distributed") is None:
             raise InputError(
                 "executor \"dask\" needs dask.distributed, which is not installed: pip install 'cflow[dask]', or use "

@@ -24,7 +24,7 @@ from .baseline import Published
 from .chunk import Carry, Options, Records, advance_chunk
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
-from .errors import InputError, RunError, nearest
+from .errors import InputError, RunError, check_one_of
 from .filters import LATE
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
@@ -72,12 +72,9 @@ class Process:
         capacity: int = CAPACITY_STEP,
         coordinates: tuple[int, ...] = (),
     ):
-        if name not in PROCESSES:
-            raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
+        check_one_of("process", name, PROCESSES)
         integrator = integrator or DEFAULT_INTEGRATOR
-        if integrator not in INTEGRATORS:
-            known = ", ".join(INTEGRATORS)
-            raise InputError(f'integrator "{integrator}" is not one of {known}{nearest(integrator, INTEGRATORS)}')
+        check_one_of("integrator", integrator, INTEGRATORS)
         if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
             what = "the published scheme" if integrator == "published" else "the stationary flow"
             raise InputError(f"{what} is not defined for {optimizer.NAME}, which has momentum: leave it out")

@@ -44,7 +44,6 @@ class Progress:
         self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
         at = {name: np.asarray(y.w) for name, y in self._starts.items()}
         self._lockstep = Lockstep(discrete, self.recorders, at)
-        self.interrupted = False
         self._reasons: list[str] = []
         self._failed: dict[str, int] = {}
         self._chunk: dict[str, Records] = {}
@@ -147,7 +146,6 @@ class Progress:
 
     def interrupt(self) -> None:
         """Note that the user stopped the run."""
-        self.interrupted = True
         self._reasons.append(f"interrupted at step {self.reached} of {self.steps}")
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .errors import InputError, nearest
+from .errors import InputError, check_one_of
 
 
 def mse(outputs: Float[Array, "*n K"], targets: Float[Array, "*n K"]) -> Float[Array, ""]:
@@ -53,8 +53,7 @@ def find_loss(name: str) -> tuple[Callable, str]:
     >>> find_loss("mse")[1]
     'squared error'
     """
-    if name not in LOSSES:
-        raise InputError(f'loss "{name}" is not one of {", ".join(LOSSES)}{nearest(name, LOSSES)}')
+    check_one_of("loss", name, LOSSES)
     return LOSSES[name]
 
 

@@ -11,38 +11,22 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from . import filters
 from .batch import alike, check_numbers_only
 from .checkpoints import INTERVAL, Checkpoints, fingerprint
-from .devices import describe as place
 from .devices import full_precision
-from .discrete import DiscreteOptimizer
-from .errors import GainWarning, InputError, nearest
+from .errors import GainWarning, InputError, check_one_of
 from .files import replacing
-from .filters import check_filter
-from .flows.base import FlowState
-from .hyperparameters import as_arrays, check_schedules, describe, resolve
-from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loop import Progress, advance_all
 from .loss import Problem
+from .prepare import Prepared, check_preconditioner, prepare
 from .provenance import versions
 from .warm_start import warm_started
 
-CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
-_MOST_STEPS = 10_000_000
-_ALONE = (
-    "quiet",
-    "on_start",
-    "checkpoints",
-    "checkpoint_every",
-    "resume",
-    "keep_checkpoints",
-)  # settings of single runs
+_ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
 
 
 class Run:
@@ -128,7 +112,6 @@ def run(
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | float = INTERVAL,
     resume: bool = False,
-    keep_checkpoints: bool = False,
 ) -> Run:
     """Run an optimizer and its flows side by side on a problem.
 
@@ -150,11 +133,11 @@ def run(
     - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
-    - `checkpoints`: a folder in which the last two checkpoints are kept until the run is done.
+    - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
+      (`checkpoints.clear(folder)`) once the run is saved.
     - `checkpoint_every`: seconds between them.
     - `resume`: go on from the newest checkpoint there, if there is one; the numbers are those of a run that was never
       interrupted.
-    - `keep_checkpoints`: do not delete them when the run is done: for a caller that saves it first.
 
     **Returns:** a `Run`. A run that cannot go on (divergence, unconverged eigenpairs, complementarity residual above
     its tolerance) is a result too: its data up to there, with `reason` set.
@@ -168,7 +151,7 @@ def run(
     >>> result.tree["central"]["loss"].dims, result.reason
     (('step',), '')
     """
-    prepared = _prepare(
+    prepared = prepare(
         problem,
         optimizer,
         hyperparameters,
@@ -188,9 +171,7 @@ def run(
     if checkpoints is None:
         return _finish([prepared], quiet)[0]
     about = prepared.config | {"numbers": fingerprint((problem.w0, problem.data)), "versions": _rounding()}
-    return _finish(
-        [prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume, keep_checkpoints
-    )[0]
+    return _finish([prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume)[0]
 
 
 def _rounding() -> dict[str, str]:
@@ -243,92 +224,19 @@ def run_batch(
     known = {n: p.default for n, p in inspect.signature(run).parameters.items() if p.default is not p.empty}
     known = {name: value for name, value in known.items() if name not in _ALONE}
     for name in settings:
-        if name not in known:
-            raise InputError(f'setting "{name}" is not one of {", ".join(known)}{nearest(name, known)}')
-    prepared = [_prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
+        check_one_of("setting", name, known)
+    prepared = [prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
     check_numbers_only([one.processes for one in prepared])
     for note in {p.config["note"] for p in prepared if p.config["note"]}:
         warnings.warn(note, GainWarning, stacklevel=2)
     return _finish(prepared, quiet)
 
 
-class _Prepared(NamedTuple):
-    """A run that is checked and can start."""
-
-    processes: dict[str, Process]
-    discrete: DiscreteOptimizer
-    config: dict[str, Any]
-
-
-def _prepare(
-    problem: Problem,
-    optimizer: Any,
-    hyperparameters: Mapping[str, Any],
-    *,
-    steps: int,
-    warm_start: int,
-    processes: Sequence[str],
-    integrator: str | None,
-    eig_every: int,
-    average_start: bool,
-    capture: Sequence[int] | int,
-    memory: str | int | float | None,
-) -> _Prepared:
-    """Check the input of a run; raises `InputError`."""
-    flow, hp = resolve(optimizer, hyperparameters)
-    problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
-    _check_arguments(problem, steps, warm_start, processes, eig_every)
-    _check_average_start(average_start, warm_start)
-    arrays = as_arrays(flow, hp, problem)
-    check_schedules(flow, hp, warm_start + steps)
-    edge = check_filter(flow, arrays, warm_start + steps)
-    coordinates = _coordinates(problem, capture)
-    everything = {
-        name: Process(
-            name,
-            problem,
-            flow,
-            arrays,
-            integrator=integrator,
-            chunk=CHUNK,
-            eig_every=eig_every,
-            coordinates=coordinates,
-        )
-        for name in PROCESSES
-        if name in processes
-    }
-    config = {
-        "optimizer": flow.NAME,
-        "title": flow.TITLE,
-        "switches": list(flow.SWITCHES),
-        "hyperparameters": describe(hp),
-        "problem": problem.name,
-        "problem_description": problem.description,
-        "n_weights": problem.n_weights,
-        "dtype": problem.w0.dtype.name,
-        "device": place(problem.w0),
-        "budget": memory,
-        "examples_at_once": problem.chunks.examples,
-        "vectors_at_once": problem.chunks.vectors,
-        "steps": steps,
-        "warm_start": warm_start,
-        "processes": list(everything),
-        "integrator": integrator or DEFAULT_INTEGRATOR,
-        "average_start": average_start,
-        "gain": edge.gain,
-        "memory": edge.memory,
-        "note": filters.warning(flow, edge),
-        "eig_every": eig_every,
-    }
-    return _Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
-
-
 def _finish(
-    prepared: Sequence[_Prepared],
+    prepared: Sequence[Prepared],
     quiet: bool,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
-    keep: bool = False,
 ) -> list[Run]:
     """Run what was prepared, all at once; checkpoints are kept of the first."""
     began, found_versions = time.perf_counter(), versions()
@@ -336,19 +244,17 @@ def _finish(
     runs = []
     for one in prepared:
         start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"])
-        _check_preconditioner(one.discrete, start.here)
+        check_preconditioner(one.discrete, start.here)
         runs.append(Progress(one.discrete, one.processes, start, one.config["steps"]))
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints)
-    if checkpoints is not None and not runs[0].interrupted and not keep:
-        checkpoints.clear()
     command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
     seconds = (time.perf_counter() - began) / len(runs)
     return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
 
 
-def _result(one: _Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
+def _result(one: Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
     groups = {
         name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
         for name, recorder in progress.recorders.items()
@@ -364,64 +270,3 @@ def _result(one: _Prepared, progress: Progress, versions: dict[str, str], comman
         "total_seconds": seconds,
     }
     return Run(tree)
-
-
-def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
-    if not isinstance(problem, Problem):
-        raise InputError(
-            f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
-            "cflow_num.Problem(loss, params)"
-        )
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("warm_start", warm_start, 0),
-        ("eig_every", eig_every, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
-    if steps > _MOST_STEPS:
-        raise InputError(f"steps is {steps}, it must be at most {_MOST_STEPS}: every step is kept in memory")
-    if isinstance(processes, str) or not processes:
-        raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
-    for name in processes:
-        if name not in PROCESSES:
-            raise InputError(f'process "{name}" is not one of {", ".join(PROCESSES)}{nearest(name, PROCESSES)}')
-    loss = float(problem.value(problem.w0))
-    if not np.isfinite(loss):
-        raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
-
-
-def _check_average_start(average_start: Any, warm_start: int) -> None:
-    if not isinstance(average_start, bool):
-        raise InputError(f"average_start is {average_start!r}, it must be True or False")
-    if average_start and not warm_start:
-        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
-
-
-def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
-    """Return the indices of the weights to capture; raises `InputError` where there are no such weights."""
-    n = problem.n_weights
-    if isinstance(capture, bool):
-        raise InputError(f"capture is {capture}, it must be a number of weights or a list of their indices")
-    if isinstance(capture, (int, np.integer)):
-        if not 0 <= capture <= n:
-            raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
-        felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))
-        return tuple(felt[np.linspace(0, felt.size - 1, min(int(capture), felt.size)).astype(int)].tolist())
-    chosen = [i for i in capture if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < n]
-    if len(chosen) != len(capture) or isinstance(capture, str):
-        raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
-    return tuple(int(i) for i in chosen)
-
-
-def _check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
-    """Refuse a start at which some weight has no preconditioner: its gradient has always been zero."""
-    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
-    bad = ~(np.isfinite(P) & (P > 0))
-    if bad.any():
-        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
-        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
-        raise InputError(
-            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
-            f"is zero: {remedy}"
-        )

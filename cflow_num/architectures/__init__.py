@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, check_one_of
 
 if TYPE_CHECKING:
     import equinox as eqx
@@ -54,9 +54,8 @@ def architecture(
     >>> architecture("cnn", Images(8, 8, 1), 10)(jnp.ones((8, 8, 1))).shape
     (10,)
     """
-    for what, value, known in (("network", name, ARCHITECTURES), ("size", size, SIZES)):
-        if value not in known:
-            raise InputError(f'{what} "{value}" is not one of {", ".join(known)}{nearest(value, known)}')
+    check_one_of("network", name, ARCHITECTURES)
+    check_one_of("size", size, SIZES)
     if seed < 0:
         raise InputError(f"seed is {seed}, it must be at least 0")
     module, kind, _ = ARCHITECTURES[name]

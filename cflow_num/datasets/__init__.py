@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, check_one_of
 
 if TYPE_CHECKING:
     from .base import Dataset
@@ -28,8 +28,7 @@ def dataset(name: str, **options: Any) -> Dataset:
     >>> dataset("digits", n=50).x.shape
     (50, 8, 8, 1)
     """
-    if name not in DATASETS:
-        raise InputError(f'data "{name}" is not one of {", ".join(DATASETS)}{nearest(name, DATASETS)}')
+    check_one_of("data", name, DATASETS)
     module, function, _ = DATASETS[name]
     build = getattr(importlib.import_module(f"{__name__}.{module}"), function)
     known = inspect.signature(build).parameters

@@ -227,9 +227,11 @@ class CentralFlow(Flow):
         Z = LinearPart(U, jnp.broadcast_to(P, (len(U),))[:, None] * U, h * self.speed(y) * lam)
 
         def stage(carry: tuple[FlowState, FlowState, ShortStep], second: Array):
+            def phi(z: Array) -> Array:
+                return jnp.where(second, 2 * phi2(z), phi1(z))
+
             point, first, last = carry
             tangent = self.tangent(frame, point)
-            phi = lambda z: jnp.where(second, 2 * phi2(z), phi1(z))  # noqa: E731
             part = jnp.where(second, h / 2, h)  # of this stage's rates in the next point
             offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
             back = Z.function(phi, Z.apply(point.w - y.w) / h - first.w)      # (n,)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, check_one_of, nearest
 
 if TYPE_CHECKING:
     from ..loss import Problem
@@ -84,8 +84,7 @@ def known_options(name: str) -> dict[str, Any]:
 
 
 def _builder(name: str) -> Callable[..., Problem]:
-    if name not in PROBLEMS:
-        raise InputError(f'problem "{name}" is not one of {", ".join(PROBLEMS)}{nearest(name, PROBLEMS)}')
+    check_one_of("problem", name, PROBLEMS)
     module, function, _ = PROBLEMS[name]
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)
 

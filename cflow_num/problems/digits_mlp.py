@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..datasets.base import noisy
-from ..errors import InputError, nearest
+from ..errors import InputError, check_one_of
 from ..loss import Problem
 
 ACTIVATIONS = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "softplus": jax.nn.softplus}
@@ -41,9 +41,7 @@ def digits_mlp(
     """
     from sklearn.datasets import load_digits
 
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise InputError(f'activation "{activation}" is not one of {known}{nearest(activation, ACTIVATIONS)}')
+    check_one_of("activation", activation, ACTIVATIONS)
     for option, value in (("width", width), ("depth", depth), ("n", n)):
         if value < 1:
             raise InputError(f"{option} is {value}, it must be at least 1")

@@ -4,9 +4,9 @@ A figure takes runs and axes, draws, and returns numbers; its docstring is its l
 that those numbers are put into. Runs are shared and kept, so that a second call is quick.
 """
 
-from . import part1, part2, part3
+from . import part1, part2, part2_acceleration, part3
 from .registry import FIGURES, Entry, find
 from .runs import Runs
 from .writing import reproduce
 
-__all__ = ["FIGURES", "Entry", "Runs", "find", "part1", "part2", "part3", "reproduce"]
+__all__ = ["FIGURES", "Entry", "Runs", "find", "part1", "part2", "part2_acceleration", "part3", "reproduce"]

@@ -9,7 +9,7 @@ from ..devices import full_precision
 from ..discrete import DiscreteOptimizer
 from ..hyperparameters import as_arrays, resolve
 from ..integrate import Process
-from ..run import CHUNK
+from ..prepare import CHUNK
 from ..warm_start import warm_started
 from .runs import Made
 

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..canvas import AVERAGE, COLOURS, FLOW, PREDICTED, RAW, line, mark_crossing
-from ..measures import critical_count, positive, smoothed, threshold, values
+from ..measures import critical_count, smoothed, threshold, values
 from . import architectures
 from .following import followed
 from .panels import (
@@ -19,18 +19,16 @@ from .panels import (
     crossing,
     effective_sharpness,
     final,
-    flows,
-    logarithmic,
     mean,
     only,
     onset,
     room_above,
     sharpness,
     titled,
-    verdict,
 )
 from .registry import Numbers, figure
 from .runs import Made, Runs
+from .shared import distances, gradient_norms, predicted_losses, variances_of
 
 CYCLE = 220  # steps shown of the first cycles
 EXAMPLES = 3  # whose predictions are followed
@@ -120,27 +118,6 @@ def weight_distance(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     return distances(runs, axes[0], "gd")
 
 
-def distances(runs: Runs, ax: Axes, key: str, names: Sequence[str] = ("stable", "central")) -> Numbers:
-    """Draw distances of flows from the midpoint; shared by all parts."""
-    run = runs[key]
-    titled(ax, "", "distance [weight]")
-    travelled = values(run, "discrete", "distance_from_start")
-    D = {name: values(run, name, "distance_to_discrete") for name in names}
-    line(ax, np.where(travelled > 0, travelled, np.nan), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
-    for name in names:
-        line(ax, np.where(D[name] > 0, D[name], np.nan), f"{name} flow", **FLOW[name])
-    mark_crossing(ax, run, "first crossing, step {}")
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=1e-3 * float(np.nanmax(travelled)))
-    rows = verdict(run, "distance_ratio", "distance_travelled", "onset_lag")
-    ends: Numbers = {name: final(d) for name, d in D.items()}
-    return ends | {
-        "ratio": rows["distance_ratio"],
-        "travelled": rows["distance_travelled"],
-        "lag": rows["onset_lag"],
-    }
-
-
 @figure("gd-variance")
 def total_variance(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     """Variance of gradient descent's oscillation, predicted and measured.
@@ -183,30 +160,6 @@ def variances(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     return variances_of(runs, axes, "gd")
 
 
-def variances_of(runs: Runs, axes: Sequence[Axes], key: str) -> Numbers:
-    """Draw measured and predicted variances by direction; shared by all parts."""
-    run = runs[key]
-    measured, predicted = values(run, "discrete", "displacement") ** 2, values(run, "central", "sigma_eigenvalues")
-    ever = [i for i in np.flatnonzero(positive(run).any(axis=0)) if i < measured.shape[1]][: len(axes)] or [0]
-    average = smoothed(measured)
-    for ax, i in zip(axes, ever, strict=False):
-        titled(ax, f"direction {i + 1}", r"variance [weight$^2\,P$]")
-        averaged(ax, run, measured[:, i], predicted[:, i], r"predicted, $\lambda_i(\Sigma)$")
-        mark_crossing(ax, run)
-        late = only(average[:, i], crossing(run), len(average))
-        top = max(float(np.nanmax(late, initial=0)), float(np.nanmax(predicted[:, i], initial=0)))
-        ax.set_ylim(0, 1.4 * top if top > 0 else None)
-        ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    for ax in axes[len(ever) :]:
-        ax.set_visible(False)
-    rows = verdict(run, "variance_slope", "variance_correlation", "critical_2")
-    return {
-        "slope": rows["variance_slope"],
-        "correlation": rows["variance_correlation"],
-        "several": rows["critical_2"],
-    }
-
-
 @figure("gd-loss")
 def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     """The loss falls along the central flow, and predicts the average.
@@ -217,19 +170,13 @@ def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     error of {error:.1%} from 150 steps after the first crossing on. It does not predict the burst that the
     optimizer starts its oscillation with.
     """
-    run, (ax,) = runs["gd"], axes
+    run = runs["gd"]
     shown, along = values(run, "discrete", "loss"), values(run, "central", "loss")
-    titled(ax, "", "training loss")
-    flows(ax, run, "loss")
-    averaged(ax, run, shown, values(run, "central", "predicted_loss"))
-    mark_crossing(ax, run, "first crossing, step {}")
-    logarithmic(ax, shown)
-    return {
+    return predicted_losses(runs, axes[0], "gd") | {
         "rises": int(np.sum(np.diff(shown) > 0)),
         "steps": len(shown) - 1,
         "central_rises": int(np.sum(np.diff(along) > 0)),
         "largest": max(0.0, float(np.nanmax(np.diff(along) / along[:-1]))),
-        "error": verdict(run, "predicted_loss")["predicted_loss"],
     }
 
 
@@ -243,30 +190,6 @@ def gradient_norm(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     mean square).
     """
     return gradient_norms(runs, axes[0], "gd")
-
-
-def gradient_norms(runs: Runs, ax: Axes, key: str) -> Numbers:
-    """Draw the gradient norm with its predicted root mean square; shared by all parts."""
-    run = runs[key]
-    norm, predicted = (
-        values(run, "discrete", "gradient_norm"),
-        np.sqrt(values(run, "central", "predicted_squared_gradient_norm")),
-    )
-    rms = np.sqrt(smoothed(norm**2))
-    titled(ax, "", r"gradient norm, $\|\nabla L\|$ [loss/weight]")
-    line(ax, norm, "optimizer", **RAW)
-    line(ax, only(rms, crossing(run), len(rms)), "root mean square", **AVERAGE)
-    flows(ax, run, "gradient_norm")
-    line(ax, only(predicted, crossing(run), len(rms)), "predicted", **PREDICTED)
-    mark_crossing(ax, run, "first crossing, step {}")
-    logarithmic(ax, norm, values(run, "stable", "gradient_norm"))
-    name = "predicted_squared_gradient_norm"
-    return {
-        "measured": final(rms),
-        "predicted": final(predicted),
-        "central": final(values(run, "central", "gradient_norm")),
-        "error": verdict(run, name)[name],
-    }
 
 
 @figure("gd-predictions", rows=3)

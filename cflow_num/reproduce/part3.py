@@ -15,11 +15,10 @@ from ..hyperparameters import as_arrays, resolve
 from ..interpretation import stationary_preconditioner
 from ..measures import smoothed, values
 from .following import followed
-from .panels import averaged, crossing, final, flows, logarithmic, relative_error, titled, verdict
-from .part1 import distances, variances_of
-from .part2 import eigenvalues_of
+from .panels import averaged, crossing, final, flows, logarithmic, relative_error, titled
 from .registry import Numbers, figure
 from .runs import Made, Runs
+from .shared import distances, eigenvalues_of, predicted_losses, variances_of
 
 MOMENTS = 10  # at which the stationary preconditioner is solved for
 COLUMNS = {"stationary": 24, "first_term": 48}  # of the factor of Sigma: more than critical directions
@@ -139,19 +138,7 @@ def loss(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     The root mean square error of the predicted average is {error:.2%} from 150 steps after the first crossing on.
     The loss ends at {measured:.3g}, predicted {predicted:.3g}; the stable flow's ends at {stable:.3g}.
     """
-    run, (ax,) = runs["rmsprop"], axes
-    shown, predicted = values(run, "discrete", "loss"), values(run, "central", "predicted_loss")
-    titled(ax, "", "training loss")
-    flows(ax, run, "loss")
-    averaged(ax, run, shown, predicted)
-    mark_crossing(ax, run, "first crossing, step {}")
-    logarithmic(ax, shown)
-    return {
-        "error": verdict(run, "predicted_loss")["predicted_loss"],
-        "measured": final(shown),
-        "predicted": final(predicted),
-        "stable": final(values(run, "stable", "loss")),
-    }
+    return predicted_losses(runs, axes[0], "rmsprop")
 
 
 @figure("rmsprop-stationary-cosine")

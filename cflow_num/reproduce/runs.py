@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import xarray as xr
 
-from ..devices import full_precision
+from ..devices import available_memory, full_precision
 from ..discrete import DiscreteOptimizer
 from ..eigenpairs import leading_eigenpairs, start_block
 from ..errors import GainWarning, InputError, RunError
@@ -135,7 +134,7 @@ def check_memory(made: Problem, name: str, available: int | None = None) -> None
     Traceback (most recent call last):
     cflow_num.errors.InputError: demo needs about ... GB of memory and 1e-08 GB are available: use --scale small, ...
     """
-    available = _available() if available is None else available
+    available = available_memory() if available is None else available
     if available is None:
         return
     needed = made.memory()
@@ -144,18 +143,6 @@ def check_memory(made: Problem, name: str, available: int | None = None) -> None
             f"{name} needs about {needed / 1e9:.3g} GB of memory and {available / 1e9:.3g} GB are available: use "
             "--scale small, or a larger machine"
         )
-
-
-def _available() -> int | None:
-    """Return the bytes of memory that are available where arrays are made; None where nobody knows."""
-    stats = next(iter(jnp.zeros(()).devices())).memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
 
 
 @full_precision()

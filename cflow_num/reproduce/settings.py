@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import InputError, nearest
+from ..errors import check_one_of
 
 SCALES = ("small", "paper")
 IMAGES, SEQUENCES = ("mlp", "cnn", "resnet", "vit"), ("lstm", "transformer", "mamba")
@@ -50,15 +50,13 @@ def setting(key: str, scale: str = "small") -> Setting:
     """
     check_scale(scale)
     known = _settings(scale)
-    if key not in known:
-        raise InputError(f'run "{key}" is not one of {", ".join(known)}{nearest(key, known)}')
+    check_one_of("run", key, known)
     return known[key]
 
 
 def check_scale(scale: str) -> None:
     """Raise `InputError` for a scale that is not there."""
-    if scale not in SCALES:
-        raise InputError(f'scale "{scale}" is not one of {", ".join(SCALES)}{nearest(scale, SCALES)}')
+    check_one_of("scale", scale, SCALES)
 
 
 def _settings(scale: str) -> dict[str, Setting]:

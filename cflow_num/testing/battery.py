@@ -25,7 +25,7 @@ from cflow_sym.spec import OptimizerSpec
 from cflow_sym.tracing import double_precision
 
 from ..discrete import DiscreteOptimizer
-from ..errors import GainWarning, InputError, nearest
+from ..errors import GainWarning, InputError, check_one_of
 from ..flows.base import FlowState
 from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
@@ -115,8 +115,7 @@ def check(
     """
     battery = _Tried(spec, quick, dict(hyperparameters or {}), on_row or (lambda name: None))
     for name in only:
-        if name not in PROPERTIES:
-            raise InputError(f'property "{name}" is not one of {", ".join(PROPERTIES)}{nearest(name, PROPERTIES)}')
+        check_one_of("property", name, PROPERTIES)
     return battery.run(flow, tuple(only) or PROPERTIES)
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import importlib
 import os
 import random
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num import checkpoints, cli
+from cflow_num import checkpoints, cli, prepare
 from cflow_num.checkpoints import Checkpoint, Checkpoints, found, writing_alone
 from cflow_num.errors import InputError
 from cflow_num.files import replacing
@@ -69,7 +68,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, o
     assert len(found(tmp_path)) == 1  # written when it was interrupted
     rest = cn.run(valley, optimizer, hp, **SETTINGS, checkpoints=tmp_path, checkpoint_every=0, resume=True)
     same(whole, rest)
-    assert not found(tmp_path)  # done
+    assert found(tmp_path)  # left until the caller has saved the run
+    checkpoints.clear(tmp_path)
+    assert not found(tmp_path)
 
 
 def test_checkpoints_change_no_number_and_a_process_that_failed_stays_failed(tmp_path, monkeypatch):
@@ -87,7 +88,7 @@ def test_checkpoints_change_no_number_and_a_process_that_failed_stays_failed(tmp
 def test_a_capacity_that_grew_is_kept(tmp_path, monkeypatch):
     problem = cn.problem("digits-mlp", n=60, width=6)
     settings = dict(steps=48, warm_start=30, quiet=True, eig_every=48, processes=("central",))
-    monkeypatch.setattr(importlib.import_module("cflow_num.run"), "Process", functools.partial(Process, capacity=1))
+    monkeypatch.setattr(prepare, "Process", functools.partial(Process, capacity=1))
     whole = cn.run(problem, "gradient_descent", dict(learning_rate=1.0), **settings)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)

@@ -154,7 +154,7 @@ def test_a_figure_that_cannot_be_made_does_not_stop_the_others(tmp_path, monkeyp
 
 def test_the_papers_size_is_refused_where_memory_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "setting", tiny)
-    monkeypatch.setattr(runs, "_available", lambda: 1000)
+    monkeypatch.setattr(runs, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"gd needs about .* GB of memory and 1e-06 GB are available"):
         Runs(tmp_path, "paper", quiet=True)["gd"]
 

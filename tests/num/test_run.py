@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import sympy as sp
 
 import cflow_num as cn
 import cflow_sym as cs
+from cflow_num import prepare
 from cflow_num.errors import InputError, RunError
 from cflow_num.flows.base import Flow
 from cflow_num.integrate import Records
@@ -168,7 +168,7 @@ def test_the_chunk_length_changes_no_number(monkeypatch):
     valley = cn.problem("valley", x0=1e-4, z0=-0.5)
     runs = []
     for chunk in (16, 24):  # multiples of the longest step of the anchored integrator
-        monkeypatch.setattr(sys.modules["cflow_num.run"], "CHUNK", chunk)
+        monkeypatch.setattr(prepare, "CHUNK", chunk)
         runs.append(cn.run(valley, "gradient_descent", {"learning_rate": 1.0}, steps=40, quiet=True))
     assert runs[0].tree["central"]["sigma_eigenvalues"].values[-1, 0] > 0.01
     for name in ("discrete", "central"):
@@ -335,7 +335,7 @@ def test_arguments_of_the_wrong_kind():
     good = {"problem": cn.problem("quadratic"), "steps": 3, "warm_start": 0, "processes": ("stable",), "eig_every": 1}
     for change, says in (({"steps": 1.5}, "steps is 1.5"), ({"problem": 3}, "cflow_num.Problem(loss, params)")):
         with pytest.raises(InputError, match=re.escape(says)):
-            sys.modules["cflow_num.run"]._check_arguments(**good | change)
+            prepare._check_arguments(**good | change)
 
 
 def test_a_loss_that_is_not_finite_at_the_start():

@@ -1,0 +1,152 @@
+"""The input of a run, checked: what is wrong is said in one sentence before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import filters
+from .devices import describe as place
+from .discrete import DiscreteOptimizer
+from .errors import InputError, check_one_of
+from .filters import check_filter
+from .flows.base import FlowState
+from .hyperparameters import as_arrays, check_schedules, describe, resolve
+from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
+from .loss import Problem
+
+CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
+_MOST_STEPS = 10_000_000
+
+
+class Prepared(NamedTuple):
+    """A run that is checked and can start."""
+
+    processes: dict[str, Process]
+    discrete: DiscreteOptimizer
+    config: dict[str, Any]
+
+
+def prepare(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    *,
+    steps: int,
+    warm_start: int,
+    processes: Sequence[str],
+    integrator: str | None,
+    eig_every: int,
+    average_start: bool,
+    capture: Sequence[int] | int,
+    memory: str | int | float | None,
+) -> Prepared:
+    """Check the input of a run; raises `InputError`."""
+    flow, hp = resolve(optimizer, hyperparameters)
+    problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
+    _check_arguments(problem, steps, warm_start, processes, eig_every)
+    _check_average_start(average_start, warm_start)
+    arrays = as_arrays(flow, hp, problem)
+    check_schedules(flow, hp, warm_start + steps)
+    edge = check_filter(flow, arrays, warm_start + steps)
+    coordinates = _coordinates(problem, capture)
+    everything = {
+        name: Process(
+            name,
+            problem,
+            flow,
+            arrays,
+            integrator=integrator,
+            chunk=CHUNK,
+            eig_every=eig_every,
+            coordinates=coordinates,
+        )
+        for name in PROCESSES
+        if name in processes
+    }
+    config = {
+        "optimizer": flow.NAME,
+        "title": flow.TITLE,
+        "switches": list(flow.SWITCHES),
+        "hyperparameters": describe(hp),
+        "problem": problem.name,
+        "problem_description": problem.description,
+        "n_weights": problem.n_weights,
+        "dtype": problem.w0.dtype.name,
+        "device": place(problem.w0),
+        "budget": memory,
+        "examples_at_once": problem.chunks.examples,
+        "vectors_at_once": problem.chunks.vectors,
+        "steps": steps,
+        "warm_start": warm_start,
+        "processes": list(everything),
+        "integrator": integrator or DEFAULT_INTEGRATOR,
+        "average_start": average_start,
+        "gain": edge.gain,
+        "memory": edge.memory,
+        "note": filters.warning(flow, edge),
+        "eig_every": eig_every,
+    }
+    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
+
+
+def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
+            "cflow_num.Problem(loss, params)"
+        )
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("warm_start", warm_start, 0),
+        ("eig_every", eig_every, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
+    if steps > _MOST_STEPS:
+        raise InputError(f"steps is {steps}, it must be at most {_MOST_STEPS}: every step is kept in memory")
+    if isinstance(processes, str) or not processes:
+        raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
+    for name in processes:
+        check_one_of("process", name, PROCESSES)
+    loss = float(problem.value(problem.w0))
+    if not np.isfinite(loss):
+        raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
+
+
+def _check_average_start(average_start: Any, warm_start: int) -> None:
+    if not isinstance(average_start, bool):
+        raise InputError(f"average_start is {average_start!r}, it must be True or False")
+    if average_start and not warm_start:
+        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
+
+
+def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
+    """Return the indices of the weights to capture; raises `InputError` where there are no such weights."""
+    n = problem.n_weights
+    if isinstance(capture, bool):
+        raise InputError(f"capture is {capture}, it must be a number of weights or a list of their indices")
+    if isinstance(capture, (int, np.integer)):
+        if not 0 <= capture <= n:
+            raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
+        felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))
+        return tuple(felt[np.linspace(0, felt.size - 1, min(int(capture), felt.size)).astype(int)].tolist())
+    chosen = [i for i in capture if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < n]
+    if len(chosen) != len(capture) or isinstance(capture, str):
+        raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
+    return tuple(int(i) for i in chosen)
+
+
+def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
+    """Refuse a start at which some weight has no preconditioner: its gradient has always been zero."""
+    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
+    bad = ~(np.isfinite(P) & (P > 0))
+    if bad.any():
+        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
+        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
+        raise InputError(
+            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
+            f"is zero: {remedy}"
+        )
