@@ -11,7 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import canvas
+from matplotlib.figure import Figure
+
+from . import canvas, hover
 from .compare import compare
 from .errors import InputError
 from .measures import gradient_equivalents, values
@@ -66,56 +68,6 @@ CAPTIONS = {
     ),
 }
 
-STYLE = """
-:root { color-scheme: light dark;
-  --ink: #16202c; --soft: #5b6670; --line: #e1e5ea; --page: #f6f7f9; --card: #fff;
-  --pass: #12723f; --pass-bg: #dcf3e5; --fail: #b3141f; --fail-bg: #fde3e4;
-  --none: #5b6670; --none-bg: #e9ecf0; }
-@media (prefers-color-scheme: dark) { :root {
-  --ink: #e8ecf1; --soft: #a0abb6; --line: #2b343e; --page: #11161c; --card: #1a2129;
-  --pass: #7fdca8; --pass-bg: #143a27; --fail: #ff9da3; --fail-bg: #4a1a1e;
-  --none: #a0abb6; --none-bg: #2b343e; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
-  font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .25rem; letter-spacing: -.01em; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; letter-spacing: -.01em; }
-h3 { font-size: 1.05rem; margin: 2.25rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-a { color: inherit; }
-.soft, figcaption, .note { color: var(--soft); }
-h1 + p { margin-bottom: 1.1rem; }
-.verdict { font-size: 1.05rem; margin: .75rem 0 1rem; max-width: none; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-th, td { text-align: left; padding: .42rem .9rem; vertical-align: baseline;
-  border-bottom: 1px solid var(--line); }
-tr:last-child > * { border-bottom: 0; }
-thead th { font-size: .8rem; font-weight: 600; color: var(--soft); line-height: 1.25;
-  vertical-align: bottom; }
-thead th.number { white-space: normal; }
-tbody th { font-weight: 400; min-width: 9rem; }
-tbody th:has(a) { min-width: 15rem; }
-tr.judged > th { font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.note { font-size: .85rem; }
-.chip { display: inline-block; min-width: 3.1rem; text-align: center; padding: .05rem .6rem;
-  border-radius: 1rem; font-size: .82rem; font-weight: 600; background: var(--none-bg); color: var(--none); }
-.chip.pass { background: var(--pass-bg); color: var(--pass); }
-.chip.fail { background: var(--fail-bg); color: var(--fail); }
-figure { margin: 1.5rem 0; }
-figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
-  border-radius: .6rem; padding: .5rem; }
-figcaption { margin-top: .5rem; font-size: .92rem; max-width: 46rem; }
-dl { margin: 0; padding: .35rem .9rem; font-size: .93rem; display: grid;
-  grid-template-columns: minmax(9rem, 17rem) 1fr; }
-dt, dd { margin: 0; padding: .35rem 0; }
-dt { font-weight: 600; padding-right: 1rem; } dd { overflow-wrap: anywhere; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dt { padding-bottom: 0; }
-  dd { padding-top: 0; } }
-"""
-
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` about the runs into `folder`, with its figures beside it; return the page's path.
@@ -139,10 +91,11 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     sections = []
     for run, comparison, name in zip(runs, comparisons, names, strict=True):
         prefix = "" if len(runs) == 1 else f"{name}-"
-        images = {}
-        for key, figure in figures(run).items():
-            images[key] = canvas.save(figure, folder / f"{prefix}{key}.png").read_bytes()
-        sections.append(_section(run, comparison, images, "" if len(runs) == 1 else name))
+        drawn = figures(run).items()
+        pictures = [
+            _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], comparison.title) for key, figure in drawn
+        ]
+        sections.append(_section(run, comparison, "".join(pictures), "" if len(runs) == 1 else name))
     heading = comparisons[0].title if len(runs) == 1 else f"{len(runs)} runs"
     overview = "" if len(runs) == 1 else _overview(comparisons, names)
     page = _page(heading, overview + "".join(sections) + _definitions(comparisons))
@@ -157,17 +110,16 @@ def _page(heading: str, body: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(heading)}: optimizer and central flow</title>\n"
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(heading)}</h1>\n"
+        f"<style>\n{hover.asset('report.css')}</style>\n</head>\n<body>\n<main>\n<h1>{escape(heading)}</h1>\n"
         '<p class="soft">The discrete optimizer against its central flow, the equation for its time-averaged '
-        f"path.</p>\n{body}</main>\n</body>\n</html>\n"
+        f"path.</p>\n{body}</main>\n<script>\n{hover.asset('hover.js')}</script>\n</body>\n</html>\n"
     )
 
 
-def _section(run: Run, comparison: Comparison, images: dict[str, bytes], name: str) -> str:
+def _section(run: Run, comparison: Comparison, pictures: str, name: str) -> str:
     heading = f'<h2 id="{escape(name)}">{escape(comparison.title)}</h2>\n' if name else ""
     level = "h3" if name else "h2"
     verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
-    pictures = "".join(_picture(key, image, comparison.title) for key, image in images.items())
     return (
         f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{pictures}"
         f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"
@@ -214,11 +166,12 @@ def _table(header: Sequence[str], rows: list[str], numbers: Sequence[int] | rang
     return f'<div class="card"><table>\n{head}{body}</table></div>\n'
 
 
-def _picture(key: str, image: bytes, whose: str) -> str:
-    alternative, caption = CAPTIONS[key]
-    source = base64.b64encode(image).decode("ascii")
+def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: str) -> str:
+    """Save a figure and return it as part of the page, with the numbers of its curves."""
+    source = base64.b64encode(canvas.save(figure, path).read_bytes()).decode("ascii")
+    image = f'<img src="data:image/png;base64,{source}" alt="{escape(f"{alternative} {whose}.")}">'
     return (
-        f'<figure><img src="data:image/png;base64,{source}" alt="{escape(f"{alternative} {whose}.")}">\n'
+        f'<figure><div class="plot">{image}\n{hover.embedded(figure)}</div>\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
 

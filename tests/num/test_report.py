@@ -1,6 +1,8 @@
 """Figures and the HTML page of synthetic runs."""
 
 import base64
+import json
+import re
 from html.parser import HTMLParser
 
 import matplotlib as mpl
@@ -9,6 +11,7 @@ import pytest
 import xarray as xr
 
 from cflow_num.errors import InputError
+from cflow_num.hover import asset
 from cflow_num.plot import FIGURES, figures, save_figures
 from cflow_num.report import write_report
 from cflow_num.run import Run
@@ -24,7 +27,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.seen, self.attrs, self.words = [], [], [], []
+        self.open, self.seen, self.attrs, self.words, self.scripts = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open
@@ -32,6 +35,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
         self.attrs.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -39,8 +44,18 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif self.open and self.open[-1] != "style":
             self.words.append(data)
+
+    def numbers(self):
+        """Return the panels of every picture; the page's only other script is the reader."""
+        *numbers, reader = self.scripts
+        assert reader.strip() == asset("hover.js").strip()
+        kinds = [{"type": "application/json"}] * len(numbers) + [{}]
+        assert self.of("script") == kinds, "inline, with no source"
+        return [json.loads(text) for text in numbers]
 
     def of(self, tag):
         return [attrs for name, attrs in self.attrs if name == tag]
@@ -64,10 +79,12 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
         kind, data = image["src"].split(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
-    assert not {"script", "link", "iframe", "object"} & set(page.seen)
-    assert "http" not in text
-    assert "@import" not in text
-    assert "url(" not in text
+    assert all(page.numbers())
+    assert len(page.numbers()) == len(SHOWN)
+    assert not {"link", "iframe", "object"} & set(page.seen)
+    words = re.sub(r'base64,[^"]*"', '"', text)
+    for loads in ("http", "://", "@import", "url(", "fetch(", "XMLHttpRequest", "import("):
+        assert loads not in words
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([*(f"{n}.png" for n in SHOWN), "report.html"])
 
 
@@ -75,7 +92,7 @@ def test_names_are_escaped(tmp_path):
     evil = '<script>alert("$x_{")</script> & more'
     run = synthetic(problem=evil)
     text = write_report([run], tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
     page = Page(text)
     assert any(evil in word for word in page.words)
