@@ -128,14 +128,19 @@ def finished(ax: Axes, run: Run) -> Figure:
     return legend(ax)
 
 
-def legend(ax: Axes) -> Figure:
-    """Return the figure of `ax` with its legend in the header."""
-    fig = ax.get_figure(root=True)
+def legend(*axes: Axes) -> Figure:
+    """Return the figure of the axes with one legend for all of them, each label once, in the header."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    fig = axes[0].get_figure(root=True)
     assert isinstance(fig, Figure)
     anchor = (0.012, 1 - 0.31 / fig.get_figheight())
     look: dict[str, Any] = dict(frameon=False, fontsize=8.8, handlelength=1.6, columnspacing=1.5, borderaxespad=0)
     key = fig.legend(
-        *ax.get_legend_handles_labels(),
+        list(handles.values()),
+        list(handles),
         loc="upper left",
         bbox_to_anchor=anchor,
         ncols=7,

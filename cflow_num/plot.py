@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .measures import critical_count, edge_step_size, first_crossing, positive, 
 from .run import Run
 
 PANELS = 6  # directions shown of the variance
+EIGENVALUES = r"effective eigenvalues, $\lambda_i(P^{-1}H)$"
 
 
 @styled
@@ -24,30 +26,46 @@ def loss(run: Run) -> Figure | None:
     """Training loss of every process, with the time average that the central flow predicts."""
     if "discrete" not in run.tree.children:
         return None
-    shown = {name: values(run, name, "loss") for name in run.tree.children}
     ax = single(run, "Training loss", "training loss")
-    line(ax, shown["discrete"], "optimizer", **RAW)
-    line(ax, _at_edge(run, smoothed(shown["discrete"])), "time average", **AVERAGE)
-    _flows(ax, run, "loss", ("stable", "ablated", "stationary", "central"))
-    if "central" in shown:
-        line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
-    every = np.concatenate([x[np.isfinite(x)] for x in shown.values()])
-    floor = min(np.nanmin(x, initial=np.inf) for name, x in shown.items() if name != "stable")
-    _loss_scale(ax, every.min(initial=np.inf), every.max(initial=-np.inf), floor)
+    draw_loss(ax, run, [run])
     return finished(ax, run)
+
+
+def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
+    """Draw the losses of a run on an axis that holds those of all runs `among` which it is."""
+    measured = values(run, "discrete", "loss")
+    line(ax, measured, "optimizer", **RAW)
+    line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
+    _flows(ax, run, "loss", ("stable", "ablated", "stationary", "central"))
+    if "central" in run.tree.children:
+        line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
+    shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
+    every = np.concatenate([x[np.isfinite(x)] for _, x in shown])
+    floor = min(np.nanmin(x, initial=np.inf) for name, x in shown if name != "stable")
+    _loss_scale(ax, every.min(initial=np.inf), every.max(initial=-np.inf), floor)
 
 
 @styled
 def eigenvalues(run: Run) -> Figure | None:
     """Leading effective eigenvalues against the threshold."""
-    if "central" not in run.tree.children:
+    if not has_eigenvalues(run):
         return None
+    ax = single(run, "Effective eigenvalues", EIGENVALUES)
+    draw_eigenvalues(ax, run)
+    return finished(ax, run)
+
+
+def has_eigenvalues(run: Run) -> bool:
+    """Return whether the run knows eigenvalues of its central flow, and their threshold."""
+    known = "central" in run.tree.children and np.isfinite(values(run, "central", "effective_eigenvalues")).any()
+    return bool(known and np.isfinite(threshold(run)).any())
+
+
+def draw_eigenvalues(ax: Axes, run: Run) -> None:
+    """Draw the eigenvalues of every process that were ever critical, and one more."""
     c, count = threshold(run), int(critical_count(run).max(initial=0)) + 1
     names = [name for name in ("discrete", "stable", "central") if name in run.tree.children]
     shown = {name: values(run, name, "effective_eigenvalues")[:, :count] for name in names}
-    if not np.isfinite(c).any() or not np.isfinite(shown["central"]).any():
-        return None
-    ax = single(run, "Effective eigenvalues", r"effective eigenvalues, $\lambda_i(P^{-1}H)$")
     look = {
         "discrete": RAW,
         "stable": FLOW["stable"] | {"linewidth": 1.1, "zorder": 1.9},
@@ -64,7 +82,6 @@ def eigenvalues(run: Run) -> Figure | None:
     if beyond > top:
         note = f"the stable flow goes on to {beyond:.3g}"
         ax.text(0.995, 0.985, note, transform=ax.transAxes, ha="right", va="top", color=COLOURS["stable"])
-    return finished(ax, run)
 
 
 @styled
@@ -146,17 +163,30 @@ def _panels(
 @styled
 def distances(run: Run) -> Figure | None:
     """Distance of every flow from the discrete optimizer's midpoint."""
-    flows = [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
-    if not any((values(run, name, "distance_to_discrete") > 0).any() for name in flows):
+    if not has_distances(run):
         return None
     ax = single(run, "Distance from the optimizer's midpoint", "distance [weight]")
+    draw_distances(ax, run)
+    return finished(ax, run)
+
+
+def has_distances(run: Run) -> bool:
+    """Return whether any flow is known to be apart from the optimizer."""
+    return any((values(run, name, "distance_to_discrete") > 0).any() for name in _apart(run))
+
+
+def draw_distances(ax: Axes, run: Run) -> None:
+    """Draw the distances on a logarithmic axis."""
     if "discrete" in run.tree.children:
         travelled = values(run, "discrete", "distance_from_start")
         line(ax, _logarithmic(travelled), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
-    for name in flows:
+    for name in _apart(run):
         line(ax, _logarithmic(values(run, name, "distance_to_discrete")), f"{name} flow", **FLOW[name])
     ax.set_yscale("log")
-    return finished(ax, run)
+
+
+def _apart(run: Run) -> list[str]:
+    return [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
 
 
 @styled
@@ -184,8 +214,7 @@ def optimization_speed(run: Run) -> Figure | None:
     if "central" not in run.tree.children or np.isfinite(values(run, "central", "effective_step_size")).any():
         return None
     ax = single(run, "Optimization speed", r"optimization speed, $g^\top P^{-1}g$ [loss/step]")
-    shown = [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
-    for name in shown:
+    for name in _apart(run):
         line(ax, _logarithmic(values(run, name, "optimization_speed")), f"{name} flow", **FLOW[name])
     ax.set_yscale("log")
     return finished(ax, run)

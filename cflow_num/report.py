@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from . import canvas, hover
 from .compare import compare
 from .errors import InputError
-from .measures import gradient_equivalents, values
+from .measures import gradient_equivalents, titles, values
 from .plot import figures
 from .run import Run
+from .side_by_side import side_by_side
 from .verdict import DEFINITIONS, WORDS, Comparison
 
-# figure: (alternative text, caption)
+# figure: (alternative text, caption), of one run
 CAPTIONS = {
     "loss": (
         "Training loss by step for every process, with the predicted time average.",
@@ -68,6 +69,24 @@ CAPTIONS = {
     ),
 }
 
+# the same, of several runs side by side
+COMPARISONS = {
+    "loss": (
+        "Training loss by step with its predicted time average, one panel per run.",
+        "How well the prediction (dashed) covers the time average (wide, pale), run by run. Runs of one problem share "
+        "their axes.",
+    ),
+    "distances": (
+        "Distance of every flow from the optimizer's averaged path by step, one panel per run.",
+        "How far each run's flows are from its own optimizer, next to the distance that it has travelled. Where the "
+        "central flow lies far below the stable one, it accounts for what the oscillation does to the path.",
+    ),
+    "eigenvalues": (
+        "Leading effective eigenvalues by step with their threshold, one panel per run.",
+        "When each run comes to the edge, and how many eigenvalues stay there.",
+    ),
+}
+
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` about the runs into `folder`, with its figures beside it; return the page's path.
@@ -87,18 +106,12 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     if not runs:
         raise InputError("there is no run to report on: pass at least one")
     comparisons = [compare(run) for run in runs]
-    names = _names(runs)
-    sections = []
-    for run, comparison, name in zip(runs, comparisons, names, strict=True):
-        prefix = "" if len(runs) == 1 else f"{name}-"
-        drawn = figures(run).items()
-        pictures = [
-            _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], comparison.title) for key, figure in drawn
-        ]
-        sections.append(_section(run, comparison, "".join(pictures), "" if len(runs) == 1 else name))
-    heading = comparisons[0].title if len(runs) == 1 else f"{len(runs)} runs"
-    overview = "" if len(runs) == 1 else _overview(comparisons, names)
-    page = _page(heading, overview + "".join(sections) + _definitions(comparisons))
+    several = len(runs) > 1
+    names, whose = _names(runs) if several else [""], titles(runs)
+    body = _overview(comparisons, names, whose) + _side_by_side(runs, folder) if several else ""
+    for run, comparison, name, title in zip(runs, comparisons, names, whose, strict=True):
+        body += _section(run, comparison, folder, name, title)
+    page = _page(f"{len(runs)} runs" if several else whose[0], body + _definitions(comparisons))
     path = folder / "report.html"
     with canvas.replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -116,9 +129,13 @@ def _page(heading: str, body: str) -> str:
     )
 
 
-def _section(run: Run, comparison: Comparison, pictures: str, name: str) -> str:
-    heading = f'<h2 id="{escape(name)}">{escape(comparison.title)}</h2>\n' if name else ""
-    level = "h3" if name else "h2"
+def _section(run: Run, comparison: Comparison, folder: Path, name: str, whose: str) -> str:
+    """Return what the page says about one run; `name` is its anchor and its files' prefix, empty if it is alone."""
+    heading = f'<h2 id="{escape(name)}">{escape(whose)}</h2>\n' if name else ""
+    level, prefix = ("h3", f"{name}-") if name else ("h2", "")
+    pictures = "".join(
+        _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], whose) for key, figure in figures(run).items()
+    )
     verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
     return (
         f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{pictures}"
@@ -146,15 +163,22 @@ def _verdict_table(comparison: Comparison) -> str:
     return _table(("quantity", "value", "limit", "verdict", ""), rows, numbers=(1, 2))
 
 
-def _overview(comparisons: list[Comparison], names: list[str]) -> str:
+def _overview(comparisons: list[Comparison], names: list[str], whose: list[str]) -> str:
     keys = ("distance_ratio", "distance_travelled", "predicted_loss", "first_crossing", "critical_2", "cost")
     rows = []
-    for comparison, name in zip(comparisons, names, strict=True):
+    for comparison, name, title in zip(comparisons, names, whose, strict=True):
         cells = "".join(f'<td class="number">{escape(comparison[key].texts()[1])}</td>' for key in keys)
-        link = f'<a href="#{escape(name)}">{escape(comparison.title)}</a>'
+        link = f'<a href="#{escape(name)}">{escape(title)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th><td>{_chip(comparison.passed)}</td>{cells}</tr>\n')
     header = ("run", "verdict", *(DEFINITIONS[key][0] for key in keys))
     return _table(header, rows, numbers=range(2, len(header)))
+
+
+def _side_by_side(runs: list[Run], folder: Path) -> str:
+    drawn, whose = side_by_side(runs).items(), f"{len(runs)} runs"
+    return "".join(
+        _picture(figure, folder / f"comparison-{key}.png", *COMPARISONS[key], whose) for key, figure in drawn
+    )
 
 
 def _table(header: Sequence[str], rows: list[str], numbers: Sequence[int] | range) -> str:

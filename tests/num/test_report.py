@@ -12,14 +12,23 @@ import xarray as xr
 
 from cflow_num.errors import InputError
 from cflow_num.hover import asset
+from cflow_num.measures import titles
 from cflow_num.plot import FIGURES, figures, save_figures
 from cflow_num.report import write_report
 from cflow_num.run import Run
+from cflow_num.side_by_side import side_by_side
 
 from .synthetic import STEPS, synthetic, without
 
 SHOWN = [name for name in FIGURES if name not in ("optimization_speed", "squared_gradients")]  # of a scalar state
 VOID = {"meta", "img", "br", "link"}
+
+
+def named(run, **settings):
+    """Return a run of other settings."""
+    tree = run.tree.copy()
+    tree.attrs = {**run.tree.attrs, "config": json.dumps(run.config | settings)}
+    return Run(tree)
 
 
 class Page(HTMLParser):
@@ -108,7 +117,45 @@ def test_several_runs_have_an_overview_and_sections(tmp_path):
     assert [attrs["href"] for attrs in page.of("a")] == [f"#{target}" for target in targets]
     assert len(set(targets)) == 3
     assert page.words.index("fail") < page.words.index("quantity"), "the overview comes first"
-    assert len(list(tmp_path.glob("*.png"))) == len(page.of("img")) == 3 * len(SHOWN) - 1
+    compared = ["comparison-distances.png", "comparison-eigenvalues.png", "comparison-loss.png"]
+    assert sorted(p.name for p in tmp_path.glob("comparison-*.png")) == compared
+    assert len(list(tmp_path.glob("*.png"))) == len(page.of("img")) == 3 * len(SHOWN) - 1 + len(compared)
+    assert ["one panel per run" in image["alt"] for image in page.of("img")[:4]] == [True] * 3 + [False]
+    assert page.seen.index("table") < page.seen.index("img") < page.seen.index("h2")
+    assert [len(panels) for panels in page.numbers()[:3]] == [3] * 3
+
+
+def test_runs_of_one_problem_share_their_axes_and_others_do_not():
+    low = {name: {"loss": np.full(STEPS + 1, 0.01)} for name in ("discrete", "stable", "central")}
+    runs = [synthetic(), synthetic(**low)]
+    for problems, shared in ((("toy", "toy"), True), (("toy", "other"), False)):
+        drawn = side_by_side([named(run, problem=problem) for run, problem in zip(runs, problems, strict=True)])
+        assert list(drawn) == ["loss", "distances", "eigenvalues"]
+        first, second = (ax.get_ylim() for ax in drawn["loss"].axes)
+        assert (first == second) is shared
+        assert second[0] < 0.01 < second[1]
+        assert first[0] < 3 < first[1]
+
+
+def test_a_comparison_needs_two_runs_that_know_the_quantity_and_one_legend_serves_all():
+    runs = [synthetic(), without(synthetic(), "central"), synthetic(stationary={"loss": np.ones(STEPS + 1)})]
+    drawn = side_by_side(runs)
+    assert [len([ax for ax in figure.axes if ax.get_visible()]) for figure in drawn.values()] == [3, 3, 2]
+    labels = [text.get_text() for text in drawn["loss"].legends[0].get_texts()]
+    assert len(set(labels)) == len(labels)
+    assert {"optimizer", "predicted average", "stationary flow"} <= set(labels)
+    assert list(side_by_side([runs[1], runs[1]])) == ["loss", "distances"]
+
+
+def test_runs_of_the_same_title_are_told_apart_by_what_differs():
+    settings = [{"learning_rate": 0.1, "beta2": beta2, "epsilon": 0.0} for beta2 in (0.9, 0.99)]
+    runs = [named(synthetic(), hyperparameters=x) for x in settings] + [named(synthetic(), problem="other")]
+    common = "learning rate 0.1, 400 steps"
+    assert titles(runs) == [
+        f"Scalar RMSProp on toy, {common}, beta2 0.9",
+        f"Scalar RMSProp on toy, {common}, beta2 0.99",
+        f"Scalar RMSProp on other, {common}",
+    ]
 
 
 def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
