@@ -62,7 +62,7 @@ def asset(name: str) -> str:
     >>> asset("hover.js").splitlines()[0]
     '// Values of the curves under the pointer, for the pictures of a report.'
     """
-    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+    return files("cflow_num").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _panel(ax: Axes) -> dict[str, Any]:

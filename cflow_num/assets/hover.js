@@ -71,7 +71,7 @@
       return drawn;
     });
     const box = at(table(readings, step), across(x), down(0));
-    box.classList.toggle("left", x > 0.5);
+    box.classList.toggle("left", left + width * x > 0.5); // of the line, where there is more room
     overlay.replaceChildren(line, ...dots.filter(Boolean), box);
   }
 
@@ -94,13 +94,13 @@
       if (!rows.has(curve.name)) {
         const swatch = element("span", "swatch");
         swatch.style.background = curve.colour;
+        const elsewhere = where === step ? "" : ` (step ${where})`;
         const numbers = element("span", "values");
-        box.append(swatch, element("span", "name", curve.name), numbers);
+        box.append(swatch, element("span", "name", curve.name + elsewhere), numbers);
         rows.set(curve.name, numbers);
       }
       const numbers = rows.get(curve.name);
-      const elsewhere = where === step ? "" : ` (step ${where})`;
-      numbers.textContent += (numbers.textContent && ", ") + text(v) + elsewhere;
+      numbers.textContent += (numbers.textContent && ", ") + text(v);
     }
     return box;
   }
