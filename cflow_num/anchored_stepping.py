@@ -28,7 +28,10 @@ SHORTEST = 1 / 16
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
 SEVERITY = 20  # how much more the estimate counts per relative excess of an eigenvalue over the threshold
-GAP = 0.05  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
+SPLIT = 8  # from that capacity on, short steps with at most half as many near eigenvalues are compiled apart
+GAP = 0.03  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
+WANTED = 0.05  # relative to c: eigenpairs that near must converge
+CROWDED = 0.02  # relative to c: eigenvalues that near beyond the capacity make it grow
 _eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)
 
 
@@ -89,6 +92,12 @@ class AtUnits(dfx.AbstractLocalInterpolation):
         return jax.tree.map(lambda a, b: jnp.where(ahead <= 0, a, b), self.start, here)
 
 
+def _padded(X: Float[Array, "... s s"], size: int) -> Float[Array, "... k k"]:
+    """Return matrices with zeros appended up to `size` rows and columns."""
+    more = size - X.shape[-1]
+    return jnp.pad(X, [(0, 0)] * (X.ndim - 2) + [(0, more), (0, more)])
+
+
 def _unit(ahead: Array) -> Array:
     """Return the place among the nodes of what lies `ahead` of the start of a step: the unit that it ends."""
     return jnp.clip(jnp.ceil(ahead - 1e-4).astype(jnp.int32) - 1, 0, LONGEST - 1)
@@ -126,26 +135,14 @@ class Anchored(dfx.AbstractSolver):
         known = jnp.isfinite(memory.age)
         apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
         V = memory.V + apart * memory.turning                                 # (n, K)
-        frame = flow.frame(middle, V, arriving=arriving, gap=GAP, eigenpairs=_eigenpairs)
+        frame = flow.frame(middle, V, arriving=arriving, gap=GAP, wanted=WANTED, eigenpairs=_eigenpairs)
         Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
-        count = jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
-        h = H / count.astype(H.dtype)
-
-        def advance(i: Array, carry: tuple[ShortStep, _Nodes]) -> tuple[ShortStep, _Nodes]:
-            last, nodes = carry
-            now = flow.short_step(frame, last.y, last.X, h)
-            now = now._replace(residual=jnp.maximum(last.residual, now.residual))
-            unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
-            return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node)
-
-        start = ShortStep(y, X, X, memory.rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
-        nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), _Nodes(y, X, start.g))
-        end, nodes = jax.lax.fori_loop(0, count, advance, (start, nowhere))
+        end, nodes = self._short_steps(flow, frame, y, X, memory.rates, H)
 
         c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
-        log = counted(log, frame, c, count * flow.GRADIENTS, end.residual)
+        log = counted(log, frame, c, self._count(H) * flow.GRADIENTS, end.residual)
         y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
         shift, pull = influence(flow, frame, end)                             # (n,), (n,)
         lam = frame.pairs.eigenvalues                                         # (K,)
@@ -157,6 +154,39 @@ class Anchored(dfx.AbstractSolver):
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
         error = self._error(flow, y0, y1, H, turned, pulled)
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
+
+    def _count(self, H: Array) -> Array:
+        """Return the number of short steps in a step of length H."""
+        return jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
+
+    def _short_steps(
+        self, flow: CentralFlow, frame: Frame, y: FlowState, X: Float[Array, "k k"], rates: FlowState, H: Array
+    ) -> tuple[ShortStep, _Nodes]:
+        """Return the last of the short steps and all nodes; where half of the capacity does, only that is computed."""
+        count, k = self._count(H), len(X)
+        h = H / count.astype(H.dtype)
+
+        def taken(size: int) -> tuple[ShortStep, _Nodes]:
+            some, X0 = frame.leading(size), X[:size, :size]
+            responses = flow.responses(some, h)
+
+            def advance(i: Array, carry: tuple[ShortStep, _Nodes]) -> tuple[ShortStep, _Nodes]:
+                last, nodes = carry
+                now = flow.short_step(some, last.y, last.X, h, responses)
+                now = now._replace(residual=jnp.maximum(last.residual, now.residual))
+                unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
+                return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node)
+
+            start = ShortStep(y, X0, X0, rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
+            node = _Nodes(y, X0, start.g)
+            nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), node)
+            end, nodes = jax.lax.fori_loop(0, count, advance, (start, nowhere))
+            whole = partial(_padded, size=k)
+            return end._replace(X=whole(end.X), mean_X=whole(end.mean_X)), nodes._replace(X=whole(nodes.X))
+
+        if k < SPLIT:
+            return taken(k)
+        return jax.lax.cond(jnp.sum(frame.near) <= k // 2, lambda: taken(k // 2), lambda: taken(k))
 
     def _error(
         self,

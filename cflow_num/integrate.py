@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from cflow_sym.interface import CompiledFlow
 
-from .anchored_stepping import LEAP, STEP, Anchored, AnchoredState, paced
+from .anchored_stepping import CROWDED, LEAP, STEP, Anchored, AnchoredState, paced
 from .baseline import Published
 from .chunk import Carry, Options, Records, advance_chunk
 from .discrete import DiscreteOptimizer
@@ -192,7 +192,7 @@ class Process:
             slow, memory, change, untracked = closer_to_rest(self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
-            if float(untracked) > 1 - 1.5 * ACTIVE_GAP and self.capacity < carry.V.shape[0]:
+            if self.crowded(untracked) and self.capacity < carry.V.shape[0]:
                 carry = self.grow(carry)
             elif float(change) < (RELAXED if self.relaxes else SETTLED):
                 return carry
@@ -230,8 +230,12 @@ class Process:
         if records.log is None or self.capacity >= records.w.shape[1]:
             return False
         seen = records.seen.effective_eigenvalues[:, self.capacity] / records.seen.threshold
-        largest = np.fmax(np.asarray(records.log.untracked), np.asarray(seen))
-        return bool(np.any(largest > 1 - 1.5 * ACTIVE_GAP))
+        return self.crowded(np.fmax(np.asarray(records.log.untracked), np.asarray(seen)))
+
+    def crowded(self, untracked: Any) -> bool:
+        """Whether eigenvalues beyond the capacity, relative to the threshold, are so near that it must grow."""
+        near = CROWDED if self._options.solver is Anchored else 1.5 * ACTIVE_GAP
+        return bool(np.any(np.asarray(untracked) > 1 - near))
 
     def grow(self, carry: Carry) -> Carry:
         """Double the capacity; raises `RunError` where the integrator cannot."""

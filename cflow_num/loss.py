@@ -91,6 +91,11 @@ class Problem(eqx.Module):
         hoisted = hoist(of_weights(loss), *args)
         self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
         self._outputs = None if outputs is None else comparable(outputs)
+        if jax.default_backend() == "cpu":
+            written = chunks.traced_memory(jax.make_jaxpr(jax.grad(self._value_on))(self.w0, self._data))
+            self.chunks = chunks.for_caches(written, chunks.count(self._data) if examples else None)
+            if self.chunks.examples is not None:
+                self._check_mean("summed in parts")
 
     @property
     def name(self) -> str:
@@ -357,8 +362,9 @@ class Problem(eqx.Module):
             )
         some = jax.tree.map(lambda x: x[:3], self.data)
         n = chunks.count(some)
-        together = float(self._value_on(self.w0, some))
-        parts = [float(self._value_on(self.w0, jax.tree.map(lambda x, i=i: x[i : i + 1], some))) for i in range(n)]
+        value = jax.jit(lambda w, some: self._value_on(w, some))
+        together = float(value(self.w0, some))
+        parts = [float(value(self.w0, jax.tree.map(lambda x, i=i: x[i : i + 1], some))) for i in range(n)]
         if not np.isclose(together, np.mean(parts), rtol=1e-3, atol=1e-6 * max(map(abs, parts))):
             raise InputError(
                 f"the loss of {self.name} is {together:.6g} on {n} examples together and {np.mean(parts):.6g} on "

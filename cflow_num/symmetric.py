@@ -88,6 +88,16 @@ def svec_basis(k: int) -> Float[Array, "m k k"]:
     return smat(jnp.eye(svec_size(k)))
 
 
+def leading_entries(k: int, size: int) -> np.ndarray:
+    """Return the places in svec of a k x k matrix of the entries of its leading size x size block, in svec's order.
+
+    >>> leading_entries(3, 2).tolist()
+    [0, 1, 3]
+    """
+    i, j, _ = _upper(k)
+    return np.flatnonzero((i < size) & (j < size))
+
+
 def outer_products(V: Float[Array, "n k"]) -> Float[Array, "m n"]:
     """Return svec of the outer product of each row of V with itself: ``outer_products(V) @ p = svec(V^T diag(p) V)``.
 

@@ -13,6 +13,7 @@ complementarity on the discrete step and several critical eigenvalues with state
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -25,7 +26,7 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
 from ..exponential import LinearPart, phi1, phi2
-from ..symmetric import congruence, outer_products, smat, svec
+from ..symmetric import congruence, leading_entries, outer_products, smat, svec
 from .base import Flow, FlowState
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
@@ -52,6 +53,12 @@ class Frame(NamedTuple):
     def U(self) -> Float[Array, "n k"]:
         """The eigenvectors that X refers to."""
         return self.pairs.U[:, : self.near.size]
+
+    def leading(self, size: int) -> Frame:
+        """Return the frame for X of the first `size` pairs alone; nothing is lost where no other is near."""
+        rows = leading_entries(self.near.size, size)
+        D, moments = jax.tree.map(lambda q: q[rows], (self.D, self.moments))  # (m, n)
+        return self._replace(D=D, near=self.near[:size], moments=moments)
 
 
 class Tangent(NamedTuple):
@@ -105,11 +112,12 @@ class CentralFlow(Flow):
         all_pairs: bool = False,
         arriving: Float[Array, " K"] | float = 0.0,
         gap: float = TRACKING_GAP,
+        wanted: float = TRACKING_GAP,
     ) -> Frame:
         """Evaluate eigenpairs (from the block V) and curvature gradients at y.
 
         Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, or for all
-        tracked with `all_pairs`.
+        tracked with `all_pairs`; eigenpairs above (1 - wanted) c must converge.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
@@ -118,7 +126,7 @@ class CentralFlow(Flow):
         rising = jnp.broadcast_to(jnp.asarray(arriving, y.w.dtype), (V.shape[1],))        # (K,)
         later = jax.lax.cummax(rising, reverse=True)                          # (K,) also of those below
         pairs = eigenpairs(
-            lambda V: self.hessian_vectors(y.w, V), P, V, wanted_above=edge - later, capacity=k
+            lambda V: self.hessian_vectors(y.w, V), P, V, wanted_above=(1 - wanted) * c - later, capacity=k
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
         near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
@@ -193,10 +201,27 @@ class CentralFlow(Flow):
         slack before it: directions whose slack stays far above zero are left out, and where the point itself is
         infeasible by more than `relief`, only that much is corrected.
         """
-        near, c = tangent.frame.near, tangent.c
         still, moved = self._rates(tangent, offset, weight)
         change = self.slack_change(tangent, _scaled_sum(offset, still, weight))           # (m,)
-        B = weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(moved)   # (m, m)
+        X, info = self.covariance(tangent, change, self._response(tangent, moved, weight), X0, relief)
+        x = svec(X)                                                           # (m,)
+        rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
+        return rates, X, info
+
+    def _response(self, tangent: Tangent, moved: FlowState, weight: Float[Array, ""]) -> Float[Array, "m m"]:
+        """Return B: svec(X) -> svec of what X adds to the slack within `weight`."""
+        return weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(moved)
+
+    def covariance(
+        self,
+        tangent: Tangent,
+        change: Float[Array, " m"],
+        B: Float[Array, "m m"],
+        X0: Float[Array, "k k"],
+        relief: Float[Array, ""] | float = jnp.inf,
+    ) -> tuple[Float[Array, "k k"], SdcpInfo]:
+        """Return X, complementary to the slack at y with `change` and B[X] added (see `equilibrium`), and a report."""
+        near, c = tangent.frame.near, tangent.c
         apart = jnp.diag(jnp.where(near, 0, 10 * c))  # what is not near stays last and by itself
         slack, Q = jnp.linalg.eigh(jnp.where(near[:, None] & near, tangent.slack, 0) + apart) # (k,), (k, k)
         C = congruence(Q)                                                     # (m, m) svec(M) -> svec(Q'MQ)
@@ -211,46 +236,82 @@ class CentralFlow(Flow):
         X, info = solve_sdcp(A, B, Q.T @ X0 @ Q, active)
         known = jnp.all(jnp.isfinite(change)) & jnp.all(jnp.isfinite(B))  # nan makes every direction look inactive
         info = info._replace(residual=jnp.where(known, info.residual, jnp.inf))
-        X = Q @ X.reshape(Q.shape) @ Q.T                                      # (k, k)
-        x = svec(X)                                                           # (m,)
-        rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
-        return rates, X, info
+        return Q @ X.reshape(Q.shape) @ Q.T, info                             # (k, k)
 
-    def short_step(self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""]) -> ShortStep:
-        """Advance by h in a frame: exponential Heun, half-explicit, two gradients.
-
-        With Z = h speed P^{-1}H of the tracked eigenvectors, f the rate of the weights: w1 = w0 + h phi1(Z) f(w0), then
-        w1 + phi2(Z) (h f(w1) - h f(w0) + Z (w1 - w0)), with complementarity at both ends. Without Z the method of Heun.
-        """
+    def linear_part(self, frame: Frame, h: Float[Array, ""]) -> LinearPart:
+        """Return Z = h speed P^{-1}H on the tracked eigenvectors of a frame."""
         P = self.optimizer.preconditioner(frame.y.slow, self.hp)              # () or (n,)
         U, lam = frame.pairs.U, frame.pairs.eigenvalues                       # (n, K), (K,)
-        Z = LinearPart(U, jnp.broadcast_to(P, (len(U),))[:, None] * U, h * self.speed(y) * lam)
+        return LinearPart(U, jnp.broadcast_to(P, (len(U),))[:, None] * U, h * self.speed(frame.y) * lam)
 
-        def stage(carry: tuple[FlowState, FlowState, ShortStep], second: Array):
-            def phi(z: Array) -> Array:
-                return jnp.where(second, 2 * phi2(z), phi1(z))
+    def responses(self, frame: Frame, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
+        """Return B (see `equilibrium`) of both stages of short steps of length h in a frame, at the frame's point."""
+        Z, tangent = self.linear_part(frame, h), self.tangent(frame, frame.y)
+        nothing = jax.tree.map(jnp.zeros_like, frame.y)
 
-            point, first, last = carry
+        def of(second: bool) -> Float[Array, "m m"]:
+            part = _part(h, second)
+            _, moved = self._rates(tangent, nothing, part)
+            return self._response(tangent, moved._replace(w=Z.function(partial(_phi, second), moved.w)), part)
+
+        return jnp.stack([of(False), of(True)])
+
+    def short_step(
+        self,
+        frame: Frame,
+        y: FlowState,
+        X: Float[Array, "k k"],
+        h: Float[Array, ""],
+        responses: Float[Array, "2 m m"] | None = None,
+    ) -> ShortStep:
+        """Advance by h in a frame: exponential Heun, half-explicit, two gradients; `responses` are those of the frame.
+
+        With Z the linear part and f the rate of the weights: w1 = w0 + h phi1(Z) f(w0), then
+        w1 + phi2(Z) (h f(w1) - h f(w0) + Z (w1 - w0)), with complementarity at both ends. Without Z the method of Heun.
+        """
+        Z = self.linear_part(frame, h)
+        responses = self.responses(frame, h) if responses is None else responses
+        assert responses is not None
+
+        def stage(carry: tuple[FlowState, FlowState, ShortStep], now: tuple[Array, Float[Array, "m m"]]):
+            (point, first, last), (second, B) = carry, now
+            part, phi = _part(h, second), partial(_phi, second)
             tangent = self.tangent(frame, point)
-            part = jnp.where(second, h / 2, h)  # of this stage's rates in the next point
             offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
-            back = Z.function(phi, Z.apply(point.w - y.w) / h - first.w)      # (n,)
-            offset = offset._replace(w=jnp.where(second, part * back, 0))
-            exponential = tangent._replace(
-                still=tangent.still._replace(w=Z.function(phi, tangent.still.w)),
-                moved=tangent.moved._replace(w=Z.function(phi, tangent.moved.w)),
-            )
-            change, X, info = self.equilibrium(exponential, offset, part, last.X, relieved(self, tangent.c, h / 2))
-            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, change)
-            w_rate = tangent.still.w + jnp.tensordot(svec(X), tangent.moved.w, axes=1)        # (n,)
-            rates, mean_X = change._replace(w=w_rate), jnp.where(second, (last.X + X) / 2, X)
+            offset = offset._replace(w=jnp.zeros_like(y.w))
+            still, _ = self._rates(tangent, offset, part)
+            back = jnp.where(second, Z.apply(point.w - y.w) / h - first.w, 0) # (n,)
+            still = still._replace(w=Z.function(phi, tangent.still.w + back))
+            change = self.slack_change(tangent, _scaled_sum(offset, still, part))         # (m,)
+            X, info = self.covariance(tangent, change, B, last.X, relieved(self, tangent.c, h / 2))
+            moved = self._moved(tangent, X, part)
+            rates = jax.tree.map(jnp.add, still, moved._replace(w=Z.function(phi, moved.w)))
+            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, rates)
+            rates = rates._replace(w=tangent.still.w + moved.w)
+            mean_X = jnp.where(second, (last.X + X) / 2, X)
             residual = jnp.maximum(last.residual, info.residual)
             return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual)), None
 
         still = jax.tree.map(jnp.zeros_like, y)
         start = ShortStep(y, X, X, still, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
-        (_, _, end), _ = jax.lax.scan(stage, (y, still, start), jnp.array([False, True]))
+        (_, _, end), _ = jax.lax.scan(stage, (y, still, start), (jnp.array([False, True]), responses))
         return end
+
+    def _moved(self, tangent: Tangent, X: Float[Array, "k k"], weight: Float[Array, ""]) -> FlowState:
+        """Return what X adds to the rates: their linear parts, for the moments of this X alone."""
+        moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1)[None], tangent.frame.moments)
+        moved = self.affine(tangent.y, tangent.g, moments)[1]
+        nothing = jax.tree.map(jnp.zeros_like, tangent.y)
+        return jax.tree.map(lambda f: f[0], self._rates(tangent._replace(moved=moved), nothing, weight)[1])
+
+
+def _part(h: Float[Array, ""], second: Array | bool) -> Float[Array, ""]:
+    """Return the weight of a stage's rates in the next point."""
+    return jnp.where(second, h / 2, h)
+
+
+def _phi(second: Array | bool, z: Array) -> Array:
+    return jnp.where(second, 2 * phi2(z), phi1(z))
 
 
 def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:

@@ -48,7 +48,12 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         moments = self.moments(tangent, X)
         return self.leap(y, tangent.g, self.shift(moments), moments, dt), X, info
 
-    def short_step(self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""]) -> ShortStep:
+    def responses(self, frame: Frame, h: Float[Array, ""]) -> None:
+        """Return nothing: a discrete step's response depends on where it starts."""
+
+    def short_step(
+        self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""], responses: None = None
+    ) -> ShortStep:
         """Advance by h in a frame with one leapfrog step: one gradient."""
         tangent = self.tangent(frame, y)
         end, X, info = self.step(y, tangent, X, h, relieved(self, tangent.c, h))

@@ -190,3 +190,15 @@ def test_bad_input_is_refused_in_one_sentence(name):
         call()
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_large_problems_are_cut_for_the_caches_without_changing_a_derivative():
+    large, small = cn.problem("cnn"), cn.problem("digits-mlp", n=50)
+    assert small.chunks == Chunks()
+    assert large.chunks.vectors == 1
+    assert large.chunks.examples is not None
+    whole = large.in_chunks()
+    V = jnp.asarray(np.random.default_rng(0).normal(size=(large.n_weights, 2)))
+    for name, args in (("gradient", ()), ("hessian_vectors", (V,)), ("curvature_gradients", (V,))):
+        ours, plain = (eqx.filter_jit(getattr(p, name))(p.w0, *args) for p in (large, whole))
+        np.testing.assert_allclose(ours, plain, atol=1e-12 * float(jnp.max(jnp.abs(plain))))

@@ -1,5 +1,8 @@
 """Exponential short steps: exact where the flow is linear, and the functions that they are made of."""
 
+from functools import cache
+
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -57,3 +60,58 @@ def test_what_is_not_tracked_counts_as_zero():
     np.testing.assert_allclose(end.y.w, w * (1 - z + z**2 / 2), rtol=1e-12)
     Z = LinearPart(0 * frame.pairs.U, 0 * frame.pairs.U, frame.pairs.eigenvalues)
     np.testing.assert_allclose(Z.function(phi2, w), w / 2)
+
+
+@eqx.filter_jit
+def from_rest(flow, frame, y, h):
+    """A short step without oscillation at its start, and the slack at its end."""
+    end = flow.short_step(frame, y, jnp.zeros((frame.near.size, frame.near.size)), h)
+    return end, flow.tangent(frame, end.y).slack
+
+
+@cache
+def quadratic(n=20, k=8):
+    """Return a flow for k critical eigenvalues on a quadratic, and a frame of k + 4 coordinates of its weights."""
+    problem = cn.problem("quadratic", n=n, sharpness=1.0)
+    hp = arrays("gradient_descent", problem, learning_rate=1.5)
+    flow = Process("central", problem, load("gradient_descent"), hp, capacity=k).flow()
+    y = FlowState(jnp.ones(n), {"t": jnp.asarray(1.0)})
+    return flow, flow.frame(y, jnp.eye(n)[:, : k + 4])
+
+
+def third_order(seed, near, size=0.1):
+    """Return the flow, a state, and a frame with `near` eigenvalues at the edge and random third derivatives there."""
+    flow, frame = quadratic()
+    rng, (m, n), (i, j) = np.random.default_rng(seed), frame.D.shape, np.triu_indices(frame.near.size)
+    D = np.where((np.maximum(i, j) < near)[:, None], size * rng.normal(size=(m, n)), 0)
+    c = float(flow.optimizer.threshold(frame.y.slow, flow.hp))
+    lam = c * jnp.concatenate([jnp.linspace(1.0, 0.995, near), jnp.full(frame.pairs.eigenvalues.size - near, 0.6)])
+    y = frame.y._replace(w=jnp.asarray(rng.normal(size=n)))
+    moments = frame.moments._replace(gradient_shift=jnp.asarray(D / 2))
+    pairs, near = frame.pairs._replace(eigenvalues=lam), jnp.arange(frame.near.size) < near
+    return flow, y, frame._replace(y=y, pairs=pairs, D=jnp.asarray(D), near=near, moments=moments)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 1000), near=st.integers(1, 4), h=st.floats(0.25, 1))
+def test_pairs_that_are_not_near_change_nothing(seed, near, h):
+    """Short steps with the leading half of the pairs are those with all of them."""
+    flow, y, frame = third_order(seed, near)
+    (whole, _), (half, _) = (from_rest(flow, part, y, jnp.asarray(h)) for part in (frame, frame.leading(4)))
+    assert float(jnp.max(jnp.abs(whole.X[4:]))) == 0
+    np.testing.assert_allclose(half.X, whole.X[:4, :4], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(half.y.w, whole.y.w, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 1000), near=st.integers(1, 8), h=st.floats(0.25, 1))
+def test_a_short_step_ends_in_complementarity(seed, near, h):
+    """With constant P the response at the frame's point is that everywhere: X >= 0, A >= 0, <X, A> = 0 at the end."""
+    flow, y, frame = third_order(seed, near, size=0.003)  # so that none gets so far from the edge that it is left out
+    end, A = from_rest(flow, frame, y, jnp.asarray(h))
+    A, X = A[:near, :near], end.X[:near, :near]
+    c, size = float(flow.optimizer.threshold(y.slow, flow.hp)), float(jnp.linalg.norm(X))
+    assert float(end.residual) < 1e-8
+    assert float(jnp.linalg.eigvalsh(A)[0]) > -1e-8 * c
+    assert float(jnp.linalg.eigvalsh(X)[0]) >= -1e-9 * size
+    assert abs(float(jnp.sum(A * X))) <= 1e-7 * c * size
