@@ -153,6 +153,8 @@ class Anchored(dfx.AbstractSolver):
         above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
         error = self._error(flow, y0, y1, H, turned, pulled)
+        log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
+        y1 = y1._replace(log=y1.log._replace(estimate=log.estimate))
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
 
     def _count(self, H: Array) -> Array:

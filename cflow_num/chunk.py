@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
@@ -20,13 +22,14 @@ from .time_stepping import ConstrainedTerm, Log, LoggedState, SolverState
 
 
 class Carry(NamedTuple):
-    """Where a process stands: its state `y`, the eigenvectors of its last observation, and the solver's memory."""
+    """Where a process stands: its state `y`, eigenvectors of its last observation, the solver's memory, the budget."""
 
     y: Any
     V: Float[Array, "n K"]
     solver: SolverState | AnchoredState | None
     step: Int[Array, ""]
     pace: Paced | None = None
+    budget: budget.Budget | None = None
 
 
 class Records(NamedTuple):
@@ -85,8 +88,27 @@ def advance_chunk(
             "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
         }
     after = path.after._replace(V=V, step=carry.step + length)
+    if carry.budget is not None:
+        after, spent = _spent(flow, carry, path, after, eig_every)
+        predictions = predictions | spent
     captured = _captured(flow, path, coordinates) if coordinates else {}
     return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
+
+
+def _spent(flow: CentralFlow, carry: Carry, path: Path, after: Carry, every: int) -> tuple[Carry, dict[str, Array]]:
+    """Return the carry with the budget after the chunk, and what is recorded of it at each step, nan between."""
+    moved = jnp.diff(path.states.w, axis=0, prepend=carry.y.state.w[None])  # (T, n)
+    steps = carry.step + 1 + jnp.arange(len(moved), dtype=carry.step.dtype)
+
+    def look(known: budget.Budget, at: tuple) -> tuple[budget.Budget, dict[str, Array]]:
+        step, y, log, moved = at
+        spend = partial(budget.evaluated, flow, y, log, moved, every, known)
+        unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(spend)[1])
+        return jax.lax.cond(step % every == 0, spend, lambda: (known, unknown))
+
+    assert carry.budget is not None
+    end, recorded = jax.lax.scan(look, carry.budget, (steps, path.states, path.log, moved))
+    return after._replace(budget=end), recorded
 
 
 def _captured(flow: Flow, path: Path, coordinates: tuple[int, ...]) -> dict[str, Array]:

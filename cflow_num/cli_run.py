@@ -72,6 +72,8 @@ class RunCommand:
     """Split the examples over all devices, or so many of them."""
     distributed: bool = False
     """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
+    budget: bool = False
+    """Evaluate what the central flow drops, every --eig-every steps: the error budget."""
     resume: bool = False
     """Go on with an unfinished run in the folder, with the same settings."""
     checkpoint_every: float = 60.0
@@ -114,6 +116,7 @@ class RunCommand:
             average_start=self.average_start,
             capture=self.capture,
             memory=self.memory,
+            budget=self.budget,
             quiet=self.quiet or not first,
             on_start=partial(self._start, held) if first else None,
             checkpoints=None if self.distributed else self.out,

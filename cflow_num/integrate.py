@@ -21,6 +21,7 @@ from cflow_sym.interface import CompiledFlow
 
 from .anchored_stepping import CROWDED, LEAP, STEP, Anchored, AnchoredState, paced
 from .baseline import Published
+from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
@@ -71,6 +72,7 @@ class Process:
         eig_every: int = 1,
         capacity: int = CAPACITY_STEP,
         coordinates: tuple[int, ...] = (),
+        budget: bool = False,
     ):
         check_one_of("process", name, PROCESSES)
         integrator = integrator or DEFAULT_INTEGRATOR
@@ -90,6 +92,7 @@ class Process:
             )
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
+        self._budget = budget and name == "central"
         momentum = bool(optimizer.FILTERED_STATES)
         self.phase_space = name != "stationary" and (
             integrator == "leapfrog" or (integrator == "anchored" and momentum)
@@ -182,7 +185,7 @@ class Process:
         if self._options.solver is Anchored:
             memory = AnchoredState.start(y, V, k)
             pace = paced(flow, self._options.pace).begun(logged)
-        carry = Carry(logged, V, memory, step, pace)
+        carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
 
     def _settle(self, carry: Carry) -> Carry:

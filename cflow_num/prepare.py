@@ -42,6 +42,7 @@ def prepare(
     average_start: bool,
     capture: Sequence[int] | int,
     memory: str | int | float | None,
+    budget: bool,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
@@ -62,6 +63,7 @@ def prepare(
             chunk=CHUNK,
             eig_every=eig_every,
             coordinates=coordinates,
+            budget=budget,
         )
         for name in PROCESSES
         if name in processes
@@ -88,6 +90,7 @@ def prepare(
         "memory": edge.memory,
         "note": filters.warning(flow, edge),
         "eig_every": eig_every,
+        "error_budget": budget,
     }
     return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
 

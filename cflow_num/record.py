@@ -9,10 +9,15 @@ import jax
 import numpy as np
 import xarray as xr
 
+from .budget import DISTANCE, INTEGRATOR, OFF_THRESHOLD, PUSH, RELATIVE, TERMS, TOTAL
 from .chunk import Records
 from .discrete import midpoints
 from .flows.base import Flow, Observation
 
+_BUDGET = {RELATIVE.format(name): ("", "1", f"{what}, relative to the term kept") for name, what in TERMS.items()}
+_BUDGET |= {
+    DISTANCE.format(name): ("", "weight", f"{what}: distance it alone would move") for name, what in TERMS.items()
+}
 # name: (extra dimension, units, meaning)
 VARIABLES = {
     "loss": ("", "1", "training loss at the weights of the step"),
@@ -34,11 +39,15 @@ VARIABLES = {
     "residual": ("", "1", "largest relative residual of the complementarity problems of the step"),
     "eigen_converged": ("", "1", "1 where the effective eigenvalues recorded have reached their tolerance"),
     "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
+    TOTAL: ("", "weight", "distance that all dropped terms together would move the weights"),
+    OFF_THRESHOLD: ("", "1", "largest relative deviation of a critical eigenvalue from the threshold"),
+    INTEGRATOR: ("", "1", "largest error estimate of a step of the integrator, relative to its length"),
+    PUSH: ("eig", "1/(weight * P)", "speed of the weights for a unit of variance along an eigenvector of Sigma"),
     "n_gradients": ("", "1", "gradient evaluations so far"),
     "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
     "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
     "seconds": ("", "s", "processor wall time so far, without compilation"),
-}
+} | _BUDGET
 
 
 class Recorder:

@@ -39,7 +39,8 @@ class Log(NamedTuple):
 
     - `residual ()`: largest relative residual of the complementarity problems;
     - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
-    - `eigen_residual ()`: largest residual of a critical pair, relative to c.
+    - `eigen_residual ()`: largest residual of a critical pair, relative to c;
+    - `estimate ()`: largest error estimate of a step relative to its length (nan where the method has none).
 
     Since the start: `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`.
     """
@@ -51,6 +52,7 @@ class Log(NamedTuple):
     residual: Float[Array, ""]
     untracked: Float[Array, ""]
     eigen_residual: Float[Array, ""]
+    estimate: Float[Array, ""]
     n_gradients: Float[Array, ""]
     n_hessian_vectors: Float[Array, ""]
     n_curvature_gradients: Float[Array, ""]
@@ -193,13 +195,15 @@ def empty_log(flow: CentralFlow | StationaryFlow, y: FlowState) -> Log:
     """Return the log of a flow that has not moved yet."""
     k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
     vector, matrix = jnp.zeros((k,), y.w.dtype), jnp.zeros((y.w.size, k), y.w.dtype)
-    return Log(vector, matrix, zero, jnp.zeros_like(y.w), zero, zero, zero, zero, zero, zero)
+    unknown = jnp.full_like(zero, jnp.nan)
+    return Log(vector, matrix, zero, jnp.zeros_like(y.w), zero, zero, zero, unknown, zero, zero, zero)
 
 
 def fresh(log: Log, whole: Array) -> Log:
     """Forget the largest residuals where a new unit of flow time begins."""
     names = ("residual", "untracked", "eigen_residual")
-    return log._replace(**{name: jnp.where(whole, 0, getattr(log, name)) for name in names})
+    estimate = jnp.where(whole, jnp.nan, log.estimate)
+    return log._replace(**{name: jnp.where(whole, 0, getattr(log, name)) for name in names}, estimate=estimate)
 
 
 def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"], residual: Array) -> Log:

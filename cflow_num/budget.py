@@ -1,0 +1,256 @@
+"""The error budget: what the central flow drops, evaluated along a run next to what it keeps.
+
+Averaging expands the gradient in the oscillation and keeps second order. Here the same averages are taken without
+expansion, over the two sides of the oscillation along each eigenvector of Sigma, with the problem's own gradients and
+the optimizer's own functions; the difference is what was dropped. Each term is given relative to the term kept, and
+summed over time into the distance that it alone would move the weights (no term feeds back on another).
+
+The same terms as expressions: `Derivation.remainders`. Sources: theory of the averaged gradient in arXiv 2410.24206;
+the budget is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cflow_sym.interface import Moments
+
+from .exponential import phi1
+from .flows.base import FlowState
+from .flows.central import CentralFlow
+from .time_stepping import Log
+
+TERMS = {
+    "gradient": "fourth and higher order of the averaged gradient",
+    "squared_gradient": "cross term and fourth order of the averaged rates of the states",
+    "alternating": "product of the alternating parts of gradient and preconditioner",
+    "finite_step": "half the acceleration: one step of the optimizer against one unit of flow",
+}
+RELATIVE, DISTANCE, TOTAL = "budget_{}", "budget_{}_distance", "budget_distance"
+OFF_THRESHOLD, INTEGRATOR, PUSH = "budget_off_threshold", "budget_integrator", "budget_push"
+
+
+class Budget(NamedTuple):
+    """What the dropped terms have done since the start.
+
+    `apart`: by term, how far the weights would be moved, `(n,)`; `states`: how far the slow states would be;
+    `first`, `last (n,)`: how far the flow moved in its first unit of time (nan before) and in the one last looked at.
+    """
+
+    apart: dict[str, Float[Array, " n"]]
+    states: dict[str, Array]
+    first: Float[Array, " n"]
+    last: Float[Array, " n"]
+
+
+def opened(y: FlowState) -> Budget:
+    """Return the budget at the start: nothing dropped yet.
+
+    >>> sorted(opened(FlowState(jnp.ones(2), {"t": jnp.ones(())})).apart)
+    ['alternating', 'finite_step', 'gradient', 'squared_gradient']
+    """
+    nothing, unknown = jnp.zeros_like(y.w), jnp.full_like(y.w, jnp.nan)
+    states = {name: jnp.zeros_like(s) for name, s in y.slow.items() if name != "t"}
+    return Budget(dict.fromkeys(TERMS, nothing), states, unknown, unknown)
+
+
+class _Dropped(NamedTuple):
+    """Sums over the eigenvectors of Sigma."""
+
+    even: Float[Array, " n"]  # E[grad L] - g - T[Sigma]/2
+    moments: Moments
+    states: dict[str, Array]  # E[rate] - rate of each slow state, or of where it is at rest
+    alternating: Float[Array, " n"]  # E[P^-1 direction] - P^-1 E[direction]
+    off_threshold: Float[Array, ""]  # largest |u'Hu / c - 1|
+    push: Float[Array, " k"]  # |P^-1 T[v, v]/2| of each eigenvector v of Sigma
+
+
+def evaluated(
+    flow: CentralFlow, y: FlowState, log: Log, moved: Float[Array, " n"], since: Array | int, budget: Budget
+) -> tuple[Budget, dict[str, Array]]:
+    """Return the budget at y, `since` units of time after the last one, and what is recorded of it.
+
+    **Arguments:**
+
+    - `log`: of the step that ended at y; its Sigma is what is averaged over.
+    - `moved`: how far the flow moved in that step, `(n,)`.
+
+    Recorded are for each of `TERMS` its size relative to the term kept and its distance so far, the distance of their
+    sum, the critical eigenvalues' largest relative deviation from the threshold, and how fast a unit of variance along
+    each eigenvector of Sigma moves the weights (`budget_push`, for the closure's share). About five gradients for each
+    critical eigenvalue.
+    """
+    opt, hp = flow.optimizer, flow.hp
+    P = opt.preconditioner(y.slow, hp)  # () or (n,)
+    g = flow.gradient(y.w)  # (n,)
+    speed = flow.speed(y)  # ()
+    dropped = _dropped(flow, y, log, g)
+    shift = dropped.moments.gradient_shift  # (n,)
+    kept = _kept(flow, y, g, dropped.moments)
+    missing = {name: dropped.states[name] - kept[name] for name in kept}
+    states = _states(flow, y, g, missing, since, budget.states)
+    dP = opt.preconditioner_drift(y.slow, states | {"t": jnp.zeros_like(y.slow["t"])}, hp)  # () or (n,)
+    drive = speed * (g + shift) / P  # (n,) -dw/dt, decay apart
+    rates = {
+        "gradient": -speed * dropped.even / P,
+        "squared_gradient": drive * dP / P,
+        "alternating": -dropped.alternating,
+    }
+    apart = {name: budget.apart[name] + since * rate for name, rate in rates.items()}
+    first = jnp.where(jnp.isnan(budget.first), moved, budget.first)
+    last = jnp.where(jnp.isnan(budget.last), moved, budget.last)
+    # a leapfrog step of length one is a step of the optimizer; a unit of flow differs by half its acceleration
+    halves = 0 if flow.STAGGERED else 1 / 2
+    apart["finite_step"] = -halves * (moved - first)
+    relative = {
+        "gradient": _ratio(dropped.even / jnp.sqrt(P), shift / jnp.sqrt(P)),
+        "squared_gradient": jnp.max(
+            jnp.stack([jnp.zeros((), g.dtype), *[_ratio(missing[name], kept[name]) for name in missing]])
+        ),
+        "alternating": _ratio(dropped.alternating, drive),
+        "finite_step": _ratio(halves * (moved - last) / since, moved),
+    }
+    recorded = {RELATIVE.format(name): x for name, x in relative.items()}
+    recorded |= {DISTANCE.format(name): jnp.linalg.norm(x) for name, x in apart.items()}
+    recorded[TOTAL] = jnp.linalg.norm(jax.tree.reduce(jnp.add, apart))
+    recorded[OFF_THRESHOLD] = dropped.off_threshold
+    recorded[INTEGRATOR] = log.estimate
+    recorded[PUSH] = speed * dropped.push
+    return Budget(apart, states, first, moved), recorded
+
+
+def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -> _Dropped:
+    """Return the averages over the two sides of the oscillation along each eigenvector of Sigma, less what is kept."""
+    opt, hp = flow.optimizer, flow.hp
+    P = opt.preconditioner(y.slow, hp)  # () or (n,)
+    c = jnp.asarray(opt.threshold(y.slow, hp), g.dtype)  # ()
+    x = log.sigma_eigenvalues  # (k,) falling
+    delta = jnp.sqrt(jnp.maximum(x, 0)) * (log.sigma_covectors.T / P).T  # (n, k)
+    rate = _rates(flow, y)
+    here, kicked = rate(g), _alternating(flow, y, g)
+
+    def add(i: Array, sums: _Dropped) -> _Dropped:
+        d = jax.lax.dynamic_index_in_dim(delta, i, axis=1, keepdims=False)  # (n,)
+        up, down = flow.gradient(y.w + d), flow.gradient(y.w - d)  # (n,), (n,)
+        kick = flow.hessian_vectors(y.w, d[:, None])[:, 0]  # (n,)
+        half = flow.problem.third_derivative(y.w, d) / 2  # (n,)
+        mean = jax.tree.map(lambda a, b, f: (a + b) / 2 - f, rate(up), rate(down), here)
+        return _Dropped(
+            sums.even + (up + down) / 2 - g - half,
+            Moments(sums.moments.gradient_shift + half, sums.moments.gradient_variance + kick**2),
+            jax.tree.map(jnp.add, sums.states, mean),
+            sums.alternating + kicked(kick),
+            jnp.maximum(sums.off_threshold, jnp.abs(jnp.vdot(d, kick) / x[i] / c - 1)),
+            sums.push.at[i].set(jnp.linalg.norm(half / P) / x[i]),
+        )
+
+    zero = jnp.zeros_like(g)
+    nothing = _Dropped(
+        zero, Moments(zero, zero), jax.tree.map(jnp.zeros_like, here), zero, jnp.zeros((), g.dtype), x * jnp.nan
+    )
+    count = jnp.sum(x > 1e-9 * jnp.maximum(x[0], jnp.finfo(x.dtype).tiny))
+    return jax.lax.fori_loop(0, count, add, nothing)
+
+
+def _state(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]) -> dict[str, Any]:
+    """Return all states of the optimizer at y: averages of the gradient as they are where it stands still."""
+    names = flow.optimizer.FILTERED_STATES
+    if not names:
+        return y.slow
+    steady = flow.optimizer.leapfrog(y.slow, flow.hp, 1.0).steady  # (F,)
+    return y.slow | {name: steady[i] * g for i, name in enumerate(names)}
+
+
+def _rates(flow: CentralFlow, y: FlowState):
+    """Return the function g -> rates of the slow states, or where those without memory are."""
+    opt, hp = flow.optimizer, flow.hp
+
+    def rates(g: Float[Array, " n"]) -> dict[str, Array]:
+        found = opt.slow_drift(y.slow, g, hp)
+        if opt.MEMORYLESS:
+            found = found | {name: opt.stationary_state(y.slow, g, hp)[name] for name in opt.MEMORYLESS}
+        return {name: found[name] for name in y.slow if name != "t"}
+
+    return rates
+
+
+def _kept(flow: CentralFlow, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
+    """Return what the flow keeps of the oscillation in the rates of the slow states."""
+    opt, hp = flow.optimizer, flow.hp
+    found = opt.slow_drift_moments(y.slow, g, moments, hp)
+    if opt.MEMORYLESS:
+        rest = opt.stationary_state_moments(y.slow, g, moments, hp)
+        found = found | {name: rest[name] for name in opt.MEMORYLESS}
+    return {name: found[name] for name in y.slow if name != "t"}
+
+
+def _states(
+    flow: CentralFlow,
+    y: FlowState,
+    g: Float[Array, " n"],
+    missing: dict[str, Array],
+    since: Array | int,
+    before: dict[str, Array],
+) -> dict[str, Array]:
+    """Return how far the slow states would be moved by what is missing in their rates; their memory fades."""
+    rate = _rates_of_states(flow, y, g)
+    ones = {name: jnp.ones_like(s) for name, s in before.items()}
+    _, fading = jax.jvp(rate, ({name: y.slow[name] for name in before},), (ones,))  # each state by itself
+    moved = {}
+    for name, e in before.items():
+        if name in flow.optimizer.MEMORYLESS:
+            moved[name] = missing[name]
+            continue
+        z = -since * fading[name]
+        moved[name] = jnp.exp(-z) * e + since * phi1(z) * missing[name]
+    return moved
+
+
+def _rates_of_states(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
+    def rates(states: dict[str, Array]) -> dict[str, Array]:
+        found = flow.optimizer.slow_drift(y.slow | states, g, flow.hp)
+        return {name: found[name] for name in states}
+
+    return rates
+
+
+def _alternating(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
+    """Return the function kick -> what a state that alternates with the gradient adds to the mean of P^{-1} direction.
+
+    The alternating part B of a state solves B = -F_s B + F_g[kick], F its update: it is in phase with the gradient.
+    """
+    opt, hp = flow.optimizer, flow.hp
+    filters = opt.filter_coefficients(y.slow, hp)
+    steady = jnp.sum(filters.phi * filters.a / (1 - filters.b)) + filters.r  # () direction per gradient at rest
+    flipping = jnp.sum(filters.phi * filters.a / (1 + filters.b)) + filters.r  # () and per alternating gradient
+    state = _state(flow, y, g)
+    names = [name for name in y.slow if name != "t"]
+
+    def update(s: dict[str, Array], g: Array) -> dict[str, Array]:
+        found = opt.update_state(state | s, g, hp)
+        return {name: found[name] for name in names}
+
+    here = {name: y.slow[name] for name in names}
+    _, own = jax.jvp(lambda s: update(s, g), (here,), (jax.tree.map(jnp.ones_like, here),))
+
+    def added(kick: Float[Array, " n"]) -> Float[Array, " n"]:
+        _, felt = jax.jvp(lambda g: update(here, g), (g,), (kick,))
+        B = jax.tree.map(lambda f, o: f / (1 + o), felt, own)
+
+        def side(sign: int) -> Array:
+            P = opt.preconditioner(y.slow | jax.tree.map(lambda s, b: s + sign * b, here, B), hp)
+            return (steady * g + sign * flipping * kick) / P
+
+        return (side(1) + side(-1)) / 2 - steady * g / opt.preconditioner(y.slow, hp)
+
+    return added
+
+
+def _ratio(a: Array, b: Array) -> Float[Array, ""]:
+    """Return |a| / |b|, 0 where there is nothing."""
+    size = jnp.linalg.norm(jnp.atleast_1d(b))
+    return jnp.where(size > 0, jnp.linalg.norm(jnp.atleast_1d(a)) / jnp.where(size > 0, size, 1), 0)
