@@ -51,7 +51,7 @@ bench: $(STAMP)  ## work against precision of the integrators, parts of a step (
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py
 
-notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (a quarter of an hour on two cores)
+notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven minutes on one core)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
 	mkdir -p out/notebooks
 	for name in part1 part2 part3 new_optimizer; do \
