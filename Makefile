@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench study stress constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench study notebooks stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -51,11 +51,23 @@ bench: $(STAMP)  ## work against precision of the integrators, parts of a step (
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py
 
+notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven minutes on one core)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	mkdir -p out/notebooks
+	for name in part1 part2 part3 new_optimizer; do \
+	  rm -rf notebooks/rendered/$${name}_files && \
+	  $(BIN)/jupytext --quiet --to ipynb --output out/notebooks/$$name.ipynb notebooks/$$name.py && \
+	  $(BIN)/jupyter-nbconvert --log-level WARN --execute --to markdown --output-dir notebooks/rendered \
+	    out/notebooks/$$name.ipynb || exit 1; \
+	done
+	$(BIN)/python -c 'import sys; from PIL import Image; [Image.open(p).convert("RGB").quantize(48).save(p) for p in sys.argv[1:]]' \
+	  notebooks/rendered/*/*.png
+
 stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)
 	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed
 
 constraints:  ## renew constraints.txt (needs uv)
-	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
+	uv pip compile --universal --python-version 3.11 --extra dev --extra notebooks pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
 	@sed -i '1i # Pinned versions for a repeatable set-up with plain pip, on Python 3.11 and newer. Regenerate: make constraints' constraints.txt
 
 clean:  ## remove the environment and all outputs

@@ -19,6 +19,8 @@ from cflow_sym.spec import OptimizerSpec
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from cflow_sym.render import Note
+
 Check = Callable[[sp.Expr, sp.Expr], bool]
 
 
@@ -224,11 +226,18 @@ class Derivation:
         ]
         return tuple(dict.fromkeys([*self.spec.assumptions, *frozen, *found]))
 
-    def to_markdown(self) -> str:
-        """Return the derivation as a Markdown note."""
+    def to_markdown(self, *keys: str) -> Note:
+        """Return the derivation as a Markdown note, or only the parts with these keys.
+
+        A key is that of a step, or `update`, `results` or `assumptions`. In a notebook the text is typeset.
+
+        >>> import cflow_sym as cs
+        >>> print(cs.derive("gradient_descent").to_markdown("gain").splitlines()[0][:35])
+        **7. Follow the root past the edge.
+        """
         from cflow_sym.render import to_markdown
 
-        return to_markdown(self)
+        return to_markdown(self, keys)
 
     def to_latex(self) -> str:
         """Return the derivation as a LaTeX document."""

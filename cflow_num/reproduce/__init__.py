@@ -7,6 +7,18 @@ that those numbers are put into. Runs are shared and kept, so that a second call
 from . import part1, part2, part2_acceleration, part3
 from .registry import FIGURES, Entry, find
 from .runs import Runs
-from .writing import reproduce
+from .writing import Picture, picture, reproduce
 
-__all__ = ["FIGURES", "Entry", "Runs", "find", "part1", "part2", "part2_acceleration", "part3", "reproduce"]
+__all__ = [
+    "FIGURES",
+    "Entry",
+    "Picture",
+    "Runs",
+    "find",
+    "part1",
+    "part2",
+    "part2_acceleration",
+    "part3",
+    "picture",
+    "reproduce",
+]

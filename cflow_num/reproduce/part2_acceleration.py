@@ -95,7 +95,8 @@ def acceleration(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     series = {name: (values(run, name, "loss"), sharpness(run, name)) for name in names}
     series = {name: (*two, values(run, name, "effective_step_size")) for name, two in series.items()}
     looks = {"discrete": RAW, "central": FLOW["central"], "ablated": FLOW["ablated"]}
-    for i, (ax, label) in enumerate(zip(axes, ("training loss", "sharpness, S", STEP), strict=True)):
+    labels = ("training loss", "sharpness, S", r"step size, $\eta/\sqrt{\nu}$")
+    for i, (ax, label) in enumerate(zip(axes, labels, strict=True)):
         titled(ax, "", label)
         for name in names:
             line(ax, series[name][i], "optimizer" if name == "discrete" else f"{name} flow", **looks[name])

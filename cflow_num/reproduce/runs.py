@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,24 @@ class Runs:
     def _say(self, what: str) -> None:
         if not self.quiet:
             print(what, file=sys.stderr, flush=True)
+
+
+class Given(Runs):
+    """Runs that are there already, by the names under which figures ask for them; nothing is made or written."""
+
+    def __init__(self, runs: Mapping[str, Run]):
+        super().__init__(Path(), quiet=True)
+        self.given = runs
+
+    def _kept(self, key: str) -> Run:
+        if key not in self.given:
+            given = ", ".join(self.given) or "none"
+            raise InputError(f'the figure is drawn from the run "{key}" and {given} are given: pass that one, too')
+        return self.given[key]
+
+    def dataset(self, key: str, of: str, make: Callable[[Made], xr.Dataset]) -> xr.Dataset:
+        """Raise `InputError`: what is measured again along a run is not in it."""
+        raise InputError(f"the figure needs {key}, measured along a run again: use cflow reproduce")
 
 
 class Made(NamedTuple):

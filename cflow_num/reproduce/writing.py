@@ -7,7 +7,8 @@ import re
 import string
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..errors import InputError
 from ..files import replacing, write_text
 from ..run import Run
 from .registry import Entry, Numbers, find
-from .runs import Runs
+from .runs import Given, Runs
 
 _HEADER = 0.62  # inches: heading, what it was made from; legends go below
 
@@ -67,6 +68,32 @@ def write(entry: Entry, runs: Runs, out: Path) -> Numbers:
         table.writerows(_rows(job.axes))
     write_text(out / f"{entry.name}.md", _page(entry, job.numbers, runs))
     return job.numbers
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure drawn from given runs, its numbers, and the paragraph with them; a notebook shows both."""
+
+    figure: Figure
+    numbers: Numbers
+    text: str
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Markdown, display  # pyright: ignore[reportMissingImports]
+
+        display(self.figure)
+        display(Markdown(self.text))
+
+
+def picture(name: str, runs: Mapping[str, Run]) -> Picture:
+    """Draw a figure from runs of your own, under the names in the paper's settings; nothing is written.
+
+    **Raises:** `InputError` for an unknown figure, one that needs another run, or more than runs hold.
+    """
+    job = _Job(find(name), Given(runs))
+    drawn = canvas.styled(_drawn)(job)
+    assert drawn is not None
+    return Picture(drawn, job.numbers, _paragraph(job.entry, job.numbers))
 
 
 class _Job:
@@ -157,8 +184,12 @@ class _Prose(string.Formatter):
         return super().format_field(value, format_spec)
 
 
+def _paragraph(entry: Entry, numbers: Numbers) -> str:
+    return _Prose().vformat(entry.paragraph, (), numbers)
+
+
 def _page(entry: Entry, numbers: Numbers, runs: Runs) -> str:
-    paragraph = _Prose().vformat(entry.paragraph, (), numbers)
+    paragraph = _paragraph(entry, numbers)
     table = f"\n\n{numbers['table']}" if "table" in numbers else ""
     made = [*map(_about, runs.used.values())]
     theirs = (

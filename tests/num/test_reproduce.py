@@ -15,7 +15,7 @@ from cflow_num.cli import main
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.errors import InputError, RunError
 from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.reproduce import FIGURES, Runs, part1, part3, reproduce, runs, settings, writing
+from cflow_num.reproduce import FIGURES, Runs, part1, part3, picture, reproduce, runs, settings, writing
 from cflow_num.reproduce.following import followed
 
 from .synthetic import synthetic, without
@@ -227,3 +227,13 @@ def test_a_film_needs_both_processes_and_for_mp4_ffmpeg(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="needs ffmpeg"):
         animate(synthetic(), tmp_path / "cycle.mp4")
     assert main(["animate", str(tmp_path / "none.nc")]) == 1
+
+
+def test_a_figure_from_a_run_of_ones_own():
+    drawn = picture("scalar-rmsprop-weight-distance", {"scalar-rmsprop": scalar_run()})
+    assert any(ax.get_lines() for ax in drawn.figure.axes)
+    assert f"{drawn.numbers['travelled']:.3g}" in drawn.text
+    with pytest.raises(InputError, match='drawn from the run "gd" and other are given: pass that one, too'):
+        picture("gd-sharpness", {"other": scalar_run()})
+    with pytest.raises(InputError, match="gd-predictions, measured along a run again: use cflow reproduce"):
+        picture("gd-predictions", {"gd": scalar_run()})

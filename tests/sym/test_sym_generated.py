@@ -248,3 +248,14 @@ def test_notes_render_every_step():
         assert all(assumption in note for assumption in d.assumptions)
         assert note.count("$$") % 2 == 0
         assert r"\begin{document}" in d.to_latex()
+
+
+def test_a_note_of_chosen_parts():
+    d = cs.derive("scalar_rmsprop")
+    whole, part = d.to_markdown(), d.to_markdown("sigma_squared", "update", "threshold")
+    assert all(text in whole for text in part.strip().split("\n\n"))
+    assert part.index("aligned") < part.index("c=2") < part.index(r"\boxed")  # in the order of the derivation
+    assert part._repr_markdown_() == part
+    assert "kappa_2=" in d.to_markdown("stable_nu")  # the rate is named where it first stands
+    with pytest.raises(KeyError, match="no part 'sigma': the parts are update, expansion"):
+        d.to_markdown("sigma")
