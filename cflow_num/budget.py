@@ -101,11 +101,10 @@ def evaluated(
         "alternating": -dropped.alternating,
     }
     apart = {name: budget.apart[name] + since * rate for name, rate in rates.items()}
-    first = jnp.where(jnp.isnan(budget.first), moved, budget.first)
     last = jnp.where(jnp.isnan(budget.last), moved, budget.last)
     # a leapfrog step of length one is a step of the optimizer; a unit of flow differs by half its acceleration
     halves = 0 if flow.STAGGERED else 1 / 2
-    apart["finite_step"] = -halves * (moved - first)
+    apart["finite_step"] = -halves * (moved - budget.first)
     relative = {
         "gradient": _ratio(dropped.even / jnp.sqrt(P), shift / jnp.sqrt(P)),
         "squared_gradient": jnp.max(
@@ -120,7 +119,7 @@ def evaluated(
     recorded[OFF_THRESHOLD] = dropped.off_threshold
     recorded[INTEGRATOR] = log.estimate
     recorded[PUSH] = speed * dropped.push
-    return Budget(apart, states, first, moved), recorded
+    return budget._replace(apart=apart, states=states, last=moved), recorded
 
 
 def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -> _Dropped:

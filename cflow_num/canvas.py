@@ -34,6 +34,7 @@ COLOURS = {
     "stationary": "#2e8b57",
 }
 EDGE = "#c8102e"  # the threshold, and what is equal to it
+SHADES = ("#b35c9e", "#e8871e", "#d9b430", "#7aa874", "#9db8d2")  # of what is stacked
 INK, SOFT, PALE = "#16202c", "#5b6670", "#8a94a0"
 
 RAW: dict[str, Any] = dict(color=COLOURS["discrete"], alpha=0.5, linewidth=0.6)

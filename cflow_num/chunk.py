@@ -107,7 +107,8 @@ def _spent(flow: CentralFlow, carry: Carry, path: Path, after: Carry, every: int
         return jax.lax.cond(step % every == 0, spend, lambda: (known, unknown))
 
     assert carry.budget is not None
-    end, recorded = jax.lax.scan(look, carry.budget, (steps, path.states, path.log, moved))
+    begun = carry.budget._replace(first=jnp.where(jnp.isnan(carry.budget.first), moved[0], carry.budget.first))
+    end, recorded = jax.lax.scan(look, begun, (steps, path.states, path.log, moved))
     return after._replace(budget=end), recorded
 
 

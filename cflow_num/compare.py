@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .budget import TOTAL
+from .budget_summary import closure_distance, has_budget, largest_dropped
 from .errors import InputError
 from .measures import (
     SMOOTHING,
@@ -43,7 +45,7 @@ def compare(run: Run) -> Comparison:
     rows = [_steps(run), _crossing(run, crossing), *_distances(run, crossing), *_predictions(run, crossing)]
     rows += [*_variance(run, crossing), _onset_lag(run, crossing), *_critical(run)]
     rows += [*_constraints(run, crossing), _effective_step_size(run, crossing), _discrete_sharpness(run, crossing)]
-    rows += [*_gain(run), _cost(run)]
+    rows += [*_budget(run), *_gain(run), _cost(run)]
     passed, verdict = _verdict(run, crossing, {row.name: row for row in rows})
     return Comparison(title(run), verdict, passed, tuple(rows))
 
@@ -182,6 +184,24 @@ def _onset_lag(run: Run, crossing: int | None) -> Row:
     if not_closer.size and not_closer[-1] == known[-1]:
         return Row("onset_lag", None, note="the stable flow is still the closer one at the end")
     return Row("onset_lag", float(known[known > not_closer[-1]][0]) if not_closer.size else 0.0)
+
+
+def _budget(run: Run) -> list[Row]:
+    """Return what the error budget says, if there is one."""
+    if not has_budget(run):
+        return []
+    largest = largest_dropped(run)
+    relative = largest.relative if np.isfinite(largest.relative) else None
+    rows = [_judged("dropped_term", relative, LIMITS.dropped_term, note=largest.name.replace("_", " "))]
+    apart = values(run, "central", "distance_to_discrete")
+    for name, moved in (
+        ("dropped_distance", values(run, "central", TOTAL)),
+        ("closure_distance", closure_distance(run)),
+    ):
+        known = np.flatnonzero(np.isfinite(apart) & np.isfinite(moved) & (apart > 0))
+        share = float(moved[known[-1]] / apart[known[-1]]) if known.size else None
+        rows.append(Row(name, share, note="" if known.size else "not recorded"))
+    return rows
 
 
 def _critical(run: Run) -> list[Row]:

@@ -40,7 +40,7 @@ def values(run: Run, process: str, name: str) -> Float[np.ndarray, "step ..."]:
     group = run.tree[process]
     if name in group.data_vars:
         return np.asarray(group[name].values, float)
-    wide = name in ("effective_eigenvalues", "sigma_eigenvalues", "displacement")
+    wide = name in ("effective_eigenvalues", "sigma_eigenvalues", "displacement", "budget_push")
     return np.full((group.sizes["step"], 1) if wide else group.sizes["step"], np.nan)
 
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from . import canvas
+from .budget import DISTANCE, TERMS
+from .budget_summary import CLOSURE, closure_distance, has_budget
 from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, single, styled
 from .measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
 from .run import Run
@@ -190,6 +192,21 @@ def _apart(run: Run) -> list[str]:
 
 
 @styled
+def error_budget(run: Run) -> Figure | None:
+    """Distances that dropped terms and the closure would move the weights, stacked, with the distance found."""
+    if not has_budget(run):
+        return None
+    ax = single(run, "Error budget", "distance [weight]")
+    moved = {name: values(run, "central", DISTANCE.format(name)) for name in TERMS} | {CLOSURE: closure_distance(run)}
+    known = np.flatnonzero(np.all([np.isfinite(x) for x in moved.values()], axis=0))
+    stacked = [x[known] for x in moved.values()]
+    labels = [name.replace("_", " ") for name in moved]
+    ax.stackplot(known, *stacked, labels=labels, colors=canvas.SHADES[: len(moved)], linewidth=0)
+    line(ax, values(run, "central", "distance_to_discrete"), "central flow, found", **FLOW["central"])
+    return finished(ax, run)
+
+
+@styled
 def effective_step_size(run: Run) -> Figure | None:
     """Effective step size against c/S, for optimizers with a scalar preconditioner."""
     if not {"discrete", "central"} <= set(run.tree.children):
@@ -243,6 +260,7 @@ FIGURES = {
     "eigenvalues": eigenvalues,
     "variance": variance,
     "distances": distances,
+    "error_budget": error_budget,
     "effective_step_size": effective_step_size,
     "optimization_speed": optimization_speed,
     "squared_gradients": squared_gradients,

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import canvas, hover
+from .budget_summary import MEANINGS, budget_terms, has_budget, largest_dropped
 from .compare import compare
 from .errors import InputError
 from .measures import gradient_equivalents, titles, values
@@ -46,6 +47,12 @@ CAPTIONS = {
         "Distance of every flow from the optimizer's averaged path by step, on a logarithmic axis.",
         "How far each flow is from the optimizer's midpoint, next to the distance that the optimizer has "
         "travelled. Lower is better; a flow that follows the optimizer stays flat.",
+    ),
+    "error_budget": (
+        "Distances that each dropped term and the closure would move the weights by step, with the distance found.",
+        "Where the distance comes from: how far each term that the flow drops would have moved the weights, and "
+        "the closure, the oscillation's measured variance against the one that keeps the edge. Terms may cancel, and "
+        "later motion may damp or amplify what they did: the line need not be the sum.",
     ),
     "effective_step_size": (
         "Effective step size by step, with the threshold over the sharpness.",
@@ -138,7 +145,7 @@ def _section(run: Run, comparison: Comparison, folder: Path, name: str, whose: s
     )
     verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
     return (
-        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{pictures}"
+        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{_budget_table(run)}{pictures}"
         f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"
         "</section>\n"
     )
@@ -198,6 +205,26 @@ def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: 
         f'<figure><div class="plot">{image}\n{hover.embedded(figure)}</div>\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
+
+
+def _budget_table(run: Run) -> str:
+    """Return the terms of the error budget, the largest dropped one in bold; empty where there is none."""
+    if not has_budget(run):
+        return ""
+    largest, rows = largest_dropped(run).name, []
+    for term in budget_terms(run):
+        judged = ' class="judged"' if term.name == largest else ""
+        sizes = "".join(f'<td class="number">{_sized(x)}</td>' for x in (term.relative, term.distance))
+        rows.append(
+            f'<tr{judged}><th scope="row">{escape(term.name.replace("_", " "))}</th>{sizes}'
+            f'<td class="note">{escape(MEANINGS[term.name])}</td></tr>\n'
+        )
+    header = ("error budget", "relative to what is kept, median at the edge", "distance by the end [weight]", "")
+    return _table(header, rows, numbers=(1, 2))
+
+
+def _sized(x: float) -> str:
+    return f"{x:.2g}" if x == x else "—"
 
 
 def _cost_table(run: Run) -> str:

@@ -21,6 +21,7 @@ class Limits:
     predicted_loss: float = 0.07  # relative RMS, at most
     largest_eigenvalue: float = 1.01  # relative to the threshold, at most
     residual: float = 1e-8  # of the complementarity problem, relative, at most
+    dropped_term: float = 1.0  # of the error budget, relative to the term kept, at most
     smallest_sigma: float = -1e-8  # smallest Sigma-eigenvalue relative to the largest, at least
     variance_slope: tuple[float, float] = (0.7, 1.3)  # expected; not part of the verdict
 
@@ -57,6 +58,21 @@ DEFINITIONS = {
         "distance stationary / stable",
         "As distance central / stable, for the stationary flow, whose states are at rest at every time. For "
         "information.",
+    ),
+    "dropped_term": (
+        "largest dropped term / kept",
+        "Median from the first crossing on of the term of the error budget that is largest relative to what the flow "
+        "keeps: the expansion in the oscillation is none where this exceeds one.",
+    ),
+    "dropped_distance": (
+        "distance of dropped terms / central",
+        "How far all dropped terms together would move the weights by the end, divided by the last D_central: the "
+        "share of the distance that they explain.",
+    ),
+    "closure_distance": (
+        "distance of the closure / central",
+        "The same for the difference between the measured variance of the oscillation and the one that keeps the edge: "
+        "large where the oscillation starts late or bursts.",
     ),
     "predicted_loss": (
         "predicted loss, relative RMS",
