@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench study notebooks stress constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench budget study notebooks stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -47,6 +47,9 @@ numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an ho
 bench: $(STAMP)  ## work against precision of the integrators, parts of a step (an hour on two cores)
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/parts.py
+
+budget: $(STAMP)  ## what dropped terms and the closure explain of the distance (half an hour on two cores)
+	$(BIN)/python benchmarks/budget.py
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py

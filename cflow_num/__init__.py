@@ -11,6 +11,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .budget_summary import budget_terms as budget_terms
     from .cache import keep_programs as keep_programs
     from .compare import Comparison as Comparison
     from .compare import compare as compare
@@ -38,6 +39,7 @@ _HOMES = {
     "Problem": "loss",
     "Run": "run",
     "Sweep": "sweep_summary",
+    "budget_terms": "budget_summary",
     "conic_preconditioner": "interpretation",
     "keep_programs": "cache",
     "load": "run",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .budget import DISTANCE, PUSH, RELATIVE, TERMS, TOTAL
+from .errors import InputError
 from .measures import first_crossing, positive, smoothed, values
 from .run import Run
 
@@ -34,7 +35,18 @@ def has_budget(run: Run) -> bool:
 
 
 def budget_terms(run: Run) -> list[Term]:
-    """Return the terms and the closure; nan where a quantity was not recorded."""
+    """Return the terms of a run's error budget and the closure, nan where a size is unknown.
+
+    **Raises:** `InputError` where no budget was evaluated along the run.
+
+    >>> import cflow_num as cn
+    >>> problem, rate = cn.problem("quadratic", n=3), dict(learning_rate=0.1)
+    >>> run = cn.run(problem, "gradient_descent", rate, steps=8, quiet=True, budget=True)
+    >>> [term.name for term in budget_terms(run)]
+    ['gradient', 'squared_gradient', 'alternating', 'finite_step', 'closure']
+    """
+    if not has_budget(run):
+        raise InputError("the run has no error budget: run again with budget=True (--budget)")
     edge = slice(first_crossing(run) or 0, None)
     terms = []
     for name in TERMS:

@@ -89,6 +89,7 @@ def advance_chunk(
         }
     after = path.after._replace(V=V, step=carry.step + length)
     if carry.budget is not None:
+        assert isinstance(flow, CentralFlow)
         after, spent = _spent(flow, carry, path, after, eig_every)
         predictions = predictions | spent
     captured = _captured(flow, path, coordinates) if coordinates else {}

@@ -255,7 +255,7 @@ def architectures_mse(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     Loss of gradient descent with the average that the central flow predicts, for {made} of {asked} architectures.
     The central flow ends closer to the optimizer than gradient flow does on {closer} of the {judged} that were long
     enough at the edge to be judged; the ratio of distances is between {best:.3g} and {worst:.3g}, the error of the
-    predicted loss at most {worst_error:.1%}. Learning rates put the start at half the threshold.
+    predicted loss at most {worst_error:.1%}. Learning rates put the start at half to nine tenths of the threshold.
     """
     return architectures.loss_curves(runs, axes, "gd", "mse")
 

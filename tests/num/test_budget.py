@@ -15,6 +15,7 @@ import cflow_num as cn
 import cflow_sym as cs
 from cflow_num import budget
 from cflow_num.budget_summary import CLOSURE, budget_terms, closure_distance, has_budget, largest_dropped
+from cflow_num.errors import InputError
 from cflow_num.flows.base import FlowState
 from cflow_num.integrate import Process
 from cflow_num.time_stepping import empty_log
@@ -126,9 +127,11 @@ def test_what_alternates_is_the_symbolic_term(name):
     v = np.linalg.eigh(H)[1][:, -1] if name == "scalar_rmsprop" else np.cos(np.arange(len(H)))
     log, v = oscillating(flow, y, jnp.asarray(v), 1e-10)
     found, _ = dropped(flow, y, log)
-    d = 1e-5 * v
-    stated = sum(symbolic(terms[f"{which}_nu"], flow, y, d, v) for which in ("alternating", "alternating_squared"))
-    assert close(-found.alternating, stated, 0.01)
+    d, felt = 1e-5 * v, np.broadcast_to(np.asarray(y.slow["nu"] > 0), y.w.shape)  # some pixels are always white
+    with np.errstate(invalid="ignore"):
+        stated = sum(symbolic(terms[f"{which}_nu"], flow, y, d, v) for which in ("alternating", "alternating_squared"))
+    assert felt.sum() > 100
+    assert close(-found.alternating[felt], stated[felt], 0.01)
 
 
 @settings(max_examples=20)
@@ -192,6 +195,11 @@ def test_the_comparison_names_the_largest_term():
     assert row.note == largest_dropped(result).name.replace("_", " ")
     assert row.passed is None or row.passed == (row.value <= 1)
     assert [term.name for term in budget_terms(result)] == [*budget.TERMS, CLOSURE]
+
+
+def test_a_run_without_a_budget_says_how_to_get_one():
+    with pytest.raises(InputError, match="run again with budget=True"):
+        budget_terms(synthetic())
 
 
 def test_the_closure_moves_the_weights_by_what_the_variance_misses():
