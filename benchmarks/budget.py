@@ -40,7 +40,7 @@ RMS = {"learning_rate": 0.001, "beta2": 0.99, "epsilon": 1e-8, "bias_correction"
 RUNS: dict[str, tuple[str, dict[str, Any], int, bool, int]] = {
     "gradient descent, before the onset": ("gradient_descent", {"learning_rate": 0.8}, 100, False, 200),
     "gradient descent, established edge": ("gradient_descent", {"learning_rate": 0.8}, 340, True, 200),
-    "heavy ball 0.5, established edge": ("heavy_ball", {"learning_rate": 0.4, "beta1": 0.5}, 340, True, 200),
+    "heavy ball 0.5": ("heavy_ball", {"learning_rate": 0.8, "beta1": 0.5}, 100, False, 300),
     "Scalar RMSProp": ("scalar_rmsprop", {"learning_rate": 0.1, "beta2": 0.99}, 5, False, 300),
     "Scalar RMSProp, bias correction: a burst": (
         "scalar_rmsprop",

@@ -27,8 +27,9 @@ LONGEST = 8  # units of flow time; chunks are multiples of it, so that their len
 SHORTEST = 1 / 16
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
-SEVERITY = 20  # how much more the estimate counts per relative excess of an eigenvalue over the threshold
+SEVERITY = 20  # weight in the estimate of an eigenvalue's relative excess over the threshold
 SPLIT = 8  # from that capacity on, short steps with at most half as many near eigenvalues are compiled apart
+EXCESS = 0.005  # relative to c: that much further above the threshold than at the last frame is no surprise
 GAP = 0.03  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
 WANTED = 0.05  # relative to c: eigenpairs that near must converge
 CROWDED = 0.02  # relative to c: eigenvalues that near beyond the capacity make it grow
@@ -152,7 +153,9 @@ class Anchored(dfx.AbstractSolver):
         after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out)
         above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
-        error = self._error(flow, y0, y1, H, turned, pulled)
+        last = jnp.where(known, memory.eigenvalues[0] / c, jnp.inf)
+        surprise = jnp.maximum(lam[0] / c - jnp.maximum(last, 1) - EXCESS, 0) # () more above than at the last frame
+        error = self._error(flow, y0, y1, H, turned, pulled, 4 * SEVERITY * surprise)
         log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
         y1 = y1._replace(log=y1.log._replace(estimate=log.estimate))
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
@@ -198,13 +201,19 @@ class Anchored(dfx.AbstractSolver):
         H: Array,
         turned: Float[Array, " n"],
         pulled: Float[Array, " n"],
+        surprise: Float[Array, ""],
     ) -> LoggedState:
-        """Return what the oscillation's change since the last frame moves in half a step, relative to the step."""
+        """Return what the oscillation's change since the last frame moves in half a step, relative to the step.
+
+        Added is what the leading eigenvalue was off; only the size of the error counts.
+        """
         P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)             # () or (n,)
         moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)  # (n,)
         length = jnp.linalg.norm(y1.state.w - y0.state.w)                     # ()
-        nothing = jax.tree.map(jnp.zeros_like, y1)
-        return nothing._replace(state=nothing.state._replace(w=moved / jnp.where(length > 0, length, 1)))
+        size = jnp.linalg.norm(moved) / jnp.where(length > 0, length, 1)      # ()
+        nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
+        w = jnp.full_like(moved, jnp.hypot(size, surprise) / np.sqrt(n).item())
+        return nothing._replace(state=nothing.state._replace(w=w))
 
 
 def influence(flow: CentralFlow, frame: Frame, end: ShortStep) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

@@ -53,7 +53,8 @@ def budget_terms(run: Run) -> list[Term]:
         relative = values(run, "central", RELATIVE.format(name))[edge]
         terms.append(Term(name, _median(relative), _last(values(run, "central", DISTANCE.format(name)))))
     predicted, measured = _variances(run)
-    off, size = np.abs(smoothed(measured) - predicted).sum(axis=1), predicted.sum(axis=1)
+    averaged = smoothed(measured) if measured.size else measured
+    off, size = np.abs(averaged - predicted).sum(axis=1), predicted.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.where(size > 0, off / size, np.nan)[edge]
     return [*terms, Term(CLOSURE, _median(relative), _last(closure_distance(run)))]
