@@ -17,8 +17,9 @@ def multiplier(
 ) -> Complex[Array, ""]:
     """Return mu, by which one step multiplies the oscillation along an eigenvector of effective eigenvalue lam.
 
-    Of the roots of the generated characteristic polynomial the one nearest -1, or one of a pair of equal modulus: real
-    and -1 at the threshold. Slow states are frozen. Derived, with momentum and without.
+    Of the roots of the generated characteristic polynomial the leftmost one, or one of a pair of equal modulus: real
+    and -1 at the threshold, where no other is on the unit circle, and to the left of it beyond. Slow states are frozen.
+    Derived, with momentum and without.
 
     >>> from cflow_sym import generated
     >>> hp = {"learning_rate": jnp.array(0.1), "beta1": jnp.array(0.5), "weight_decay": jnp.array(0.0)}
@@ -28,7 +29,14 @@ def multiplier(
     """
     p = optimizer.characteristic_polynomial(dict(slow), lam, hp)              # (F + 2,) falling powers
     roots = jnp.linalg.eigvals(_companion(p)) if p.size > 2 else -p[1:] / p[0]  # (F + 1,)
-    return (roots + 0j)[jnp.argmin(jnp.abs(roots + 1))]
+    return (roots + 0j)[jnp.argmin(jnp.real(roots))]
+
+
+def multipliers(
+    optimizer: CompiledFlow, slow: Mapping[str, Array], lam: Float[Array, " K"], hp: Mapping[str, Any]
+) -> Complex[Array, " K"]:
+    """Return mu for every effective eigenvalue: see `multiplier`."""
+    return jax.vmap(lambda x: multiplier(optimizer, slow, x, hp))(lam)
 
 
 def growth(
@@ -38,10 +46,11 @@ def growth(
 
     >>> from cflow_sym import generated
     >>> hp = {"learning_rate": jnp.array(0.1), "weight_decay": jnp.array(0.0)}
-    >>> growth(generated.load("gradient_descent"), {"t": jnp.array(1.0)}, jnp.array([1.5, 2.0, 3.0]), hp).round(4).tolist()
+    >>> lam = jnp.array([1.5, 2.0, 3.0])
+    >>> growth(generated.load("gradient_descent"), {"t": jnp.array(1.0)}, lam, hp).round(4).tolist()
     [-0.6931, 0.0, 0.6931]
     """
-    modulus = jax.vmap(lambda x: jnp.abs(multiplier(optimizer, slow, x, hp)))(lam)        # (K,)
+    modulus = jnp.abs(multipliers(optimizer, slow, lam, hp))                  # (K,)
     return jnp.log(jnp.maximum(modulus, jnp.finfo(lam.dtype).tiny)).astype(lam.dtype)
 
 

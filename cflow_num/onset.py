@@ -1,9 +1,10 @@
 """The onset: when the optimizer's oscillation appears, later than the flow reaches the edge.
 
-Below the threshold the mode of period two along an eigenvector decays by |mu(lambda)| a step, down to what rounding adds
-in each; above it grows again. Until it is large the optimizer follows the stable flow beyond the threshold: the
+Below the threshold the mode of period two along an eigenvector decays by |mu(lambda)| a step, down to what rounding
+adds in each; above it grows again. Until it is large the optimizer follows the stable flow beyond the threshold: the
 entry-exit law of slow passage through a flip bifurcation, which makes the delay a property of the floating-point type.
-Here the log-amplitude is carried along a stable flow that has been run, and the onset read off. Derived; nothing fitted.
+Here the log-amplitude is carried along a stable flow that has been run, and the onset read off. Derived, nothing
+fitted.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def crossing(run: Run, process: str = "stable", mode: int = 0) -> int | None:
     return 0 if above.size and above[0] else None
 
 
-def predicted_onset(run: Run, amplitude: float = AMPLITUDE, mode: int = 0) -> Onset:
+def predicted_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0) -> Onset:
     """Return when the oscillation appears, predicted from the stable flow of a run alone.
 
     The log-amplitude starts from the initial distance to where the gradient along the eigenvector vanishes, which is
@@ -84,7 +85,7 @@ def predicted_onset(run: Run, amplitude: float = AMPLITUDE, mode: int = 0) -> On
     return _onset(crossing(run, "stable", mode), l, np.log(amplitude))
 
 
-def measured_onset(run: Run, amplitude: float = AMPLITUDE, mode: int = 0) -> Onset:
+def measured_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0) -> Onset:
     """Return when the oscillation of the discrete optimizer appears, after the stable flow has crossed the threshold.
 
     Its amplitude is the part of period two, (x[t-1] - 2 x[t] + x[t+1])/4, of the distance x to where the gradient along
@@ -129,7 +130,7 @@ def _known(run: Run, process: str, name: str) -> np.ndarray:
     return filled.reshape(found.shape)
 
 
-def _check(run: Run, process: str, amplitude: float, mode: int) -> None:
+def _check(run: Run, process: str, amplitude: int | float, mode: int) -> None:
     """Raise `InputError` where a run has not got what an onset is read off, or the question makes no sense."""
     if process not in run.tree.children:
         raise InputError(f"the run has no {process} process: run again with the processes discrete and stable")

@@ -42,6 +42,7 @@ def prepare(
     average_start: bool,
     capture: Sequence[int] | int,
     memory: str | int | float | None,
+    onset: str,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
@@ -62,6 +63,7 @@ def prepare(
             chunk=CHUNK,
             eig_every=eig_every,
             coordinates=coordinates,
+            onset=onset,
         )
         for name in PROCESSES
         if name in processes
@@ -83,6 +85,7 @@ def prepare(
         "warm_start": warm_start,
         "processes": list(everything),
         "integrator": integrator or DEFAULT_INTEGRATOR,
+        "onset": onset,
         "average_start": average_start,
         "gain": edge.gain,
         "memory": edge.memory,

@@ -107,6 +107,7 @@ def run(
     average_start: bool = False,
     capture: Sequence[int] | int = 0,
     memory: str | int | float | None = None,
+    onset: str = "published",
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -131,6 +132,8 @@ def run(
     - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
       squared gradient and its prediction are kept, along a dimension `coordinate`.
     - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
+    - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its threshold, or
+      `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then eigenvalues pass.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
     - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
@@ -163,6 +166,7 @@ def run(
         average_start=average_start,
         capture=capture,
         memory=memory,
+        onset=onset,
     )
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)

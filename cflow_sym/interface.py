@@ -206,7 +206,7 @@ class CompiledFlow(Protocol):
     def characteristic_polynomial(self, state: State, lam: Scalar, hp: Hyperparameters) -> Float[Array, " powers"]:
         """Return the coefficients, falling, of the polynomial whose roots multiply a mode of effective eigenvalue lam.
 
-        The root nearest -1 is the multiplier of the oscillation of period two: -1 at the threshold.
+        The leftmost root is the multiplier of the oscillation of period two: -1 at the threshold.
         """
         ...
 

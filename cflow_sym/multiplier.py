@@ -1,7 +1,7 @@
 """The multiplier of a small oscillation: by what factor one step takes a displacement along an eigenvector.
 
 At the effective eigenvalue lambda, slow states frozen, the optimizer is a linear map on the weights and the averages of
-the gradient. Its multipliers are the roots of the characteristic polynomial; the one that reaches -1 at the threshold
+the gradient. Its multipliers are the roots of the characteristic polynomial; the leftmost one, -1 at the threshold,
 says how fast the oscillation of period two decays below it and grows beyond it.
 """
 
@@ -41,8 +41,8 @@ def multiplier_step(form: CanonicalForm) -> Step:
         "characteristic_polynomial", MOMENTUM if form.states else THRESHOLD, "linearize at any curvature", "p(z)",
         (_s.z * sp.eye(M.rows) - M).det(), polynomial,
         r"Its roots are the factors by which one step multiplies a displacement along an eigenvector of effective "
-        r"eigenvalue $\lambda$. The one nearest $-1$ belongs to the oscillation of period two: below the threshold it "
-        "decays by its modulus at every step, and above it grows.", _check(form),
+        r"eigenvalue $\lambda$. The leftmost one belongs to the oscillation of period two: it is $-1$ at the "
+        "threshold; below, the oscillation decays by its modulus at every step, and above it grows.", _check(form),
         "The oscillation is small, and slow states are frozen over one period.",
     )  # fmt: skip
 
@@ -70,8 +70,8 @@ def _in_curvature(q: sp.Expr) -> sp.Expr:
 def _check(form: CanonicalForm) -> Callable[[sp.Expr, sp.Expr], bool]:
     """Take the optimizer's own step from a mode, at the curvature for which its multiplier is a given z.
 
-    The polynomial is linear in lambda, so that lambda follows from z. Averages start at a g / (z - b), and one step must
-    multiply weights and averages by z.
+    The polynomial is linear in lambda, so that lambda follows from z. Averages start at a g / (z - b), and one step
+    must multiply weights and averages by z.
     """
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:

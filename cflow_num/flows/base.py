@@ -33,7 +33,7 @@ class Observation(NamedTuple):
     `loss ()`, `gradient_norm ()`, `effective_eigenvalues (K,)` of P^{-1} H with their eigenvectors `V (n, K)`,
     the slow states of shape `()` in `scalars`, whether the wanted eigenpairs `converged`, and the `threshold ()`. Of
     the oscillation along each eigenvector: its `growth (K,)`, log|mu|, and `offset (K,)`, how far the weights are from
-    where the gradient along it vanishes.
+    where the gradient along it vanishes (nan for eigenvalues below a tenth of the threshold).
     """
 
     loss: Float[Array, ""]
@@ -121,7 +121,7 @@ class Flow(eqx.Module):
             V=U,
             converged=pairs.converged,
             growth=growth(self.optimizer, y.slow, lam, self.hp),
-            offset=jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > 0, lam, jnp.nan),
+            offset=jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > seen.threshold / 10, lam, jnp.nan),
         )
 
     def observe_cheaply(self, y: FlowState, V: Float[Array, "n K"]) -> Observation:
