@@ -55,7 +55,7 @@ def coefficients(form: CanonicalForm) -> tuple[sp.Expr, ...]:
     >>> import cflow_sym as cs
     >>> from cflow_sym.filters import canonical_form
     >>> coefficients(canonical_form(cs.optimizer("heavy_ball_ema")))
-    (1, lam*(1 - beta1) - beta1 - 1, beta1)
+    (1, -beta1 + lam*(1 - beta1) - 1, beta1)
     """
     found = sp.Poly(filter_map(form).charpoly(MU).as_expr(), MU).all_coeffs()
     return tuple(_in_curvature(q) for q in found)
