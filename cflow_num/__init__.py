@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .interpretation import conic_preconditioner as conic_preconditioner
     from .interpretation import stationary_preconditioner as stationary_preconditioner
     from .loss import Problem as Problem
+    from .onset import Onset as Onset
+    from .onset import measured_onset as measured_onset
+    from .onset import predicted_onset as predicted_onset
     from .problems import PROBLEMS as PROBLEMS
     from .problems import problem as problem
     from .report import write_report as write_report
@@ -35,6 +38,7 @@ _HOMES = {
     "compare": "compare",
     "InputError": "errors",
     "RunError": "errors",
+    "Onset": "onset",
     "PROBLEMS": "problems",
     "Problem": "loss",
     "Run": "run",
@@ -43,6 +47,8 @@ _HOMES = {
     "conic_preconditioner": "interpretation",
     "keep_programs": "cache",
     "load": "run",
+    "measured_onset": "onset",
+    "predicted_onset": "onset",
     "problem": "problems",
     "run": "run",
     "run_batch": "run",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from . import amplitudes
 from .eigenpairs import leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame, ShortStep
@@ -42,7 +43,8 @@ class AnchoredState(NamedTuple):
     The tracked block `V (n, K)`, the covariance `X (k, k)` in its basis, the last `rates` of weights and slow states,
     the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the effective
     `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how long ago
-    that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`.
+    that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`. Where the onset is
+    delayed, `log_amplitude (K,)` along the block.
     """
 
     V: Float[Array, "n K"]
@@ -54,14 +56,18 @@ class AnchoredState(NamedTuple):
     rise: Float[Array, " K"]
     age: Float[Array, ""]
     turning: Float[Array, "n K"]
+    log_amplitude: Float[Array, " K"] | None = None
 
     @classmethod
-    def start(cls, y: FlowState, V: Float[Array, "n K"], k: int) -> AnchoredState:
+    def start(
+        cls, y: FlowState, V: Float[Array, "n K"], k: int, log_amplitude: Float[Array, " K"] | None = None
+    ) -> AnchoredState:
         """Return the memory of a flow that has not moved."""
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], V.dtype)
         age = jnp.asarray(jnp.inf, V.dtype)
-        return cls(V, jnp.zeros((k, k), V.dtype), still, nothing, nothing, unknown, unknown, age, jnp.zeros_like(V))
+        X, turning = jnp.zeros((k, k), V.dtype), jnp.zeros_like(V)
+        return cls(V, X, still, nothing, nothing, unknown, unknown, age, turning, log_amplitude)
 
 
 class _Nodes(NamedTuple):
@@ -139,7 +145,10 @@ class Anchored(dfx.AbstractSolver):
         frame = flow.frame(middle, V, arriving=arriving, gap=GAP, wanted=WANTED, eigenpairs=_eigenpairs)
         Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
-        end, nodes = self._short_steps(flow, frame, y, X, memory.rates, H)
+        l = memory.log_amplitude if memory.log_amplitude is None else amplitudes.transported(
+            flow, frame, memory.V, memory.log_amplitude
+        )                                                                     # (K,)
+        end, nodes, l = self._short_steps(flow, frame, y, X, memory.rates, H, l)
 
         c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
@@ -150,10 +159,11 @@ class Anchored(dfx.AbstractSolver):
         rise = jnp.where(known, (lam - memory.eigenvalues) / apart, 0)
         inside = memory.V @ turning(flow, frame.pairs.U, memory.V, middle).T  # (n, K)
         out = jnp.where(known, (frame.pairs.U - inside) / apart, 0)           # (n, K)
-        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out)
+        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out, l)
         above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
-        last = jnp.where(known, memory.eigenvalues[0] / c, jnp.inf)
+        foreseen = known if l is None else False  # before a delayed onset eigenvalues pass
+        last = jnp.where(foreseen, memory.eigenvalues[0] / c, jnp.inf)
         surprise = jnp.maximum(lam[0] / c - jnp.maximum(last, 1) - EXCESS, 0) # () more above than at the last frame
         error = self._error(flow, y0, y1, H, turned, pulled, 4 * SEVERITY * surprise)
         log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
@@ -165,29 +175,41 @@ class Anchored(dfx.AbstractSolver):
         return jnp.ceil(H / self.h - 1e-4).astype(jnp.int32)
 
     def _short_steps(
-        self, flow: CentralFlow, frame: Frame, y: FlowState, X: Float[Array, "k k"], rates: FlowState, H: Array
-    ) -> tuple[ShortStep, _Nodes]:
-        """Return the last of the short steps and all nodes; where half of the capacity does, only that is computed."""
+        self,
+        flow: CentralFlow,
+        frame: Frame,
+        y: FlowState,
+        X: Float[Array, "k k"],
+        rates: FlowState,
+        H: Array,
+        l: Float[Array, " K"] | None,
+    ) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
+        """Return the last of the short steps, all nodes and the log-amplitudes after them.
+
+        Where half of the capacity does, only that is computed.
+        """
         count, k = self._count(H), len(X)
         h = H / count.astype(H.dtype)
 
-        def taken(size: int) -> tuple[ShortStep, _Nodes]:
+        def taken(size: int) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
             some, X0 = frame.leading(size), X[:size, :size]
             responses = flow.responses(some, h)
 
-            def advance(i: Array, carry: tuple[ShortStep, _Nodes]) -> tuple[ShortStep, _Nodes]:
-                last, nodes = carry
-                now = flow.short_step(some, last.y, last.X, h, responses)
+            def advance(i: Array, carry: tuple) -> tuple:
+                last, nodes, l = carry
+                here = some if l is None else some._replace(log_amplitude=l[:size])
+                now = flow.short_step(here, last.y, last.X, h, responses)
+                l = l if l is None else amplitudes.grown(flow, some, now.y, now.X, l, h)
                 now = now._replace(residual=jnp.maximum(last.residual, now.residual))
                 unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
-                return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node)
+                return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node), l
 
             start = ShortStep(y, X0, X0, rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
             node = _Nodes(y, X0, start.g)
             nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), node)
-            end, nodes = jax.lax.fori_loop(0, count, advance, (start, nowhere))
+            end, nodes, after = jax.lax.fori_loop(0, count, advance, (start, nowhere, l))
             whole = partial(_padded, size=k)
-            return end._replace(X=whole(end.X), mean_X=whole(end.mean_X)), nodes._replace(X=whole(nodes.X))
+            return end._replace(X=whole(end.X), mean_X=whole(end.mean_X)), nodes._replace(X=whole(nodes.X)), after
 
         if k < SPLIT:
             return taken(k)

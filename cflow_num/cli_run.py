@@ -56,6 +56,8 @@ class RunCommand:
     """Any of discrete, stable, central, ablated, stationary."""
     integrator: str | None = None
     """anchored (the default), heun, leapfrog or published."""
+    onset: str = "published"
+    """published (the oscillation is there at once at the edge) or delayed (once it has grown)."""
     average_start: bool = False
     """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
     eig_every: int = 1
@@ -113,6 +115,7 @@ class RunCommand:
             processes=self.processes,
             integrator=self.integrator,
             eig_every=self.eig_every,
+            onset=self.onset,
             average_start=self.average_start,
             capture=self.capture,
             memory=self.memory,

@@ -214,12 +214,15 @@ def _constraints(run: Run, crossing: int | None) -> list[Row]:
     first = _feasible(relative, crossing or 0)
     largest = _extreme(relative[first:])
     above = f"it started above the edge and was on it at step {first}" if first > (crossing or 0) else ""
+    edge = _judged("largest_eigenvalue", largest, LIMITS.largest_eigenvalue, note=above)
+    if run.config.get("onset") == "delayed":  # eigenvalues are to pass the threshold
+        edge = Row("largest_eigenvalue", largest, note="not judged: the onset is delayed")
     sigma = values(run, "central", "sigma_eigenvalues")
     low, high = _extreme(-sigma), _extreme(sigma)
     smallest = 0.0 - low / high if low is not None and high else None
     unknown = "" if smallest is not None else "Sigma is zero" if high is not None else "not recorded"
     return [
-        _judged("largest_eigenvalue", largest, LIMITS.largest_eigenvalue, note=above),
+        edge,
         _judged("residual", _extreme(values(run, "central", "residual")), LIMITS.residual),
         Row(
             "smallest_sigma",

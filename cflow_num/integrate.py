@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from cflow_sym.interface import CompiledFlow
 
+from . import amplitudes
 from .anchored_stepping import CROWDED, LEAP, STEP, Anchored, AnchoredState, paced
 from .baseline import Published
 from .budget import opened
@@ -40,6 +41,7 @@ from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, sti
 from .stationary_stepping import StationaryHeun
 from .time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
 
+ONSETS = ("published", "delayed")
 PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
 CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
 INTEGRATORS = {  # solver, time step
@@ -73,10 +75,16 @@ class Process:
         capacity: int = CAPACITY_STEP,
         coordinates: tuple[int, ...] = (),
         budget: bool = False,
+        onset: str = "published",
     ):
         check_one_of("process", name, PROCESSES)
         integrator = integrator or DEFAULT_INTEGRATOR
         check_one_of("integrator", integrator, INTEGRATORS)
+        check_one_of("onset", onset, ONSETS)
+        if onset == "delayed" and (integrator != "anchored" or name == "stationary" or optimizer.MEMORYLESS):
+            what = f'integrator "{integrator}"' if integrator != "anchored" else "the stationary flow"
+            what = f"{optimizer.NAME}, which has a state without memory," if optimizer.MEMORYLESS else what
+            raise InputError(f'onset "delayed" is not defined for {what}: use "published"')
         if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
             what = "the published scheme" if integrator == "published" else "the stationary flow"
             raise InputError(f"{what} is not defined for {optimizer.NAME}, which has momentum: leave it out")
@@ -90,6 +98,7 @@ class Process:
                 f"the stationary flow is not defined for {optimizer.NAME}: it has no state that can stand still; "
                 "leave it out of the processes"
             )
+        self.delayed = onset == "delayed" and name in CONSTRAINED
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
         self._budget = budget and name == "central"
@@ -183,7 +192,8 @@ class Process:
         memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         pace = None
         if self._options.solver is Anchored:
-            memory = AnchoredState.start(y, V, k)
+            l = amplitudes.initial(flow, y, V, seen.effective_eigenvalues) if self.delayed else None
+            memory = AnchoredState.start(y, V, k, l)
             pace = paced(flow, self._options.pace).begun(logged)
         carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
@@ -265,6 +275,8 @@ class Process:
                 rise=jnp.concatenate([solver.rise, unknown]),
                 turning=jnp.pad(solver.turning, ((0, 0), (0, extra))),
             )
+            if (l := solver.log_amplitude) is not None:
+                solver = solver._replace(log_amplitude=jnp.pad(l, (0, extra), constant_values=amplitudes.NOTHING))
         return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 
     def failure(self, records: Records) -> tuple[int, str] | None:

@@ -43,6 +43,7 @@ def prepare(
     capture: Sequence[int] | int,
     memory: str | int | float | None,
     budget: bool,
+    onset: str,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
@@ -64,6 +65,7 @@ def prepare(
             eig_every=eig_every,
             coordinates=coordinates,
             budget=budget,
+            onset=onset,
         )
         for name in PROCESSES
         if name in processes
@@ -85,6 +87,7 @@ def prepare(
         "warm_start": warm_start,
         "processes": list(everything),
         "integrator": integrator or DEFAULT_INTEGRATOR,
+        "onset": onset,
         "average_start": average_start,
         "gain": edge.gain,
         "memory": edge.memory,

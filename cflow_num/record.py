@@ -23,6 +23,9 @@ VARIABLES = {
     "loss": ("", "1", "training loss at the weights of the step"),
     "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
     "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
+    "growth": ("eig", "1", "log|mu|: rate at which the oscillation along each eigenvector grows in a step"),
+    "offset": ("eig", "weight", "distance from where the gradient along the eigenvector vanishes; the sign alternates"),
+    "rounding": ("", "weight", "what rounding adds to the oscillation along a direction in a step"),
     "threshold": ("", "1", "c: effective eigenvalues equilibrate there"),
     "nu": ("", "loss^2/weight^2", "second-moment state used in the step"),
     "optimization_speed": ("", "loss", "g' P^-1 g: decrease of the loss in one step, to first order"),
@@ -105,7 +108,7 @@ class Recorder:
                 self.put(name, first, getattr(records.log, name))
 
     def _observe(self, first: int, seen: Observation) -> None:
-        for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold"):
+        for name in ("loss", "gradient_norm", "effective_eigenvalues", "threshold", "growth", "offset"):
             self.put(name, first, getattr(seen, name))
         self.put("eigen_converged", first, np.asarray(seen.converged, float))
         for name, values in seen.scalars.items():

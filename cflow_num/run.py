@@ -108,6 +108,7 @@ def run(
     capture: Sequence[int] | int = 0,
     memory: str | int | float | None = None,
     budget: bool = False,
+    onset: str = "published",
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -133,6 +134,8 @@ def run(
       squared gradient and its prediction are kept, along a dimension `coordinate`.
     - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
     - `budget`: evaluate along the central flow what it drops, every `eig_every` steps: see `cflow_num.budget`.
+    - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its threshold, or
+      `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then eigenvalues pass.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
     - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
@@ -166,6 +169,7 @@ def run(
         capture=capture,
         memory=memory,
         budget=budget,
+        onset=onset,
     )
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)

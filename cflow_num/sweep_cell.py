@@ -27,6 +27,7 @@ RUN = {
     "warm_start": 0,
     "processes": ["discrete", "stable", "central"],
     "integrator": None,
+    "onset": "published",
     "average_start": False,
     "eig_every": 1,
     "capture": [],

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["congruence", "matrix_size", "outer_products", "smat", "svec", "svec_basis", "svec_size", "symmetric_part"]
+__all__ = [
+    "congruence",
+    "diagonal_entries",
+    "leading_entries",
+    "matrix_size",
+    "outer_products",
+    "smat",
+    "svec",
+    "svec_basis",
+    "svec_size",
+    "symmetric_part",
+]
 
 
 def svec_size(k: int) -> int:
@@ -96,6 +107,16 @@ def leading_entries(k: int, size: int) -> np.ndarray:
     """
     i, j, _ = _upper(k)
     return np.flatnonzero((i < size) & (j < size))
+
+
+def diagonal_entries(k: int) -> np.ndarray:
+    """Return the places in svec of a k x k matrix of the entries of its diagonal.
+
+    >>> diagonal_entries(3).tolist()
+    [0, 3, 5]
+    """
+    i, j, _ = _upper(k)
+    return np.flatnonzero(i == j)
 
 
 def outer_products(V: Float[Array, "n k"]) -> Float[Array, "m n"]:

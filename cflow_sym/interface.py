@@ -203,6 +203,13 @@ class CompiledFlow(Protocol):
         """Return d log|z| / d log lambda at the edge: how sharply the oscillation grows beyond it."""
         ...
 
+    def characteristic_polynomial(self, state: State, lam: Scalar, hp: Hyperparameters) -> Float[Array, " powers"]:
+        """Return the coefficients, falling, of the polynomial whose roots multiply a mode of effective eigenvalue lam.
+
+        The leftmost root is the multiplier of the oscillation of period two: -1 at the threshold.
+        """
+        ...
+
     def slow_drift(self, state: State, g: Vector, hp: Hyperparameters) -> State:
         """Return the rates of the slow states without oscillation (the stable flow's)."""
         ...

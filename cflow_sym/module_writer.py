@@ -14,6 +14,7 @@ from cflow_sym.derivation import Derivation
 from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.leapfrog import average_symbols, rate_of_leap
+from cflow_sym.multiplier import coefficients
 from cflow_sym.notation import contract, debias, is_elementwise, rate_symbol, rebias, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 from cflow_sym.step_writer import HEADER, Part, StepWriter, as_tuple, contractions, layout, source_hash
@@ -83,6 +84,7 @@ class ModuleWriter(StepWriter):
                 "threshold_drift(state, state_dot, hp)", "Return dc/dt, zero where c is constant.", d.threshold_drift
             ),
             self.gain(),
+            self.characteristic_polynomial(),
             self.state_function(
                 "slow_drift(state, g, hp)", "Return the rates of the slow states without oscillation.", stable
             ),
@@ -204,6 +206,14 @@ class ModuleWriter(StepWriter):
         rows += [(name, self.code(e), shape) for name, e, shape in parts]
         doc = "Return d log|z| / d log lambda at the edge: 2 without momentum and decay."
         return layout("gain(state, hp)", doc, rows, 'Gamma * jnp.ones_like(state["t"])')
+
+    def characteristic_polynomial(self) -> str:
+        """Write the coefficients of the characteristic polynomial, that of the highest power first."""
+        signature, found = "characteristic_polynomial(state, lam, hp)", coefficients(self.form)
+        rows = self.unpack(found, signature)
+        rows.append(("one", 'jnp.ones_like(state["t"])', "()"))
+        doc = "Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."
+        return layout(signature, doc, rows, self.stacked(found))
 
     def leapfrog(self) -> str:
         """Write the coefficients of the leapfrog: one entry for each average of the gradient."""

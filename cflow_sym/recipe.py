@@ -13,6 +13,7 @@ from cflow_sym import (
     expansion,
     leapfrog,
     momentum,
+    multiplier,
     predictions,
     sdcp,
     stability,
@@ -82,6 +83,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     found = record(momentum.momentum_steps(form) if filtered else stability.stability_steps(spec, form.P))
     P, c = found["preconditioner"], found["threshold"]
     record([] if filtered else [momentum.gain_step(form, c)])
+    record([multiplier.multiplier_step(form)])
     record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
     record(leapfrog.leapfrog_steps(form, order))
     edge = P, c

@@ -12,6 +12,7 @@ from cflow_sym.interface import CompiledFlow
 
 from ..eigenpairs import leading_eigenpairs
 from ..loss import Problem
+from ..multiplier import growth, rounding
 
 
 class FlowState(NamedTuple):
@@ -30,7 +31,9 @@ class Observation(NamedTuple):
     """What is recorded at one step of any process.
 
     `loss ()`, `gradient_norm ()`, `effective_eigenvalues (K,)` of P^{-1} H with their eigenvectors `V (n, K)`,
-    the slow states of shape `()` in `scalars`, whether the wanted eigenpairs `converged`, and the `threshold ()`.
+    the slow states of shape `()` in `scalars`, whether the wanted eigenpairs `converged`, and the `threshold ()`. Of
+    the oscillation along each eigenvector: its `growth (K,)`, log|mu|, and `offset (K,)`, how far the weights are from
+    where the gradient along it vanishes (nan for eigenvalues below a tenth of the threshold).
     """
 
     loss: Float[Array, ""]
@@ -40,6 +43,8 @@ class Observation(NamedTuple):
     threshold: Float[Array, ""]
     scalars: dict[str, Array]
     converged: Bool[Array, ""]
+    growth: Float[Array, " K"]
+    offset: Float[Array, " K"]
 
 
 class Flow(eqx.Module):
@@ -99,7 +104,7 @@ class Flow(eqx.Module):
 
     def observe(self, y: FlowState, V: Float[Array, "n K"], capacity: int) -> Observation:
         """Return what is recorded of the state y, refining the eigenvectors V of the last observation."""
-        seen = self.observe_cheaply(y, V)
+        seen, g = self._seen(y, V)
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         pairs = leading_eigenpairs(
             lambda V: self.hessian_vectors(y.w, V),
@@ -108,10 +113,23 @@ class Flow(eqx.Module):
             wanted_above=0.9 * seen.threshold,
             capacity=capacity,
         )
-        return seen._replace(effective_eigenvalues=pairs.eigenvalues, V=pairs.U, converged=pairs.converged)
+        lam = pairs.eigenvalues                                               # (K,)
+        along = jnp.sum(pairs.U * jnp.broadcast_to(P, y.w.shape)[:, None] * V, axis=0)    # (K,)
+        U = pairs.U * jnp.where(along < 0, -1, 1)                             # (n, K) signs kept from step to step
+        return seen._replace(
+            effective_eigenvalues=lam,
+            V=U,
+            converged=pairs.converged,
+            growth=growth(self.optimizer, y.slow, lam, self.hp),
+            offset=jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > seen.threshold / 10, lam, jnp.nan),
+        )
 
     def observe_cheaply(self, y: FlowState, V: Float[Array, "n K"]) -> Observation:
         """Return the observation without eigenvalues (nan), which costs one gradient."""
+        return self._seen(y, V)[0]
+
+    def _seen(self, y: FlowState, V: Float[Array, "n K"]) -> tuple[Observation, Float[Array, " n"]]:
+        """Return the observation without eigenvalues, and the gradient."""
         loss, g = self.value_and_gradient(y.w)
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         c = jnp.asarray(self.optimizer.threshold(y.slow, self.hp), y.w.dtype)
@@ -119,6 +137,8 @@ class Flow(eqx.Module):
         scalars["optimization_speed"] = jnp.vdot(g, g / P)
         if jnp.ndim(P) == 0:
             scalars["effective_step_size"] = jnp.asarray(1 / P, y.w.dtype)
+        scalars["rounding"] = rounding(y.w)
         unknown = jnp.full((V.shape[1],), jnp.nan, y.w.dtype)
-        return Observation(loss, jnp.linalg.norm(g), unknown, V, c, scalars, jnp.asarray(True))
+        norm, true = jnp.linalg.norm(g), jnp.asarray(True)
+        return Observation(loss, norm, unknown, V, c, scalars, true, unknown, unknown), g
 

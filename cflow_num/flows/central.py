@@ -26,13 +26,14 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
 from ..exponential import LinearPart, phi1, phi2
-from ..symmetric import congruence, leading_entries, outer_products, smat, svec
+from ..symmetric import congruence, diagonal_entries, leading_entries, outer_products, smat, svec
 from .base import Flow, FlowState
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
 ACTIVE_GAP = (
     0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
 )
+OPENING = 0.05  # of the variance that complementarity asks for: an oscillation that large takes part in it
 RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
 
 
@@ -40,7 +41,8 @@ class Frame(NamedTuple):
     """What turns slowly, at the point y: eigenpairs, curvature gradients, and the moments of the basis of X.
 
     With m = k(k+1)/2: curvature gradients `D (m, n)` of the pairs that are `near (k,)` the threshold, and what each
-    svec-basis matrix of X contributes to the moments in `moments` (leading axis m).
+    svec-basis matrix of X contributes to the moments in `moments` (leading axis m). Where the onset is delayed,
+    `log_amplitude (k,)` is that of the oscillation along each eigenvector.
     """
 
     y: FlowState
@@ -48,6 +50,7 @@ class Frame(NamedTuple):
     D: Float[Array, "m n"]
     near: Bool[Array, " k"]
     moments: Moments
+    log_amplitude: Float[Array, " k"] | None = None
 
     @property
     def U(self) -> Float[Array, "n k"]:
@@ -58,7 +61,8 @@ class Frame(NamedTuple):
         """Return the frame for X of the first `size` pairs alone; nothing is lost where no other is near."""
         rows = leading_entries(self.near.size, size)
         D, moments = jax.tree.map(lambda q: q[rows], (self.D, self.moments))  # (m, n)
-        return self._replace(D=D, near=self.near[:size], moments=moments)
+        l = None if self.log_amplitude is None else self.log_amplitude[:size]
+        return self._replace(D=D, near=self.near[:size], moments=moments, log_amplitude=l)
 
 
 class Tangent(NamedTuple):
@@ -221,7 +225,7 @@ class CentralFlow(Flow):
         relief: Float[Array, ""] | float = jnp.inf,
     ) -> tuple[Float[Array, "k k"], SdcpInfo]:
         """Return X, complementary to the slack at y with `change` and B[X] added (see `equilibrium`), and a report."""
-        near, c = tangent.frame.near, tangent.c
+        near, c = tangent.frame.near & self.free(tangent, change, B, relief), tangent.c
         apart = jnp.diag(jnp.where(near, 0, 10 * c))  # what is not near stays last and by itself
         slack, Q = jnp.linalg.eigh(jnp.where(near[:, None] & near, tangent.slack, 0) + apart) # (k,), (k, k)
         C = congruence(Q)                                                     # (m, m) svec(M) -> svec(Q'MQ)
@@ -237,6 +241,20 @@ class CentralFlow(Flow):
         known = jnp.all(jnp.isfinite(change)) & jnp.all(jnp.isfinite(B))  # nan makes every direction look inactive
         info = info._replace(residual=jnp.where(known, info.residual, jnp.inf))
         return Q @ X.reshape(Q.shape) @ Q.T, info                             # (k, k)
+
+    def free(
+        self, tangent: Tangent, change: Float[Array, " m"], B: Float[Array, "m m"], relief: Float[Array, ""] | float
+    ) -> Bool[Array, " k"]:
+        """Return which directions may oscillate: all, or where the onset is delayed those whose oscillation is there.
+
+        It is once it has grown to a share of what complementarity would ask for in that direction alone.
+        """
+        l = tangent.frame.log_amplitude
+        if l is None:
+            return jnp.ones_like(tangent.frame.near)
+        i = diagonal_entries(len(l))                                          # (k,)
+        A = jnp.maximum(jnp.diag(tangent.slack), -relief) + change[i]         # (k,)
+        return jnp.exp(2 * l) * B[i, i] >= OPENING * jnp.maximum(-A, 0)
 
     def linear_part(self, frame: Frame, h: Float[Array, ""]) -> LinearPart:
         """Return Z = h speed P^{-1}H on the tracked eigenvectors of a frame."""

@@ -212,6 +212,25 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def characteristic_polynomial(state, lam, hp):
+    """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta1 = hp["beta1"]                                                           # ()
+    beta3 = hp["beta3"]                                                           # ()
+    alpha = hp["alpha"]                                                           # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    return (
+        jnp.stack([
+            one,
+            (eta * gamma + lam * (beta1 + alpha * beta1**t + alpha * beta3 - 1 - alpha - alpha * beta3 * beta1**t) / (beta1**t - 1) - 1 - beta1 - beta3) * one,
+            (beta1 + beta3 + beta1 * beta3 + lam * (beta3 + alpha * beta1 + alpha * beta1 * beta3 * beta1**t - beta1 * beta3 - alpha * beta1 * beta1**t - alpha * beta1 * beta3) / (beta1**t - 1) - beta1 * eta * gamma - beta3 * eta * gamma) * one,
+            (beta1 * beta3 * (eta * gamma - 1)) * one,
+        ])
+    )
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()

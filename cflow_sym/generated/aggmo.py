@@ -162,6 +162,26 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def characteristic_polynomial(state, lam, hp):
+    """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta_a = hp["beta_a"]                                                         # ()
+    beta_b = hp["beta_b"]                                                         # ()
+    beta_c = hp["beta_c"]                                                         # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    return (
+        jnp.stack([
+            one,
+            (lam + eta * gamma - 1 - beta_a - beta_b - beta_c) * one,
+            (beta_a + beta_b + beta_c + beta_a * beta_b + beta_a * beta_c + beta_b * beta_c - 2 * lam * (beta_a + beta_b + beta_c) / 3 - beta_a * eta * gamma - beta_b * eta * gamma - beta_c * eta * gamma) * one,
+            (lam * (beta_a * beta_b + beta_a * beta_c + beta_b * beta_c) / 3 + beta_a * beta_b * eta * gamma + beta_a * beta_c * eta * gamma + beta_b * beta_c * eta * gamma - beta_a * beta_b - beta_a * beta_c - beta_b * beta_c - beta_a * beta_b * beta_c) * one,
+            (-beta_a * beta_b * beta_c * (eta * gamma - 1)) * one,
+        ])
+    )
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     return {"t": jnp.ones_like(state["t"])}

@@ -207,6 +207,22 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def characteristic_polynomial(state, lam, hp):
+    """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    beta1 = hp["beta1"]                                                           # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    return (
+        jnp.stack([
+            one,
+            (eta * gamma + (beta1 - 1) * lam * (2 * beta1 * beta1**t - 1 - beta1) / ((beta1**t - 1) * (beta1 * beta1**t - 1)) - 1 - beta1) * one,
+            (beta1 + (1 - beta1) * beta1 * lam / (beta1**t - 1) - beta1 * eta * gamma) * one,
+        ])
+    )
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()

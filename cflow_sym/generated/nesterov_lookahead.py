@@ -88,6 +88,13 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def characteristic_polynomial(state, lam, hp):
+    """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
+    beta1 = hp["beta1"]                                                           # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    return jnp.stack([one, ((1 + beta1) * (lam - 1)) * one, (beta1 - beta1 * lam) * one])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     return {"t": jnp.ones_like(state["t"])}

@@ -119,6 +119,15 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def characteristic_polynomial(state, lam, hp):
+    """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
+    t = state["t"]                                                                # ()
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    one = jnp.ones_like(state["t"])                                               # ()
+    return jnp.stack([one, (lam + eta * gamma - 1) * one])
+
+
 def slow_drift(state, g, hp):
     """Return the rates of the slow states without oscillation."""
     beta2 = hp["beta2"]                                                           # ()

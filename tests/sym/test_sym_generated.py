@@ -165,6 +165,7 @@ def test_dtype_jit_and_vmap(setting, dtype):
             flow.slow_drift_moments(state, g, moments, hp),
             flow.filter_coefficients(state, hp),
             flow.gain(state, hp),
+            flow.characteristic_polynomial(state, g[0], hp),
             flow.leapfrog(state, hp, jnp.asarray(0.5, dtype)),
             flow.leap_slow(state, g, hp, jnp.asarray(0.5, dtype)),
             flow.leap_slow_moments(state, g, moments, hp, jnp.asarray(0.5, dtype)),

@@ -48,6 +48,19 @@ def test_decoupled_decay_lowers_the_threshold():
 @pytest.mark.parametrize(
     ("name", "gain"), [("heavy_ball", 38), ("adam", 38), ("nesterov", 2.876), ("gradient_descent", 2)]
 )
+def test_multipliers_are_minus_one_at_the_threshold(name, gain):
+    d = cs.derive(name)
+    p = d["characteristic_polynomial"].subs(s.lam, d.threshold)
+    assert sp.simplify(p.subs(s.z, -1)) == 0
+    at = sp.Poly(d["characteristic_polynomial"].subs(b, sp.Rational(9, 10)), s.z)
+    slope = -at.as_expr().diff(s.lam) / at.as_expr().diff(s.z)  # dz / dlambda of the implicit root
+    edge = d.threshold.subs(b, sp.Rational(9, 10))
+    assert float((-edge * slope).subs({s.lam: edge, s.z: -1})) == pytest.approx(gain, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "gain"), [("heavy_ball", 38), ("adam", 38), ("nesterov", 2.876), ("gradient_descent", 2)]
+)
 def test_gain_at_the_edge(name, gain):
     assert float(cs.derive(name).gain.subs(b, sp.Rational(9, 10))) == pytest.approx(gain, abs=1e-3)
 
