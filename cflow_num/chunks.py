@@ -213,6 +213,17 @@ def traced_memory(closed: Any) -> int:
     return total
 
 
+def fastest(gradient: Callable, args: tuple, n: int | None) -> Chunks:
+    """Return the parts in which the derivatives of a gradient are fastest here: on accelerators all at once.
+
+    >>> fastest(jax.grad(lambda w: w @ w), (jnp.ones(3),), None)
+    Chunks(examples=None, vectors=None)
+    """
+    if jax.default_backend() != "cpu":
+        return Chunks()
+    return for_caches(traced_memory(jax.make_jaxpr(gradient)(*args)), n)
+
+
 def for_caches(written: int, n: int | None) -> Chunks:
     """Return the parts in which a processor is fastest, for a gradient that writes so many bytes on n examples.
 

@@ -80,8 +80,7 @@ class Problem(eqx.Module):
         self._data, self._others = jax.tree.map(jnp.asarray, data), None
         self._label = Label(name, description)
         self.examples, self.chunks, self.mesh = examples, Chunks(), None
-        if examples:
-            chunks.count(self._data)
+        count = chunks.count(self._data) if examples else None
         args = (weights,) if data is None else (weights, self._data)
 
         def of_weights(fn: Callable) -> Callable:
@@ -91,11 +90,9 @@ class Problem(eqx.Module):
         hoisted = hoist(of_weights(loss), *args)
         self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
         self._outputs = None if outputs is None else comparable(outputs)
-        if jax.default_backend() == "cpu":
-            written = chunks.traced_memory(jax.make_jaxpr(jax.grad(self._value_on))(self.w0, self._data))
-            self.chunks = chunks.for_caches(written, chunks.count(self._data) if examples else None)
-            if self.chunks.examples is not None:
-                self._check_mean("summed in parts")
+        self.chunks = chunks.fastest(jax.grad(self._value_on), (self.w0, self._data), count)
+        if self.chunks.examples is not None:
+            self._check_mean("summed in parts")
 
     @property
     def name(self) -> str:
