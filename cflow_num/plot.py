@@ -14,9 +14,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from . import canvas
 from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, single, styled
+from .integrate import CLOSURES
 from .measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
 from .run import Run
 
+DRAWN = ("stable", "ablated", "stationary", *CLOSURES, "central")
 PANELS = 6  # directions shown of the variance
 EIGENVALUES = r"effective eigenvalues, $\lambda_i(P^{-1}H)$"
 
@@ -36,7 +38,7 @@ def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
     measured = values(run, "discrete", "loss")
     line(ax, measured, "optimizer", **RAW)
     line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
-    _flows(ax, run, "loss", ("stable", "ablated", "stationary", "central"))
+    _flows(ax, run, "loss", DRAWN)
     if "central" in run.tree.children:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
     shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
@@ -186,7 +188,7 @@ def draw_distances(ax: Axes, run: Run) -> None:
 
 
 def _apart(run: Run) -> list[str]:
-    return [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
+    return [name for name in DRAWN if name in run.tree.children]
 
 
 @styled
