@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench study stress constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench study closures stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench: $(STAMP)  ## work against precision of the integrators, parts of a step (
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
 	$(BIN)/python notebooks/momentum.py
+
+closures: $(STAMP)  ## closures against the central flow on established edges (a quarter of an hour on one core)
+	$(BIN)/python benchmarks/closures.py
 
 stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)
 	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed

@@ -71,7 +71,7 @@ class Envelope(Closure):
     def rates(self, state: EnvelopeState) -> EnvelopeState:
         """Return the rates of centre and half-difference."""
         y, d = state
-        f, odd = even_odd(self.increment(plus(y, d)), self.increment(plus(y, d, -1)))
+        f, odd = self._parts(y, d)
         eps, size = jnp.finfo(y.w.dtype).eps, jnp.linalg.norm(y.w)
         # differences lose what derivatives lose of curvature: the better one of both
         odd = jax.lax.cond(
@@ -81,7 +81,7 @@ class Envelope(Closure):
         )
         rate = f
         if self.correction:
-            rate = plus(f, along(lambda y: self._mean(y, d), y, f), -0.5)
+            rate = plus(f, along(lambda y: self._parts(y, d)[0], y, f), -0.5)
         return EnvelopeState(rate, plus(scaled(-1, odd), d, -2))
 
     def shown(self, y: EnvelopeState) -> tuple[FlowState, Float[Array, ""]]:
@@ -95,8 +95,10 @@ class Envelope(Closure):
         slow, _ = even_odd(*updated)
         return FlowState(y.y.w, self.slow_of(slow)), (losses[0] + losses[1]) / 2
 
-    def _mean(self, y: FlowState, d: FlowState) -> FlowState:
-        return even_odd(self.increment(plus(y, d)), self.increment(plus(y, d, -1)))[0]
+    def _parts(self, y: FlowState, d: FlowState) -> tuple[FlowState, FlowState]:
+        """Return even and odd part of the optimizer's increment."""
+        both = jax.vmap(lambda sign: self.increment(plus(y, d, sign)))(jnp.array([1, -1], y.w.dtype))
+        return even_odd(*(jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1)))
 
     def _kept(self, state: EnvelopeState) -> EnvelopeState:
         size = jnp.linalg.norm(state.d.w)

@@ -100,11 +100,9 @@ class Rod(Closure):
     def ends(self, state: RodState) -> Ends:
         """Return average and odd parts of the optimizer's increment over the sigma points."""
         y, factor = state.y, state.factor[: self.points]
-        here = self.increment(y)
-        up, down = (self._each(lambda d: self.increment(self._displaced(y, d)), sign * factor) for sign in (1, -1))
-        average = jax.tree.map(lambda a, b, f: f + jnp.sum((a + b) / 2 - f, axis=0), up, down, here)
+        here, up, down = self._around(lambda d: self.increment(self._displaced(y, d)), factor)
         odd = jax.vmap(self._flat)(jax.tree.map(lambda a, b: (a - b) / 2, up, down))
-        return Ends(average, odd)
+        return Ends(_average(here, up, down), odd)
 
     def centre_rate(self, state: RodState, ends: Ends) -> FlowState:
         """Return dy/dt: the average, less half its change along itself."""
@@ -121,9 +119,7 @@ class Rod(Closure):
             loss, g = self.value_and_gradient(end.w)
             return loss, self.optimizer.update_state(end.slow, g, self.hp)
 
-        here, factor = seen(jnp.zeros_like(y.factor[0])), y.factor[: self.points]
-        up, down = self._each(seen, factor), self._each(seen, -factor)
-        loss, slow = jax.tree.map(lambda a, b, x: x + jnp.sum((a + b) / 2 - x, axis=0), up, down, here)
+        loss, slow = _average(*self._around(seen, y.factor[: self.points]))
         return FlowState(y.y.w, self.slow_of(slow)), loss
 
     def _flat(self, y: FlowState) -> Float[Array, " N"]:
@@ -135,10 +131,13 @@ class Rod(Closure):
         moved = {name: y.slow[name] + m for name, m in zip(self.optimizer.FILTERED_STATES, averages, strict=True)}
         return FlowState(y.w + w, y.slow | moved)
 
-    def _each(self, fn: Callable[[Array], Any], block: Float[Array, "r N"]) -> Any:
-        """Return fn of every row, as many at a time as the problem takes vectors."""
-        vectors = self.problem.chunks.vectors
-        return jax.vmap(fn)(block) if vectors is None else jax.lax.map(fn, block, batch_size=vectors)
+    def _around(self, fn: Callable[[Array], Any], block: Float[Array, "r N"]) -> tuple[Any, Any, Any]:
+        """Return fn at 0, at the rows and at minus the rows, as many at a time as the problem takes vectors."""
+        points, vectors = jnp.concatenate([jnp.zeros_like(block[:1]), block, -block]), self.problem.chunks.vectors
+        values = jax.vmap(fn)(points) if vectors is None else jax.lax.map(fn, points, batch_size=vectors)
+        cuts = (slice(0, 1), slice(1, 1 + len(block)), slice(1 + len(block), None))
+        here, up, down = (jax.tree.map(lambda x, cut=cut: x[cut], values) for cut in cuts)
+        return jax.tree.map(lambda x: x[0], here), up, down
 
     def _square(self, ends: Ends) -> Float[Array, "c N"]:
         """Return the block whose square is f f' + sum_i o_i o_i'."""
@@ -166,3 +165,8 @@ class Rod(Closure):
         x, Y = jnp.linalg.eigh((R * weights) @ R.T)
         largest = jnp.argsort(-x)[:rank]
         return (jnp.sqrt(jnp.maximum(x[largest], 0)) * (Q @ Y[:, largest])).T / metric
+
+
+def _average(here: Any, up: Any, down: Any) -> Any:
+    """Return the average over the sigma points, each adding its own part to the value at the centre."""
+    return jax.tree.map(lambda x, a, b: x + jnp.sum((a + b) / 2 - x, axis=0), here, up, down)
