@@ -118,14 +118,15 @@ def scaled(factor: Any, y: Any) -> Any:
 def along(fn: Callable[[Any], Any], y: Any, d: Any) -> Any:
     """Return the derivative of fn at y along d, where fn(y) is a tree like y.
 
-    The root of a second moment has none at zero, where a weight's gradient has always been zero: such weights stay.
+    The root of a second moment has none at zero, where a weight's gradient has always been zero: such weights stay, so
+    what is undefined at a finite value counts as zero.
 
     >>> import jax.numpy as jnp
     >>> along(lambda y: jnp.sqrt(y), jnp.array([4.0, 0.0]), jnp.array([1.0, 0.0])).tolist()
     [0.25, 0.0]
     """
-    _, change = jax.jvp(fn, (y,), (d,))
-    return jax.tree.map(lambda x, d: jnp.where(jnp.isnan(x) & (d == 0), 0, x), change, d)
+    value, change = jax.jvp(fn, (y,), (d,))
+    return jax.tree.map(lambda f, x: jnp.where(jnp.isnan(x) & jnp.isfinite(f), 0, x), value, change)
 
 
 def even_odd(up: Any, down: Any) -> tuple[Any, Any]:

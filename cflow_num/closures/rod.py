@@ -150,7 +150,7 @@ class Rod(Closure):
         return jnp.concatenate([jnp.sqrt(P)] + [1 / jnp.sqrt(P)] * len(self.optimizer.FILTERED_STATES))
 
     def _cut(
-        self, metric: Float[Array, " N"], parts: list[tuple[Float[Array, "c N"], Float[Array, ""]]], rank: int
+        self, metric: Float[Array, " N"], parts: list[tuple[Float[Array, "_ N"], Float[Array, ""]]], rank: int
     ) -> Float[Array, "r N"]:
         """Return the factor of sum weight block' block, cut to the rank.
 
