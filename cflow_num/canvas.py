@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .files import replacing
+from .integrate import CLOSURES
 from .measures import first_crossing, title
 from .run import Run
 
@@ -32,6 +33,9 @@ COLOURS = {
     "central": "#16202c",
     "ablated": "#a2449c",
     "stationary": "#2e8b57",
+    "rod": "#8a6d3b",
+    "edge": "#c4527c",
+    "envelope": "#4b9da9",
 }
 EDGE = "#c8102e"  # the threshold, and what is equal to it
 SHADES = ("#b35c9e", "#e8871e", "#d9b430", "#7aa874", "#9db8d2")  # of what is stacked
@@ -45,6 +49,7 @@ FLOW: dict[str, dict[str, Any]] = {
     "central": dict(color=COLOURS["central"], linewidth=1.7),
     "ablated": dict(color=COLOURS["ablated"], linewidth=1.5),
     "stationary": dict(color=COLOURS["stationary"], linewidth=1.5),
+    **{name: dict(color=COLOURS[name], linewidth=1.3) for name in CLOSURES},
 }
 
 STYLE: Any = {

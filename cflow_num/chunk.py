@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
+from .closures.base import Closure
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
@@ -81,7 +82,7 @@ def advance_chunk(
         return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
 
     V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length, dtype=carry.step.dtype), path.states))
-    predictions = {}
+    predictions = path.predictions
     if (log := path.log) is not None:
         predictions = {
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
@@ -133,6 +134,7 @@ class Path(NamedTuple):
     log: Log | None
     n_gradients: Array
     reason: Array
+    predictions: dict[str, Array] = {}  # noqa: RUF012
 
 
 @eqx.filter_jit
@@ -143,6 +145,11 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         states = flow.steps(carry.y, length)
         after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
         return Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
+    if isinstance(flow, Closure):
+        y, states, losses = flow.steps(carry.y, length, dt.astype(dtype))
+        cost = jnp.broadcast_to(flow.cost / dt.astype(dtype), (length,))
+        predicted = {"predicted_loss": losses}
+        return Path(states, carry._replace(y=y), None, cost, jnp.zeros((), jnp.int32), predicted)
     if isinstance(flow, CentralFlow) and carry.pace is not None:
         term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
         dt = carry.pace.size

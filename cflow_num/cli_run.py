@@ -53,13 +53,15 @@ class RunCommand:
     warm_start: int = 0
     """Discrete steps that all processes take before step 0."""
     processes: tuple[str, ...] = ("discrete", "stable", "central")
-    """Any of discrete, stable, central, ablated, stationary."""
+    """Any of discrete, stable, central, ablated, stationary; the closures rod, edge, envelope."""
     integrator: str | None = None
     """anchored (the default), heun, leapfrog or published."""
     onset: str = "published"
     """published (the oscillation is there at once at the edge) or delayed (once it has grown)."""
     average_start: bool = False
     """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
+    closure_step: float = 0.25
+    """Time step of the closures, one over a whole number."""
     eig_every: int = 1
     """Record effective eigenvalues every so many steps."""
     capture: tuple[int, ...] = ()
@@ -117,6 +119,7 @@ class RunCommand:
             eig_every=self.eig_every,
             onset=self.onset,
             average_start=self.average_start,
+            closure_step=self.closure_step,
             capture=self.capture,
             memory=self.memory,
             budget=self.budget,

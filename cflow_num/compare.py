@@ -7,6 +7,7 @@ import numpy as np
 from .budget import TOTAL
 from .budget_summary import closure_distance, has_budget, largest_dropped
 from .errors import InputError
+from .integrate import CLOSURES
 from .measures import (
     SMOOTHING,
     critical_count,
@@ -108,7 +109,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
 
 
 def _distances(run: Run, crossing: int | None) -> list[Row]:
-    flows = [name for name in ("central", "stable", "ablated", "stationary") if name in run.tree.children]
+    flows = [name for name in ("central", "stable", "ablated", "stationary", *CLOSURES) if name in run.tree.children]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
     last = np.flatnonzero(np.all([np.isfinite(d) for d in D.values()], axis=0))[-LAST:]
@@ -123,7 +124,7 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
         _judged("distance_ratio", ratio("central", "stable"), LIMITS.distance_ratio, unsettled, over),
         Row("distance_travelled", ratio("central", "travelled"), note=over),
     ]
-    for name in ("ablated", "stationary"):
+    for name in ("ablated", "stationary", *CLOSURES):
         if name in D:
             rows.append(Row(f"{name}_ratio", ratio(name, "stable"), note=over))
     return rows
@@ -139,8 +140,15 @@ def _predictions(run: Run, crossing: int | None) -> list[Row]:
         name: None if why else _relative_rms(_remembered(run, name)[first:], smoothed(m)[first:])
         for name, m in measured.items()
     }
+    closures = [name for name in CLOSURES if name in run.tree.children]
+    loss = smoothed(measured["predicted_loss"])[first:]
+    closed = {name: values(run, name, "predicted_loss")[first:] for name in closures}
     return [
         _judged("predicted_loss", error["predicted_loss"], LIMITS.predicted_loss, why),
+        *(
+            Row(f"{name}_predicted_loss", None if why else _relative_rms(closed[name], loss), note=why)
+            for name in closures
+        ),
         Row("predicted_squared_gradient_norm", error["predicted_squared_gradient_norm"], note=why),
     ]
 

@@ -24,6 +24,11 @@ from .anchored_stepping import CROWDED, LEAP, STEP, Anchored, AnchoredState, pac
 from .baseline import Published
 from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
+from .closures.base import STEP as CLOSURE_STEP
+from .closures.base import Closure
+from .closures.edge import Edge
+from .closures.envelope import Envelope
+from .closures.rod import Rod
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
 from .errors import InputError, RunError, check_one_of
@@ -42,7 +47,8 @@ from .stationary_stepping import StationaryHeun
 from .time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
 
 ONSETS = ("published", "delayed")
-PROCESSES = ("discrete", "stable", "central", "ablated", "stationary")
+CLOSURES: dict[str, type[Closure]] = {"rod": Rod, "edge": Edge, "envelope": Envelope}
+PROCESSES = ("discrete", "stable", "central", "ablated", "stationary", *CLOSURES)
 CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
 INTEGRATORS = {  # solver, time step
     "anchored": (Anchored, STEP),
@@ -76,6 +82,7 @@ class Process:
         coordinates: tuple[int, ...] = (),
         budget: bool = False,
         onset: str = "published",
+        closure_step: float = CLOSURE_STEP,
     ):
         check_one_of("process", name, PROCESSES)
         integrator = integrator or DEFAULT_INTEGRATOR
@@ -109,6 +116,9 @@ class Process:
         stationary = name == "stationary" and integrator != "published"
         solver, dt = INTEGRATORS["heun" if stationary else integrator]
         dt = LEAP if solver is Anchored and self.phase_space else dt
+        if name in CLOSURES:
+            CLOSURES[name].check(optimizer)
+            dt = closure_step
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
@@ -138,6 +148,8 @@ class Process:
         args = (self._problem, self._hp, self._optimizer)
         if self.name == "discrete":
             return DiscreteOptimizer(*args)
+        if self.name in CLOSURES:
+            return CLOSURES[self.name](*args)
         if self.name == "stable":
             return PhaseSpaceStableFlow(*args) if self.phase_space else StableFlow(*args)
         if self.relaxes:
@@ -147,11 +159,13 @@ class Process:
         at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
         return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
 
-    def start(self, y: FlowState, before: dict[str, Array] | None = None) -> tuple[Carry, Observation]:
+    def start(
+        self, y: FlowState, before: dict[str, Array] | None = None, oscillation: FlowState | None = None
+    ) -> tuple[Carry, Observation]:
         """Return the carry at step 0 and the observation there.
 
         `y` is where the optimizer stands, all states updated with the gradient there; `before` are the states before
-        that update, which flows in phase space start from.
+        that update, which flows in phase space and closures start from; these with an `oscillation` around it.
         """
         flow, K = self.flow(), block_size(self.capacity, y.w.size)
         V = start_block(y.w.size, K, y.w.dtype)
@@ -166,6 +180,10 @@ class Process:
                 f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
             )
         step, k = jnp.zeros((), jnp.int32), self.capacity
+        if isinstance(flow, Closure):
+            assert before is not None, "a closure starts from the states before their update"
+            still = jax.tree.map(jnp.zeros_like, FlowState(y.w, before))
+            return Carry(_started(flow, y, before, oscillation or still, V), V, None, step), seen
         if isinstance(flow, PhaseSpace):
             assert before is not None, "a flow in phase space starts from the states before their update"
             y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
@@ -303,6 +321,11 @@ class Process:
 
 
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
+
+
+@eqx.filter_jit
+def _started(flow: Closure, y: FlowState, before: dict[str, Array], oscillation: FlowState, V: Array) -> Any:
+    return flow.started(y, before, oscillation, V)
 
 
 @eqx.filter_jit

@@ -40,7 +40,7 @@ class Progress:
         self.chunk = next(iter(processes.values())).chunk
         self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
         self.carries: dict[str, Carry] = {}
-        self._before = start.before
+        self._before, self._oscillation = start.before, start.oscillation
         self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
         at = {name: np.asarray(y.w) for name, y in self._starts.items()}
         self._lockstep = Lockstep(discrete, self.recorders, at)
@@ -59,7 +59,7 @@ class Progress:
     def begin(self, name: str) -> None:
         """Bring a process to step 0."""
         process = self.processes[name]
-        self.carries[name], seen = process.start(self._starts[name], self._before)
+        self.carries[name], seen = process.start(self._starts[name], self._before, self._oscillation)
         self.recorders[name].start(seen, process.constrained)
         self._boundary[name] = _Standing(self.carries[name], process.capacity)
 

@@ -16,9 +16,11 @@ from . import canvas
 from .budget import DISTANCE, TERMS
 from .budget_summary import CLOSURE, closure_distance, has_budget
 from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, single, styled
+from .integrate import CLOSURES
 from .measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
 from .run import Run
 
+DRAWN = ("stable", "ablated", "stationary", *CLOSURES, "central")
 PANELS = 6  # directions shown of the variance
 EIGENVALUES = r"effective eigenvalues, $\lambda_i(P^{-1}H)$"
 
@@ -38,7 +40,7 @@ def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
     measured = values(run, "discrete", "loss")
     line(ax, measured, "optimizer", **RAW)
     line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
-    _flows(ax, run, "loss", ("stable", "ablated", "stationary", "central"))
+    _flows(ax, run, "loss", DRAWN)
     if "central" in run.tree.children:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
     shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
@@ -188,7 +190,7 @@ def draw_distances(ax: Axes, run: Run) -> None:
 
 
 def _apart(run: Run) -> list[str]:
-    return [name for name in ("stable", "ablated", "stationary", "central") if name in run.tree.children]
+    return [name for name in DRAWN if name in run.tree.children]
 
 
 @styled

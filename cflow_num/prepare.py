@@ -14,7 +14,7 @@ from .errors import InputError, check_one_of
 from .filters import check_filter
 from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
-from .integrate import DEFAULT_INTEGRATOR, PROCESSES, Process
+from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
@@ -40,6 +40,7 @@ def prepare(
     integrator: str | None,
     eig_every: int,
     average_start: bool,
+    closure_step: int | float,
     capture: Sequence[int] | int,
     memory: str | int | float | None,
     budget: bool,
@@ -50,6 +51,7 @@ def prepare(
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)
+    _check_closure_step(closure_step)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
     edge = check_filter(flow, arrays, warm_start + steps)
@@ -66,6 +68,7 @@ def prepare(
             coordinates=coordinates,
             budget=budget,
             onset=onset,
+            closure_step=float(closure_step),
         )
         for name in PROCESSES
         if name in processes
@@ -95,6 +98,8 @@ def prepare(
         "eig_every": eig_every,
         "error_budget": budget,
     }
+    if set(everything) & set(CLOSURES):
+        config["closure_step"] = float(closure_step)
     return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
 
 
@@ -127,6 +132,14 @@ def _check_average_start(average_start: Any, warm_start: int) -> None:
         raise InputError(f"average_start is {average_start!r}, it must be True or False")
     if average_start and not warm_start:
         raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
+
+
+def _check_closure_step(step: Any) -> None:
+    number = isinstance(step, (int, float)) and not isinstance(step, bool)
+    if not number or not 0 < step <= 0.5 or abs(1 / step - round(1 / step)) > 1e-6:
+        raise InputError(
+            f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
+        )
 
 
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:

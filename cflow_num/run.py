@@ -20,6 +20,7 @@ from .checkpoints import INTERVAL, Checkpoints, fingerprint
 from .devices import full_precision
 from .errors import GainWarning, InputError, check_one_of
 from .files import replacing
+from .integrate import CLOSURE_STEP
 from .loop import Progress, advance_all
 from .loss import Problem
 from .prepare import Prepared, check_preconditioner, prepare
@@ -105,6 +106,7 @@ def run(
     integrator: str | None = None,
     eig_every: int = 1,
     average_start: bool = False,
+    closure_step: int | float = CLOSURE_STEP,
     capture: Sequence[int] | int = 0,
     memory: str | int | float | None = None,
     budget: bool = False,
@@ -125,11 +127,13 @@ def run(
     - `steps`: how many optimizer steps; one unit of flow time each.
     - `warm_start`: discrete steps taken by all processes before step 0.
     - `processes`: any of `discrete`, `stable`, `central`, `ablated` (the edge is kept without reduction of sharpness)
-      and `stationary` (the states are at rest at every time); the last two where they are defined.
+      and `stationary` (the states are at rest at every time); the last two where they are defined. And the closures
+      `rod`, `edge` (not with momentum) and `envelope`, which carry an oscillation of their own: see `closures/`.
     - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
     - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
     - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not from
       its last iterate: for starts from an edge at which it already oscillates.
+    - `closure_step`: time step of the closures, one over a whole number of at least 2.
     - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
       squared gradient and its prediction are kept, along a dimension `coordinate`.
     - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
@@ -166,6 +170,7 @@ def run(
         integrator=integrator,
         eig_every=eig_every,
         average_start=average_start,
+        closure_step=closure_step,
         capture=capture,
         memory=memory,
         budget=budget,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .integrate import CLOSURES
 from .measures import CRITICAL_GAP, POSITIVE, SMOOTHING
 
 
@@ -74,6 +75,14 @@ DEFINITIONS = {
         "The same for the difference between the measured variance of the oscillation and the one that keeps the edge: "
         "large where the oscillation starts late or bursts.",
     ),
+    **{
+        f"{name}_ratio": (
+            f"distance {name} / stable",
+            f"As distance central / stable, for the {name} closure, which carries an oscillation of its own. For "
+            "information.",
+        )
+        for name in CLOSURES
+    },
     "predicted_loss": (
         "predicted loss, relative RMS",
         "RMS over the steps of the relative deviation of L + ⟨Σ, H⟩/2 from the smoothed discrete loss, "
@@ -83,6 +92,13 @@ DEFINITIONS = {
         f"judged from {SMOOTHING} steps after the first crossing on. With momentum the prediction is smoothed over the "
         "filter's memory: when an eigenvalue arrives, X has an impulse, which is no variance.",
     ),
+    **{
+        f"{name}_predicted_loss": (
+            f"predicted loss of {name}, relative RMS",
+            f"The same for the mean of the losses at both ends of the {name} closure's oscillation. For information.",
+        )
+        for name in CLOSURES
+    },
     "predicted_squared_gradient_norm": (
         "predicted |∇L|², relative RMS",
         "The same for the time average of the squared gradient norm.",

@@ -15,11 +15,15 @@ from .flows.base import FlowState
 
 
 class Start(NamedTuple):
-    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update."""
+    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update.
+
+    `oscillation` is the optimizer, with its states before their update, minus that start: zero but for averages.
+    """
 
     here: FlowState
     flows: FlowState
     before: dict[str, Array]
+    oscillation: FlowState
 
 
 @eqx.filter_jit
@@ -42,10 +46,11 @@ def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = F
     states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
     here, before = points[warm_start], states[warm_start]
     if not average:
-        return Start(here, here, before)
+        return Start(here, here, before, jax.tree.map(jnp.zeros_like, FlowState(here.w, before)))
     around = slice(warm_start - 1, warm_start + 2)
     flows = FlowState(_averaged([y.w for y in points[around]]), _averaged([y.slow for y in points[around]]))
-    return Start(here, flows, _averaged(states[around]))
+    centre = FlowState(flows.w, _averaged(states[around]))
+    return Start(here, flows, centre.slow, jax.tree.map(jnp.subtract, FlowState(here.w, before), centre))
 
 
 def _averaged(three: list) -> Any:
