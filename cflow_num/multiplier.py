@@ -29,7 +29,7 @@ def multiplier(
     """
     p = optimizer.characteristic_polynomial(dict(slow), lam, hp)              # (F + 2,) falling powers
     roots = jnp.linalg.eigvals(_companion(p)) if p.size > 2 else -p[1:] / p[0]  # (F + 1,)
-    return (roots + 0j)[jnp.argmin(jnp.real(roots))]
+    return jax.lax.complex(jnp.real(roots), jnp.imag(roots))[jnp.argmin(jnp.real(roots))]
 
 
 def multipliers(

@@ -224,8 +224,15 @@ def _break(code: str) -> list[str]:
     for opening, closing in (("jnp.stack([", "])"), ("{", "}")):
         if code.startswith(opening) and code.endswith(closing):
             entries = _split(code[len(opening) : -len(closing)], (", ",), 2)
-            return [opening, *(f"    {entry.removeprefix(', ').strip()}," for entry in entries), closing]
+            lines = [line for entry in entries for line in _entry(entry.removeprefix(", ").strip())]
+            return [opening, *(f"    {line}" for line in lines), closing]
     return _break_sum(code)
+
+
+def _entry(code: str) -> list[str]:
+    """Return the lines of an entry of a list with its comma, broken where it is too long."""
+    *lines, last = _break_sum(code) if len(code) > MARGIN + 12 else [code]
+    return [*lines, f"{last},"]
 
 
 def _break_sum(code: str) -> list[str]:
@@ -249,7 +256,10 @@ def _open_bracket(code: str) -> list[str]:
         if depth == 0 and code[i] == "(":
             inner = code[i + 1 : end - 1]
             parts = _split(inner, (" + ", " - "))
-            parts = parts if len(parts) > 1 else _break_sum(inner)
+            if len(parts) > 1:
+                parts = [line for part in parts for line in (_break_sum(part) if len(part) > MARGIN else [part])]
+            else:
+                parts = _break_sum(inner)
             return [code[: i + 1], *("    " + part for part in parts), code[end - 1 :]]
     return [code]
 

@@ -224,8 +224,34 @@ def characteristic_polynomial(state, lam, hp):
     return (
         jnp.stack([
             one,
-            (eta * gamma + lam * (beta1 + alpha * beta1**t + alpha * beta3 - 1 - alpha - alpha * beta3 * beta1**t) / (beta1**t - 1) - 1 - beta1 - beta3) * one,
-            (beta1 + beta3 + beta1 * beta3 + lam * (beta3 + alpha * beta1 + alpha * beta1 * beta3 * beta1**t - beta1 * beta3 - alpha * beta1 * beta1**t - alpha * beta1 * beta3) / (beta1**t - 1) - beta1 * eta * gamma - beta3 * eta * gamma) * one,
+            (
+                eta * gamma
+                + lam
+                * (beta1 + alpha * beta1**t + alpha * beta3 - 1 - alpha - alpha * beta3 * beta1**t)
+                / (beta1**t - 1)
+                - 1
+                - beta1
+                - beta3
+            )
+            * one,
+            (
+                beta1
+                + beta3
+                + beta1 * beta3
+                + lam
+                * (
+                    beta3
+                    + alpha * beta1
+                    + alpha * beta1 * beta3 * beta1**t
+                    - beta1 * beta3
+                    - alpha * beta1 * beta1**t
+                    - alpha * beta1 * beta3
+                )
+                / (beta1**t - 1)
+                - beta1 * eta * gamma
+                - beta3 * eta * gamma
+            )
+            * one,
             (beta1 * beta3 * (eta * gamma - 1)) * one,
         ])
     )

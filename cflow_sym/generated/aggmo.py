@@ -175,8 +175,30 @@ def characteristic_polynomial(state, lam, hp):
         jnp.stack([
             one,
             (lam + eta * gamma - 1 - beta_a - beta_b - beta_c) * one,
-            (beta_a + beta_b + beta_c + beta_a * beta_b + beta_a * beta_c + beta_b * beta_c - 2 * lam * (beta_a + beta_b + beta_c) / 3 - beta_a * eta * gamma - beta_b * eta * gamma - beta_c * eta * gamma) * one,
-            (lam * (beta_a * beta_b + beta_a * beta_c + beta_b * beta_c) / 3 + beta_a * beta_b * eta * gamma + beta_a * beta_c * eta * gamma + beta_b * beta_c * eta * gamma - beta_a * beta_b - beta_a * beta_c - beta_b * beta_c - beta_a * beta_b * beta_c) * one,
+            (
+                beta_a
+                + beta_b
+                + beta_c
+                + beta_a * beta_b
+                + beta_a * beta_c
+                + beta_b * beta_c
+                - 2 * lam * (beta_a + beta_b + beta_c) / 3
+                - beta_a * eta * gamma
+                - beta_b * eta * gamma
+                - beta_c * eta * gamma
+            )
+            * one,
+            (
+                lam * (beta_a * beta_b + beta_a * beta_c + beta_b * beta_c) / 3
+                + beta_a * beta_b * eta * gamma
+                + beta_a * beta_c * eta * gamma
+                + beta_b * beta_c * eta * gamma
+                - beta_a * beta_b
+                - beta_a * beta_c
+                - beta_b * beta_c
+                - beta_a * beta_b * beta_c
+            )
+            * one,
             (-beta_a * beta_b * beta_c * (eta * gamma - 1)) * one,
         ])
     )

@@ -217,7 +217,16 @@ def characteristic_polynomial(state, lam, hp):
     return (
         jnp.stack([
             one,
-            (eta * gamma + (beta1 - 1) * lam * (2 * beta1 * beta1**t - 1 - beta1) / ((beta1**t - 1) * (beta1 * beta1**t - 1)) - 1 - beta1) * one,
+            (
+                eta * gamma
+                + (beta1 - 1)
+                * lam
+                * (2 * beta1 * beta1**t - 1 - beta1)
+                / ((beta1**t - 1) * (beta1 * beta1**t - 1))
+                - 1
+                - beta1
+            )
+            * one,
             (beta1 + (1 - beta1) * beta1 * lam / (beta1**t - 1) - beta1 * eta * gamma) * one,
         ])
     )

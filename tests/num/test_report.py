@@ -20,7 +20,8 @@ from cflow_num.side_by_side import side_by_side
 
 from .synthetic import STEPS, synthetic, without
 
-SHOWN = [name for name in FIGURES if name not in ("optimization_speed", "squared_gradients")]  # of a scalar state
+OTHERS = ("error_budget", "optimization_speed", "squared_gradients")  # not of a scalar state, or not asked for
+SHOWN = [name for name in FIGURES if name not in OTHERS]
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -202,7 +203,7 @@ def test_an_elementwise_optimizer_has_figures_of_its_own():
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = run.tree.attrs
     drawn = figures(Run(tree))
-    assert set(FIGURES) - set(drawn) == {"effective_step_size"}
+    assert set(FIGURES) - set(drawn) == {"effective_step_size", "error_budget"}
     texts = [text.get_text() for ax in drawn["squared_gradients"].axes for text in ax.texts]
     assert {"weight 3", "weight 7"} <= set(texts)
 
