@@ -60,8 +60,8 @@ def taken(title: str, *, budget: bool, order: str = "published") -> Run:
     name, hp, start, average, steps = RUNS[title]
     optimizer = name
     if order != "published":
-        switches = {key: value for key, value in hp.items() if value is True}
-        optimizer = cs.derive(name, order=order, **switches).compile()
+        switches = {key: True for key, value in hp.items() if value is True}
+        optimizer = cs.optimizer(name, **switches).with_options().derive(order=order)
         hp = {key: value for key, value in hp.items() if value is not True}
     return cn.run(
         cn.problem("digits-mlp"),
@@ -150,6 +150,11 @@ def main() -> None:
     for title in ORDERS:
         both.append(orders(title))
         print(json.dumps(both[-1]), flush=True)
+    write(rows, both)
+
+
+def write(rows: list[dict[str, Any]], both: list[dict[str, Any]]) -> None:
+    """Write results and tables."""
     known = {"rows": rows, "orders": both, "versions": versions(), "cores": os.cpu_count()}
     (RESULTS / "budget.json").write_text(json.dumps(known, indent=1) + "\n")
     text = tables(rows, both)
