@@ -10,11 +10,11 @@ squared overlaps. Derived.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame
-from .multiplier import multipliers, rounding
+from .multiplier import growth, multipliers, rounding
 from .symmetric import smat
 from .time_stepping import turning
 
@@ -25,7 +25,8 @@ def initial(flow: CentralFlow, y: FlowState, U: Float[Array, "n K"], lam: Float[
     """Return the log-amplitudes at the start: the distance to where the gradient vanishes along each eigenvector."""
     far = jnp.abs(U.T @ flow.gradient(y.w)) / jnp.where(lam > 0, lam, jnp.inf)            # (K,)
     l = jnp.log(jnp.maximum(far, jnp.finfo(far.dtype).tiny))                  # (K,)
-    return jnp.maximum(_alternating(flow, y, lam, l), floor(flow, y, U))
+    mu = multipliers(flow.optimizer, y.slow, lam, flow.hp)                    # (K,)
+    return jnp.maximum(_alternating(mu, l), floor(flow, y, U))
 
 
 def transported(
@@ -56,11 +57,11 @@ def grown(
     turned = jnp.diag(smat(frame.D @ (y.w - frame.y.w)))                      # (k,)
     lam = frame.pairs.eigenvalues.at[:size].add(turned) / metric              # (K,)
     mu = multipliers(flow.optimizer, y.slow, lam, flow.hp)                    # (K,)
-    rate = jnp.log(jnp.maximum(jnp.abs(mu), jnp.finfo(l.dtype).tiny))         # (K,)
+    rate = growth(mu)                                                         # (K,)
     x = jnp.zeros_like(l).at[:size].set(jnp.diag(X))                          # (K,)
     held = x > jnp.finfo(x.dtype).eps * jnp.max(x)                            # (K,) not by rounding alone
     kept = jnp.maximum(jnp.log(jnp.where(held, x, 1)) / 2, l + h * jnp.minimum(rate, 0))
-    l = _alternating(flow, y, lam, jnp.where(held, kept, l + h * rate))       # (K,)
+    l = _alternating(mu, jnp.where(held, kept, l + h * rate))                 # (K,)
     return jnp.maximum(l, floor(flow, y, U))
 
 
@@ -70,7 +71,6 @@ def floor(flow: CentralFlow, y: FlowState, U: Float[Array, "n K"]) -> Float[Arra
     return jnp.log(rounding(y.w) * jnp.linalg.norm(jnp.broadcast_to(P, (len(U),))[:, None] * U, axis=0))
 
 
-def _alternating(flow: CentralFlow, y: FlowState, lam: Float[Array, " K"], l: Float[Array, " K"]) -> Float[Array, " K"]:
+def _alternating(mu: Complex[Array, " K"], l: Float[Array, " K"]) -> Float[Array, " K"]:
     """Return nothing where the multiplier is positive: what is left there does not oscillate."""
-    mu = multipliers(flow.optimizer, y.slow, lam, flow.hp)                    # (K,)
     return jnp.where((jnp.imag(mu) == 0) & (jnp.real(mu) > 0), NOTHING, l)

@@ -11,7 +11,9 @@ the budget is ours.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +56,7 @@ def opened(y: FlowState) -> Budget:
     ['alternating', 'finite_step', 'gradient', 'squared_gradient']
     """
     nothing, unknown = jnp.zeros_like(y.w), jnp.full_like(y.w, jnp.nan)
-    states = {name: jnp.zeros_like(s) for name, s in y.slow.items() if name != "t"}
+    states = jax.tree.map(jnp.zeros_like, slow_of(y))
     return Budget(dict.fromkeys(TERMS, nothing), states, unknown, unknown)
 
 
@@ -64,7 +66,7 @@ class _Dropped(NamedTuple):
     even: Float[Array, " n"]  # E[grad L] - g - T[Sigma]/2
     moments: Moments
     states: dict[str, Array]  # E[rate] - rate of each slow state, or of where it is at rest
-    alternating: Float[Array, " n"]  # E[P^-1 direction] - P^-1 E[direction]
+    alternating: Float[Array, " n"]  # E[step of the weights] - the step from the averages
     off_threshold: Float[Array, ""]  # largest |u'Hu / c - 1|
     push: Float[Array, " k"]  # |P^-1 T[v, v]/2| of each eigenvector v of Sigma
 
@@ -85,20 +87,20 @@ def evaluated(
     critical eigenvalue.
     """
     opt, hp = flow.optimizer, flow.hp
-    P = opt.preconditioner(y.slow, hp)  # () or (n,)
-    g = flow.gradient(y.w)  # (n,)
-    speed = flow.speed(y)  # ()
+    P = opt.preconditioner(y.slow, hp)                                        # () or (n,)
+    g = flow.gradient(y.w)                                                    # (n,)
+    speed = flow.speed(y)                                                     # ()
     dropped = _dropped(flow, y, log, g)
-    shift = dropped.moments.gradient_shift  # (n,)
+    shift = dropped.moments.gradient_shift                                    # (n,)
     kept = _kept(flow, y, g, dropped.moments)
     missing = {name: dropped.states[name] - kept[name] for name in kept}
     states = _states(flow, y, g, missing, since, budget.states)
     dP = opt.preconditioner_drift(y.slow, states | {"t": jnp.zeros_like(y.slow["t"])}, hp)  # () or (n,)
-    drive = speed * (g + shift) / P  # (n,) -dw/dt, decay apart
+    drive = speed * (g + shift) / P                                           # (n,) -dw/dt, decay apart
     rates = {
         "gradient": -speed * dropped.even / P,
         "squared_gradient": drive * dP / P,
-        "alternating": -dropped.alternating,
+        "alternating": dropped.alternating,
     }
     apart = {name: budget.apart[name] + since * rate for name, rate in rates.items()}
     last = jnp.where(jnp.isnan(budget.last), moved, budget.last)
@@ -125,18 +127,18 @@ def evaluated(
 def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -> _Dropped:
     """Return the averages over the two sides of the oscillation along each eigenvector of Sigma, less what is kept."""
     opt, hp = flow.optimizer, flow.hp
-    P = opt.preconditioner(y.slow, hp)  # () or (n,)
-    c = jnp.asarray(opt.threshold(y.slow, hp), g.dtype)  # ()
-    x = log.sigma_eigenvalues  # (k,) falling
-    delta = jnp.sqrt(jnp.maximum(x, 0)) * (log.sigma_covectors.T / P).T  # (n, k)
-    rate = _rates(flow, y)
+    P = opt.preconditioner(y.slow, hp)                                        # () or (n,)
+    c = jnp.asarray(opt.threshold(y.slow, hp), g.dtype)                       # ()
+    x = log.sigma_eigenvalues                                                 # (k,) falling
+    delta = jnp.sqrt(jnp.maximum(x, 0)) * (log.sigma_covectors.T / P).T       # (n, k)
+    rate = partial(_rates, flow, y, slow_of(y))
     here, kicked = rate(g), _alternating(flow, y, g)
 
     def add(i: Array, sums: _Dropped) -> _Dropped:
-        d = jax.lax.dynamic_index_in_dim(delta, i, axis=1, keepdims=False)  # (n,)
-        up, down = flow.gradient(y.w + d), flow.gradient(y.w - d)  # (n,), (n,)
-        kick = flow.hessian_vectors(y.w, d[:, None])[:, 0]  # (n,)
-        half = flow.problem.third_derivative(y.w, d) / 2  # (n,)
+        d = jax.lax.dynamic_index_in_dim(delta, i, axis=1, keepdims=False)    # (n,)
+        up, down = flow.gradient(y.w + d), flow.gradient(y.w - d)             # (n,), (n,)
+        kick = flow.hessian_vectors(y.w, d[:, None])[:, 0]                    # (n,)
+        half = flow.problem.third_derivative(y.w, d) / 2                      # (n,)
         mean = jax.tree.map(lambda a, b, f: (a + b) / 2 - f, rate(up), rate(down), here)
         return _Dropped(
             sums.even + (up + down) / 2 - g - half,
@@ -155,26 +157,14 @@ def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -
     return jax.lax.fori_loop(0, count, add, nothing)
 
 
-def _state(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]) -> dict[str, Any]:
-    """Return all states of the optimizer at y: averages of the gradient as they are where it stands still."""
-    names = flow.optimizer.FILTERED_STATES
-    if not names:
-        return y.slow
-    steady = flow.optimizer.leapfrog(y.slow, flow.hp, 1.0).steady  # (F,)
-    return y.slow | {name: steady[i] * g for i, name in enumerate(names)}
-
-
-def _rates(flow: CentralFlow, y: FlowState):
-    """Return the function g -> rates of the slow states, or where those without memory are."""
+def _rates(flow: CentralFlow, y: FlowState, states: dict[str, Array], g: Float[Array, " n"]) -> dict[str, Array]:
+    """Return the rates of slow states, or where those without memory are at rest."""
     opt, hp = flow.optimizer, flow.hp
-
-    def rates(g: Float[Array, " n"]) -> dict[str, Array]:
-        found = opt.slow_drift(y.slow, g, hp)
-        if opt.MEMORYLESS:
-            found = found | {name: opt.stationary_state(y.slow, g, hp)[name] for name in opt.MEMORYLESS}
-        return {name: found[name] for name in y.slow if name != "t"}
-
-    return rates
+    found = opt.slow_drift(y.slow | states, g, hp)
+    if opt.MEMORYLESS:
+        rest = opt.stationary_state(y.slow | states, g, hp)
+        found = found | {name: rest[name] for name in opt.MEMORYLESS}
+    return {name: found[name] for name in states}
 
 
 def _kept(flow: CentralFlow, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
@@ -184,7 +174,7 @@ def _kept(flow: CentralFlow, y: FlowState, g: Float[Array, " n"], moments: Momen
     if opt.MEMORYLESS:
         rest = opt.stationary_state_moments(y.slow, g, moments, hp)
         found = found | {name: rest[name] for name in opt.MEMORYLESS}
-    return {name: found[name] for name in y.slow if name != "t"}
+    return {name: found[name] for name in slow_of(y)}
 
 
 def _states(
@@ -196,9 +186,7 @@ def _states(
     before: dict[str, Array],
 ) -> dict[str, Array]:
     """Return how far the slow states would be moved by what is missing in their rates; their memory fades."""
-    rate = _rates_of_states(flow, y, g)
-    ones = {name: jnp.ones_like(s) for name, s in before.items()}
-    _, fading = jax.jvp(rate, ({name: y.slow[name] for name in before},), (ones,))  # each state by itself
+    fading = _own(lambda states: _rates(flow, y, states, g), slow_of(y))
     moved = {}
     for name, e in before.items():
         if name in flow.optimizer.MEMORYLESS:
@@ -209,44 +197,54 @@ def _states(
     return moved
 
 
-def _rates_of_states(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
-    def rates(states: dict[str, Array]) -> dict[str, Array]:
-        found = flow.optimizer.slow_drift(y.slow | states, g, flow.hp)
-        return {name: found[name] for name in states}
-
-    return rates
-
-
 def _alternating(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
-    """Return the function kick -> what a state that alternates with the gradient adds to the mean of P^{-1} direction.
+    """Return the function kick -> what states that alternate with the gradient add to the mean step of the weights.
 
     The alternating part B of a state solves B = -F_s B + F_g[kick], F its update: it is in phase with the gradient.
+    Averages of the gradient are states like others, at rest where the gradient stands still; that one state feels
+    another's alternation is left out.
     """
     opt, hp = flow.optimizer, flow.hp
-    filters = opt.filter_coefficients(y.slow, hp)
-    steady = jnp.sum(filters.phi * filters.a / (1 - filters.b)) + filters.r  # () direction per gradient at rest
-    flipping = jnp.sum(filters.phi * filters.a / (1 + filters.b)) + filters.r  # () and per alternating gradient
-    state = _state(flow, y, g)
-    names = [name for name in y.slow if name != "t"]
+    names, t = opt.FILTERED_STATES, {"t": y.slow["t"]}
+    steady = opt.leapfrog(y.slow, hp, 1.0).steady if names else ()            # (F,)
+    here = slow_of(y) | {name: steady[i] * g for i, name in enumerate(names)}
 
-    def update(s: dict[str, Array], g: Array) -> dict[str, Array]:
-        found = opt.update_state(state | s, g, hp)
-        return {name: found[name] for name in names}
+    def update(states: dict[str, Array], g: Array) -> dict[str, Array]:
+        found = opt.update_state(states | t, g, hp)
+        return {name: found[name] for name in states}
 
-    here = {name: y.slow[name] for name in names}
-    _, own = jax.jvp(lambda s: update(s, g), (here,), (jax.tree.map(jnp.ones_like, here),))
+    own = _own(lambda states: update(states, g), here)
 
     def added(kick: Float[Array, " n"]) -> Float[Array, " n"]:
         _, felt = jax.jvp(lambda g: update(here, g), (g,), (kick,))
         B = jax.tree.map(lambda f, o: f / (1 + o), felt, own)
 
-        def side(sign: int) -> Array:
-            P = opt.preconditioner(y.slow | jax.tree.map(lambda s, b: s + sign * b, here, B), hp)
-            return (steady * g + sign * flipping * kick) / P
+        def step(sign: int) -> Array:
+            states = jax.tree.map(lambda s, b: s + sign * b, here, B)
+            return opt.update_weights(jnp.zeros_like(g), states | t, g + sign * kick, hp)
 
-        return (side(1) + side(-1)) / 2 - steady * g / opt.preconditioner(y.slow, hp)
+        return (step(1) + step(-1)) / 2 - step(0)
 
     return added
+
+
+def slow_of(y: FlowState) -> dict[str, Array]:
+    """Return the slow states without the counter.
+
+    >>> list(slow_of(FlowState(jnp.ones(2), {"nu": jnp.ones(()), "t": jnp.ones(())})))
+    ['nu']
+    """
+    return {name: s for name, s in y.slow.items() if name != "t"}
+
+
+def _own(fn: Callable[[dict[str, Array]], dict[str, Array]], states: dict[str, Array]) -> dict[str, Array]:
+    """Return the derivative of each state's value of fn by that state, entry by entry."""
+
+    def of(name: str) -> Array:
+        s = states[name]
+        return jax.jvp(lambda s: fn(states | {name: s})[name], (s,), (jnp.ones_like(s),))[1]
+
+    return {name: of(name) for name in states}
 
 
 def _ratio(a: Array, b: Array) -> Float[Array, ""]:

@@ -83,7 +83,7 @@ def prepare(
         "n_weights": problem.n_weights,
         "dtype": problem.w0.dtype.name,
         "device": place(problem.w0),
-        "budget": memory,
+        "memory_budget": memory,
         "examples_at_once": problem.chunks.examples,
         "vectors_at_once": problem.chunks.vectors,
         "steps": steps,
@@ -96,7 +96,7 @@ def prepare(
         "memory": edge.memory,
         "note": filters.warning(flow, edge),
         "eig_every": eig_every,
-        "error_budget": budget,
+        "budget": budget,
     }
     if set(everything) & set(CLOSURES):
         config["closure_step"] = float(closure_step)

@@ -79,15 +79,6 @@ class Closure(Flow):
         """Return the states without averages of the gradient."""
         return slow_states(self.optimizer, slow)
 
-    @staticmethod
-    def least_amplitude(w: Float[Array, " n"]) -> Float[Array, ""]:
-        """Return eps |w| / sqrt n: the oscillation that rounding errors keep alive.
-
-        >>> bool(Closure.least_amplitude(2 * jnp.ones(4)) == 2 * jnp.finfo(float).eps)
-        True
-        """
-        return jnp.finfo(w.dtype).eps * jnp.linalg.norm(w) / jnp.sqrt(jnp.asarray(w.size, w.dtype))
-
 
 def heun(rates: Any, y: Any, h: Float[Array, ""]) -> Any:
     """Return y after a time h by Heun's method, with `rates(y)`.

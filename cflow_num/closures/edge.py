@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from cflow_sym.interface import CompiledFlow
 
 from ..flows.base import FlowState
+from ..multiplier import rounding
 from .base import Closure, even_odd, heun, refuse
 
 
@@ -104,5 +105,5 @@ class Edge(Closure):
     def _kept(self, state: EdgeState) -> EdgeState:
         P = self.optimizer.preconditioner(state.y.slow, self.hp)              # () or (n,)
         u = state.u / jnp.sqrt(jnp.vdot(state.u, P * state.u))                # (n,)
-        least = self.floor * self.least_amplitude(state.y.w) / jnp.linalg.norm(u)
+        least = self.floor * rounding(state.y.w) / jnp.linalg.norm(u)
         return EdgeState(state.y, u, jnp.maximum(state.x, least))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..flows.base import FlowState
+from ..multiplier import rounding
 from .base import Closure, along, even_odd, heun, plus, scaled
 
 
@@ -60,7 +61,7 @@ class Envelope(Closure):
         """Return the start: the optimizer's displacement; where there is none, rounding errors along V's first."""
         d = oscillation
         none = jnp.linalg.norm(d.w) == 0
-        seed = self.floor * self.least_amplitude(y.w) * V[:, 0] / jnp.linalg.norm(V[:, 0])
+        seed = self.floor * rounding(y.w) * V[:, 0] / jnp.linalg.norm(V[:, 0])
         d = d._replace(w=jnp.where(none, seed, d.w))
         return self._kept(EnvelopeState(FlowState(y.w, before), d))
 
@@ -102,6 +103,6 @@ class Envelope(Closure):
 
     def _kept(self, state: EnvelopeState) -> EnvelopeState:
         size = jnp.linalg.norm(state.d.w)
-        least = self.floor * self.least_amplitude(state.y.w)
+        least = self.floor * rounding(state.y.w)
         factor = jnp.where((size > 0) & (size < least), least / jnp.where(size > 0, size, 1), 1)
         return EnvelopeState(state.y, scaled(factor, state.d))

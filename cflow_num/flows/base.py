@@ -12,7 +12,7 @@ from cflow_sym.interface import CompiledFlow
 
 from ..eigenpairs import leading_eigenpairs
 from ..loss import Problem
-from ..multiplier import growth, rounding
+from ..multiplier import growth, multipliers, rounding
 
 
 class FlowState(NamedTuple):
@@ -120,7 +120,7 @@ class Flow(eqx.Module):
             effective_eigenvalues=lam,
             V=U,
             converged=pairs.converged,
-            growth=growth(self.optimizer, y.slow, lam, self.hp),
+            growth=growth(multipliers(self.optimizer, y.slow, lam, self.hp)),
             offset=jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > seen.threshold / 10, lam, jnp.nan),
         )
 

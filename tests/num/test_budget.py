@@ -131,7 +131,35 @@ def test_what_alternates_is_the_symbolic_term(name):
     with np.errstate(invalid="ignore"):
         stated = sum(symbolic(terms[f"{which}_nu"], flow, y, d, v) for which in ("alternating", "alternating_squared"))
     assert felt.sum() > 100
-    assert close(-found.alternating[felt], stated[felt], 0.01)
+    assert close(found.alternating[felt], stated[felt], 0.01)
+
+
+@pytest.mark.parametrize("name", ["scalar_rmsprop", "rmsprop", "adam", "nadam"])
+def test_what_alternates_is_what_the_optimizer_does_with_an_alternating_gradient(name):
+    """Its states under g + kick, g - kick, ... settle into two: its mean step, less the step from their mean."""
+    problem = cn.problem("quadratic", n=6, sharpness=1.0)
+    momentum = {"beta1": 0.8} if load(name).FILTERED_STATES else {}
+    opt, hp = load(name), arrays(name, problem, learning_rate=0.1, beta2=0.9, **momentum)
+    flow = Process("central", problem, opt, hp, capacity=2).flow()
+    g = 1 + jnp.arange(6.0) / 6
+    kick = 1e-3 * jnp.cos(jnp.arange(6.0))
+    late = {"t": jnp.asarray(1e4)}
+
+    def settle(state, sign):
+        state = opt.update_state(state | late, g + sign * kick, hp) | late
+        return state, state
+
+    signs = (-1.0) ** jnp.arange(4000)
+    start = opt.initial_state(problem.w0, hp) | late
+    _, path = jax.lax.scan(settle, start, signs)
+    even, odd = (jax.tree.map(lambda x, i=i: x[i], path) for i in (-2, -1))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, even, odd)
+    zero = jnp.zeros(6)
+    ends = [opt.update_weights(zero, s, g + sign * kick, hp) for s, sign in ((even, 1), (odd, -1))]
+    brute = sum(ends) / 2 - opt.update_weights(zero, mean, g, hp)
+    slow = {key: x for key, x in mean.items() if key not in opt.FILTERED_STATES}
+    ours = budget._alternating(flow, FlowState(problem.w0, slow), g)(kick)
+    assert close(ours, brute, 0.01)
 
 
 @settings(max_examples=20)

@@ -148,7 +148,7 @@ def test_a_run_chooses_its_chunks_before_it_starts():
     for memory in (None, budget):
         with pytest.raises(Started):
             cn.run(problem, "gradient_descent", {"learning_rate": 1.0}, quiet=True, memory=memory, on_start=stop)
-    assert [config["budget"] for config in seen] == [None, budget]
+    assert [config["memory_budget"] for config in seen] == [None, budget]
     assert seen[0]["examples_at_once"] is None
     assert 1 <= seen[1]["examples_at_once"] < 60
     assert seen[1]["vectors_at_once"] <= VECTORS

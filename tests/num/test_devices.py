@@ -199,4 +199,4 @@ def test_doctor_and_a_run_on_a_named_device(tmp_path, capsys):
     assert "relative error of a product: float64" in out
     assert main([*RUN, "--device", "cpu:0", "--memory", "1MB", "--processes", "discrete", "--out", str(tmp_path)]) == 0
     config = cn.load(tmp_path / "run.nc").config
-    assert (config["device"], config["budget"], config["vectors_at_once"]) == ("cpu:0", "1MB", 8)
+    assert (config["device"], config["memory_budget"], config["vectors_at_once"]) == ("cpu:0", "1MB", 8)

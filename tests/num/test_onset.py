@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.multiplier import growth, multiplier, rounding
+from cflow_num.multiplier import growth, multiplier, multipliers, rounding
 from cflow_sym import generated
 from cflow_sym.optimizers import names
 
@@ -55,11 +55,11 @@ def test_oscillations_decay_below_the_threshold_and_grow_above(name, beta1, apar
     slow, _ = after_some_steps(flow, hp, 0)
     c = flow.threshold(slow, hp)
     assert abs(complex(multiplier(flow, slow, c, hp)) + 1) < 1e-9
-    below, at, above = growth(flow, slow, c * jnp.array([1 - apart, 1.0, 1 + apart]), hp).tolist()
+    below, at, above = growth(multipliers(flow, slow, c * jnp.array([1 - apart, 1.0, 1 + apart]), hp)).tolist()
     assert below < 0 < above
     assert abs(at) < 1e-8
     eps = 1e-5
-    slope = (growth(flow, slow, jnp.array([c * (1 + eps)]), hp)[0] - at) / eps
+    slope = (growth(multipliers(flow, slow, jnp.array([c * (1 + eps)]), hp))[0] - at) / eps
     assert float(slope) == pytest.approx(float(flow.gain(slow, hp)), rel=1e-2)
 
 
