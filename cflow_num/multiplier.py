@@ -28,8 +28,8 @@ def multiplier(
     True
     """
     p = optimizer.characteristic_polynomial(dict(slow), lam, hp)              # (F + 2,) falling powers
-    roots = jnp.linalg.eigvals(_companion(p)) if p.size > 2 else -p[1:] / p[0]  # (F + 1,)
-    return jax.lax.complex(jnp.real(roots), jnp.imag(roots))[jnp.argmin(jnp.real(roots))]
+    roots = _roots(p[1:] / p[0])                                              # (F + 1,)
+    return roots[jnp.argmin(jnp.real(roots))]
 
 
 def multipliers(
@@ -52,9 +52,25 @@ def growth(mu: Complex[Array, " K"]) -> Float[Array, " K"]:
     return jnp.log(jnp.maximum(modulus, jnp.finfo(modulus.dtype).tiny))
 
 
-def _companion(p: Float[Array, " powers"]) -> Float[Array, "d d"]:
-    """Return the matrix whose eigenvalues are the roots of a polynomial of degree d."""
-    return jnp.eye(p.size - 1, k=-1, dtype=p.dtype).at[0].set(-p[1:] / p[0])
+def _roots(q: Float[Array, " d"]) -> Complex[Array, " d"]:
+    """Return the roots of z^d + q_1 z^(d-1) + ... + q_d.
+
+    In closed form up to the second degree, that of optimizers with one average of the gradient; beyond it by the
+    companion matrix, whose eigenvalues JAX computes on the host.
+
+    >>> _roots(jnp.array([-3.0, 2.0])).real.tolist(), _roots(jnp.array([0.0, 4.0])).imag.tolist()
+    ([1.0, 2.0], [-2.0, 2.0])
+    """
+    if q.size > 2:
+        return jnp.linalg.eigvals(jnp.eye(q.size, k=-1, dtype=q.dtype).at[0].set(-q))
+    if q.size == 1:
+        return jax.lax.complex(-q, jnp.zeros_like(q))
+    half, inside = -q[0] / 2, (q[0] / 2) ** 2 - q[1]
+    apart = jnp.sqrt(jnp.abs(inside))
+    far = half + jnp.where(half < 0, -apart, apart)  # the larger one of two real roots: nothing cancels
+    near = jnp.where(far != 0, q[1] / jnp.where(far != 0, far, 1), 0)
+    real = jnp.where(inside < 0, half, jnp.sort(jnp.stack([near, far])))
+    return jax.lax.complex(real, jnp.where(inside < 0, jnp.stack([-apart, apart]), 0))
 
 
 def rounding(w: Float[Array, " n"]) -> Float[Array, ""]:
