@@ -192,8 +192,8 @@ def flow_table(rows: list[dict]) -> list[str]:
         lines.append(f"| {r['run']} | " + " | ".join(_number(r[n]) for n in names) + " |")
     lines += [
         "",
-        "The delayed flow is the stable flow until its oscillation is there. Then it is pulled back to the edge, while",
-        "the optimizer bursts and overshoots; at the end both flows are equally far, so the delay is not the reason.",
+        "The delayed flow is the stable flow until its oscillation is there; then it is pulled back to the edge, while",
+        "the optimizer bursts and overshoots.",
     ]
     return [*lines, ""]
 

@@ -145,7 +145,7 @@ def _section(run: Run, comparison: Comparison, folder: Path, name: str, whose: s
     )
     verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
     return (
-        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{_budget_table(run)}{pictures}"
+        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{_budget_table(run, level)}{pictures}"
         f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"
         "</section>\n"
     )
@@ -207,8 +207,8 @@ def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: 
     )
 
 
-def _budget_table(run: Run) -> str:
-    """Return the terms of the error budget, the largest dropped one in bold; empty where there is none."""
+def _budget_table(run: Run, level: str) -> str:
+    """Return the terms of the error budget under a heading, the largest in bold; empty where there is none."""
     if not has_budget(run):
         return ""
     largest, rows = largest_dropped(run).name, []
@@ -219,8 +219,8 @@ def _budget_table(run: Run) -> str:
             f'<tr{judged}><th scope="row">{escape(term.name.replace("_", " "))}</th>{sizes}'
             f'<td class="note">{escape(MEANINGS[term.name])}</td></tr>\n'
         )
-    header = ("error budget", "relative to what is kept, median at the edge", "distance by the end [weight]", "")
-    return _table(header, rows, numbers=(1, 2))
+    header = ("dropped term", "relative to what is kept, median at the edge", "distance by the end [weight]", "")
+    return f"<{level}>Error budget</{level}>\n{_table(header, rows, numbers=(1, 2))}"
 
 
 def _sized(x: float) -> str:
