@@ -225,6 +225,14 @@ def test_the_comparison_names_the_largest_term():
     assert [term.name for term in budget_terms(result)] == [*budget.TERMS, CLOSURE]
 
 
+def test_the_report_shows_the_budget_as_table_and_picture(tmp_path):
+    page = run(budget=True, eig_every=5).report(tmp_path).read_text(encoding="utf-8")
+    assert "<h2>Error budget</h2>" in page
+    assert all(f">{term.replace('_', ' ')}</th>" in page for term in (*budget.TERMS, CLOSURE))
+    assert (tmp_path / "error_budget.png").stat().st_size > 10_000
+    assert "Error budget</h2>" not in run().report(tmp_path / "plain").read_text(encoding="utf-8")
+
+
 def test_a_run_without_a_budget_says_how_to_get_one():
     with pytest.raises(InputError, match="run again with budget=True"):
         budget_terms(synthetic())
