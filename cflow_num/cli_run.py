@@ -107,7 +107,7 @@ class RunCommand:
 
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = self._placed(_problem(self.problem))
-        warnings.simplefilter("ignore", GainWarning)  # said in one line by `_write_config`
+        warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
         result = run(
             problem,
             optimizer,

@@ -51,6 +51,7 @@ def prepare(
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)
+    _check_budget(budget, processes)
     _check_closure_step(closure_step)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
@@ -140,6 +141,13 @@ def _check_closure_step(step: Any) -> None:
         raise InputError(
             f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
         )
+
+
+def _check_budget(budget: Any, processes: Sequence[str]) -> None:
+    if not isinstance(budget, bool):
+        raise InputError(f"budget is {budget!r}, it must be True or False")
+    if budget and "central" not in processes:
+        raise InputError("the error budget is that of the central flow: add central to the processes")
 
 
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
