@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from .errors import InputError
-from .files import replacing
+from .files import remove_leftovers, replacing
 
 FORMAT = 1  # of the arrays: raised whenever an older checkpoint could not be continued
 KEPT = 2
@@ -137,7 +137,10 @@ def fingerprint(tree: Any) -> str:
 
 @contextlib.contextmanager
 def writing_alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for one writer; raises `InputError` where another one holds it. A killed writer holds nothing."""
+    """Hold a folder for one writer and remove what a killed one, who holds nothing, left half written.
+
+    **Raises:** `InputError` where another writer holds it.
+    """
     import filelock
 
     lock = filelock.FileLock(folder / ".lock", timeout=0)
@@ -149,6 +152,8 @@ def writing_alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror or error}; choose another folder") from error
     try:
+        for name in _PATTERN, "run.nc":  # written only by the one who holds the folder
+            remove_leftovers(folder, name)
         yield
     finally:
         (folder / ".lock").unlink(missing_ok=True)  # still held: nobody else can have it

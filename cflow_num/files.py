@@ -10,6 +10,8 @@ from pathlib import Path
 
 from .errors import InputError
 
+_HEX = "[0-9a-f]" * 8
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -32,6 +34,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Delete what a killed writer of `name` (which may have wildcards) left under temporary names.
+
+    Only for one who knows that nobody else is writing files of that name into the folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / ".a-7.0123abcd.txt").touch()
+    ...     (Path(folder) / ".a-7.txt").touch()
+    ...     remove_leftovers(Path(folder), "a-*.txt")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['.a-7.txt']
+    """
+    stem, dot, suffix = name.rpartition(".")
+    for path in folder.glob(f".{stem}.{_HEX}{dot}{suffix}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

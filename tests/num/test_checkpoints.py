@@ -174,6 +174,16 @@ def test_one_folder_has_one_writer(tmp_path):
         path.write_text("free again")
 
 
+def test_what_a_killed_writer_left_half_written_is_removed(tmp_path):
+    half = [tmp_path / ".checkpoint-000000192.8e084583.npz", tmp_path / ".run.0123abcd.nc"]
+    others = [tmp_path / name for name in (".report.0123abcd.html", "checkpoint-000000192.npz", ".run.notes.nc")]
+    for path in half + others:
+        path.touch()
+    with writing_alone(tmp_path):
+        assert not [path for path in half if path.exists()]
+        assert all(path.exists() for path in others)
+
+
 COMMAND = ["run", "--optimizer", "gradient_descent", "--learning-rate", "0.8", "--problem", "digits-mlp:n=40,width=5"]
 COMMAND += [
     "--steps",
