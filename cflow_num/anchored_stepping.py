@@ -26,13 +26,15 @@ from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described
 
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
+FEW = 4  # eigenvalues near the threshold; where the capacity is for more, the longest step is half as long
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
 SEVERITY = 20  # weight in the estimate of an eigenvalue's relative excess over the threshold
 SPLIT = 8  # from that capacity on, short steps with at most half as many near eigenvalues are compiled apart
 EXCESS = 0.005  # relative to c: that much further above the threshold than at the last frame is no surprise
 GAP = 0.03  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
-WANTED = 0.05  # relative to c: eigenpairs that near must converge
+COUPLING = 0.03  # relative to c: that near also between different ones; half of it where there are more than a few
+WANTED = 0.1  # relative to c: eigenpairs that near must converge
 CROWDED = 0.02  # relative to c: eigenvalues that near beyond the capacity make it grow
 _eigenpairs = partial(leading_eigenpairs, tolerance=2e-3)
 
@@ -142,7 +144,10 @@ class Anchored(dfx.AbstractSolver):
         known = jnp.isfinite(memory.age)
         apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
         V = memory.V + apart * memory.turning                                 # (n, K)
-        frame = flow.frame(middle, V, arriving=arriving, gap=GAP, wanted=WANTED, eigenpairs=_eigenpairs)
+        coupling = COUPLING if flow.capacity <= FEW else COUPLING / 2
+        frame = flow.frame(
+            middle, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=_eigenpairs
+        )
         Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
         l = memory.log_amplitude if memory.log_amplitude is None else amplitudes.transported(
@@ -318,15 +323,16 @@ class Pace(NamedTuple):
 
 
 def paced(flow: CentralFlow, pace: Pace) -> WholeUnits:
-    """Return the controller of the anchored solver for a flow.
+    """Return the controller of the anchored solver for a flow, with half the longest step for a large capacity.
 
     In phase space the short steps keep their length: averages and states live half of it before the weights.
     """
     shortest = LEAP if flow.STAGGERED else SHORTEST
+    longest = float(pace.longest if flow.capacity <= FEW else max(pace.longest / 2, shortest))
     pid = dfx.PIDController(
-        rtol=0, atol=pace.tolerance, dtmin=shortest, dtmax=pace.longest, force_dtmin=True, norm=_norm_of_weights
+        rtol=0, atol=pace.tolerance, dtmin=shortest, dtmax=longest, force_dtmin=True, norm=_norm_of_weights
     )
-    return WholeUnits(pid, shortest, float(pace.longest))
+    return WholeUnits(pid, shortest, longest)
 
 
 def _norm_of_weights(y: LoggedState) -> Float[Array, ""]:

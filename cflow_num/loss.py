@@ -192,35 +192,41 @@ class Problem(eqx.Module):
         return chunks.mean(fn, args, self._data, self._others, self.chunks.examples, self.mesh)
 
     def curvature_gradients(
-        self, w: Float[Array, " n"], U: Float[Array, "n k"], n_active: Int[Array, ""] | int | None = None
+        self,
+        w: Float[Array, " n"],
+        U: Float[Array, "n k"],
+        n_active: Int[Array, ""] | int | None = None,
+        n_coupled: Int[Array, ""] | int | None = None,
     ) -> Float[Array, "m n"]:
         """Return D (m, n): the gradients of svec(U' H(w) U), columns of U held fixed, m = k(k+1)/2.
 
         Row (i, j) is d_ij, times sqrt 2 off the diagonal, in the order of `symmetric.svec`. By polarization,
         d_ij = [T(u_i + u_j) - T(u_i) - T(u_j)] / 2 with `third_derivative` T: exact, about two gradients a pair.
 
-        Only the first `n_active` columns of U are evaluated; rows that belong to others are zero. The cost follows
-        `n_active`, which may be traced.
+        Only the first `n_active` columns of U are evaluated, and pairs of different ones only among the first
+        `n_coupled` (all active ones where not given); other rows are zero. The cost follows both, which may be traced.
         """
         n, k = U.shape
         pairs = [(i, j) for j in range(k) for i in range(j + 1)]  # the first a(a+1)/2 pairs are those of i, j < a
         m, size = len(pairs), _directions_at_once(k)
-        padded = -(-m // size) * size
-        I, J = (np.array([p[x] for p in pairs] + [0] * (padded - m)) for x in (0, 1))
-        Z = jnp.where(jnp.asarray(I == J)[:, None], U.T[J], U.T[I] + U.T[J])  # (padded, n)
-        a = jnp.asarray(k if n_active is None else n_active)
-        n_blocks = directions_evaluated(k, a) // size
+        I, J = (np.array([p[x] for p in pairs]) for x in (0, 1))
+        active = jnp.asarray(k if n_active is None else n_active)
+        coupled = active if n_coupled is None else jnp.minimum(jnp.asarray(n_coupled), active)
+        needed = jnp.where(I == J, active > J, coupled > J)  # (m,)
+        first = jnp.pad(jnp.argsort(~needed, stable=True), (0, -m % size))  # (padded,) those that are needed
+        n_blocks = directions_evaluated(k, active, coupled) // size
 
         def block(b: Array, TZ: Array) -> Array:
-            z = jax.lax.dynamic_slice_in_dim(Z, b * size, size)
-            return jax.lax.dynamic_update_slice_in_dim(TZ, self._third_derivatives(w, z), b * size, axis=0)
+            which = jax.lax.dynamic_slice_in_dim(first, b * size, size)
+            i, j = jnp.asarray(I)[which], jnp.asarray(J)[which]
+            Z = U.T[j] + jnp.where((i == j)[:, None], 0, U.T[i])  # (size, n)
+            return TZ.at[which].set(self._third_derivatives(w, Z))
 
-        TZ = jax.lax.fori_loop(0, n_blocks, block, jnp.zeros((padded, n), w.dtype))[:m]
+        TZ = jax.lax.fori_loop(0, n_blocks, block, jnp.zeros((m, n), w.dtype))
         diagonal = np.array([j * (j + 1) // 2 + j for j in range(k)])  # place of (j, j) in `pairs`
-        mixed = (TZ - TZ[diagonal[I[:m]]] - TZ[diagonal[J[:m]]]) / 2
-        off = jnp.asarray(I[:m] != J[:m])[:, None]
-        active = (jnp.asarray(J[:m]) < a)[:, None]
-        D = jnp.where(active, jnp.where(off, np.sqrt(2.0).item() * mixed, TZ), 0.0)
+        mixed = (TZ - TZ[diagonal[I]] - TZ[diagonal[J]]) / 2
+        off = jnp.asarray(I != J)[:, None]
+        D = jnp.where(needed[:, None], jnp.where(off, np.sqrt(2.0).item() * mixed, TZ), 0.0)
         rows, columns = np.triu_indices(k)  # the order of svec
         return D[columns * (columns + 1) // 2 + rows]
 
@@ -369,14 +375,15 @@ class Problem(eqx.Module):
             )
 
 
-def directions_evaluated(k: int, n_active: Int[Array, ""]) -> Int[Array, ""]:
+def directions_evaluated(k: int, n_active: Int[Array, ""], n_coupled: Int[Array, ""]) -> Int[Array, ""]:
     """Return how many third-derivative directions `curvature_gradients` evaluates: whole blocks of them.
 
-    >>> int(directions_evaluated(4, jnp.asarray(1))), int(directions_evaluated(4, jnp.asarray(3)))
-    (3, 6)
+    >>> [int(directions_evaluated(4, jnp.asarray(a), jnp.asarray(c))) for a, c in [(1, 1), (3, 3), (4, 2)]]
+    [3, 6, 6]
     """
     size = _directions_at_once(k)
-    return -(-(n_active * (n_active + 1) // 2) // size) * size
+    wanted = n_coupled * (n_coupled + 1) // 2 + jnp.maximum(n_active - n_coupled, 0)
+    return -(-wanted // size) * size
 
 
 def _directions_at_once(k: int) -> int:

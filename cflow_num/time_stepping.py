@@ -224,7 +224,7 @@ def counted(log: Log, frame: Frame, c: Float[Array, ""], gradients: Array | int,
         n_gradients=log.n_gradients + jnp.asarray(gradients, c.dtype),
         n_hessian_vectors=log.n_hessian_vectors + jnp.asarray(pairs.n_hessian_vectors, c.dtype),
         n_curvature_gradients=log.n_curvature_gradients
-        + directions_evaluated(k, jnp.sum(frame.near)).astype(c.dtype),
+        + directions_evaluated(k, jnp.sum(frame.near), jnp.sum(frame.coupled)).astype(c.dtype),
     )
 
 

@@ -40,15 +40,17 @@ RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start 
 class Frame(NamedTuple):
     """What turns slowly, at the point y: eigenpairs, curvature gradients, and the moments of the basis of X.
 
-    With m = k(k+1)/2: curvature gradients `D (m, n)` of the pairs that are `near (k,)` the threshold, and what each
-    svec-basis matrix of X contributes to the moments in `moments` (leading axis m). Where the onset is delayed,
-    `log_amplitude (k,)` is that of the oscillation along each eigenvector.
+    With m = k(k+1)/2: curvature gradients `D (m, n)` of the eigenvalues that are `near (k,)` the threshold, between
+    different ones where both are `coupled (k,)`, nearer, and what each svec-basis matrix of X contributes to the
+    moments in `moments` (leading axis m). Where the onset is delayed, `log_amplitude (k,)` is that of the oscillation
+    along each eigenvector.
     """
 
     y: FlowState
     pairs: Eigenpairs
     D: Float[Array, "m n"]
     near: Bool[Array, " k"]
+    coupled: Bool[Array, " k"]
     moments: Moments
     log_amplitude: Float[Array, " k"] | None = None
 
@@ -62,7 +64,8 @@ class Frame(NamedTuple):
         rows = leading_entries(self.near.size, size)
         D, moments = jax.tree.map(lambda q: q[rows], (self.D, self.moments))  # (m, n)
         l = None if self.log_amplitude is None else self.log_amplitude[:size]
-        return self._replace(D=D, near=self.near[:size], moments=moments, log_amplitude=l)
+        near, coupled = self.near[:size], self.coupled[:size]
+        return self._replace(D=D, near=near, coupled=coupled, moments=moments, log_amplitude=l)
 
 
 class Tangent(NamedTuple):
@@ -117,26 +120,32 @@ class CentralFlow(Flow):
         arriving: Float[Array, " K"] | float = 0.0,
         gap: float = TRACKING_GAP,
         wanted: float = TRACKING_GAP,
+        coupling: float = TRACKING_GAP,
     ) -> Frame:
         """Evaluate eigenpairs (from the block V) and curvature gradients at y.
 
-        Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, or for all
-        tracked with `all_pairs`; eigenpairs above (1 - wanted) c must converge.
+        Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, those
+        between different ones above (1 - coupling) c, or for all tracked with `all_pairs`; eigenpairs above
+        (1 - wanted) c must converge.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
-        edge = (1 - gap) * c                                                  # ()
         rising = jnp.broadcast_to(jnp.asarray(arriving, y.w.dtype), (V.shape[1],))        # (K,)
         later = jax.lax.cummax(rising, reverse=True)                          # (K,) also of those below
         pairs = eigenpairs(
             lambda V: self.hessian_vectors(y.w, V), P, V, wanted_above=(1 - wanted) * c - later, capacity=k
         )
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
-        near = ((pairs.eigenvalues + rising)[:k] > edge) | all_pairs          # (k,)
-        near = jnp.cumsum(near[::-1])[::-1] > 0                               # the first ones up to the last near one
-        D = self.problem.curvature_gradients(y.w, U, jnp.sum(near))           # (m, n)
-        return Frame(y, pairs, D, near, Moments(D / 2, outer_products(HU)))   # diag(H U E U' H) for each basis matrix E
+
+        def within(gap: float) -> Bool[Array, " k"]:
+            above = ((pairs.eigenvalues + rising)[:k] > (1 - gap) * c) | all_pairs
+            return jnp.cumsum(above[::-1])[::-1] > 0                          # the first ones up to the last such one
+
+        near, coupled = within(gap), within(min(coupling, gap))               # (k,), (k,)
+        D = self.problem.curvature_gradients(y.w, U, jnp.sum(near), jnp.sum(coupled))     # (m, n)
+        moments = Moments(D / 2, outer_products(HU))                          # diag(H U E U' H) for each basis matrix E
+        return Frame(y, pairs, D, near, coupled, moments)
 
     def tangent(self, frame: Frame, y: FlowState) -> Tangent:
         """Return the dynamics at y, one gradient; the Hessian there is linear from the frame's point on."""

@@ -18,6 +18,7 @@ from ..files import replacing
 from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
 from ..problems import problem
+from ..programs import make_room
 from ..run import Run, load, run
 from .settings import Setting, check_scale, setting
 
@@ -64,6 +65,7 @@ class Runs:
                 if kept.attrs.get(_SETTING) == str(chosen):
                     return kept.load()
         self._say(f"measuring {key}")
+        make_room()
         found = make(prepared(chosen, key if self.scale == "paper" else "")).assign_attrs({_SETTING: str(chosen)})
         with replacing(path) as temporary:
             found.to_netcdf(temporary, engine="h5netcdf")
@@ -79,6 +81,7 @@ class Runs:
     def _made(self, key: str) -> Run:
         chosen = setting(key, self.scale)
         self._say(f"running {key}")
+        make_room()
         made = prepared(chosen, key if self.scale == "paper" else "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GainWarning)

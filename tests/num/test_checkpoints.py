@@ -276,6 +276,6 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_numbers(tmp_path):
     _, said = undisturbed.communicate(timeout=600)
     assert undisturbed.returncode == 0, said
     whole = cn.load(tmp_path / "whole" / "run.nc")
-    assert whole.tree["central"]["sigma_eigenvalues"].values[-1, 0] > 1e-3
+    assert whole.tree["central"]["sigma_eigenvalues"].max() > 1e-3  # without the nan of smaller capacities
     same(whole, cn.load(folder / "run.nc"))
     assert not [path for path in folder.iterdir() if path.name.startswith(".run") or "checkpoint" in path.name]

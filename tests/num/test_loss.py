@@ -19,10 +19,10 @@ from .cases import random_smooth
 
 
 @eqx.filter_jit
-def curvature_gradients(problem, U, n_active):
+def curvature_gradients(problem, U, n_active, n_coupled):
     H = jax.hessian(problem.value)
     dense = jax.jacobian(lambda w: svec(U.T @ H(w) @ U))(problem.w0)
-    return problem.curvature_gradients(problem.w0, U, n_active), dense
+    return problem.curvature_gradients(problem.w0, U, n_active, n_coupled), dense
 
 
 @eqx.filter_jit
@@ -33,13 +33,14 @@ def hessian_and_third(problem, V):
     return problem.hessian_vectors(w, V), H @ V, problem.third_derivative(w, V[:, 0]), third
 
 
-@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(0, 4))
-def test_curvature_gradients_are_the_gradients_of_the_projected_hessian(seed, k, n_active):
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(0, 4), st.integers(0, 4))
+def test_curvature_gradients_are_the_gradients_of_the_projected_hessian(seed, k, n_active, n_coupled):
     problem, U = random_smooth(seed), jnp.asarray(np.random.default_rng(seed).normal(size=(5, k)))
     n_active = min(n_active, k)
-    D, dense = curvature_gradients(problem, U, jnp.asarray(n_active))
-    mask = np.zeros((k, k))
-    mask[:n_active, :n_active] = 1
+    n_coupled = min(n_coupled, n_active)
+    D, dense = curvature_gradients(problem, U, jnp.asarray(n_active), jnp.asarray(n_coupled))
+    mask = np.diag(np.arange(k) < n_active).astype(float)
+    mask[:n_coupled, :n_coupled] = 1
     expected = np.asarray(dense) * (np.asarray(svec(jnp.asarray(mask))) > 0)[:, None]
     np.testing.assert_allclose(D, expected, rtol=0, atol=1e-11 * max(1, np.abs(dense).max()))
 
