@@ -26,6 +26,8 @@ class Reproduce:
     """small (minutes on two cores), or paper: CIFAR-10 and networks of the paper's size."""
     out: Path = Path("out/figures")
     """Folder for the figures; their runs are kept in its folder runs and used again."""
+    workers: int | None = None
+    """How many runs are made at a time; as many as processors, or one on an accelerator and for the paper's size."""
     quiet: bool = False
     """No progress."""
 
@@ -48,7 +50,7 @@ class Reproduce:
         from .reproduce import FIGURES, reproduce
 
         names = tuple(FIGURES) if self.all else self.figures
-        failed = reproduce(names, self.out, self.scale, self.quiet)
+        failed = reproduce(names, self.out, self.scale, self.quiet, workers=self.workers)
         if len(failed) == len(names) == 1:
             raise InputError(next(iter(failed.values())))
         for name, reason in failed.items():

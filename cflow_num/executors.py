@@ -114,6 +114,19 @@ def opener(executor: Any) -> Opener:
     )
 
 
+def checked_workers(workers: Any) -> int:
+    """Return a number of workers, that of processors for None; raises `InputError` for what is none.
+
+    >>> checked_workers(2)
+    2
+    """
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers is {workers!r}, it must be a whole number of at least 1")
+    return workers
+
+
 def completed(
     work: Callable[[Any], Any], jobs: Mapping[str, Any], open_executor: Opener, workers: int
 ) -> Generator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .errors import InputError
-from .executors import completed, opener
+from .executors import checked_workers, completed, opener
 from .files import replacing, write_text
 from .sweep_cell import SETTINGS, check_cell, numbers, run_cell
 from .sweep_grid import Cell, Grid, read_grid
@@ -61,7 +61,7 @@ def sweep(
     [({'learning_rate': 0.1}, 'done'), ({'learning_rate': 0.2}, 'done')]
     """
     planned, folder, open_executor = read_grid(grid), Path(out), opener(executor)
-    workers = _checked_workers(workers)
+    workers = checked_workers(workers)
     cells = {cell.name: cell for cell in planned.cells}
     paths = {name: folder / "runs" / f"{name}.nc" for name in cells}
     there = [name for name, cell in cells.items() if _is_done(paths[name], cell)]
@@ -90,14 +90,6 @@ def sweep(
     write_csv(result, folder / "summary.csv")
     _draw(result, folder / "summary.png")
     return result
-
-
-def _checked_workers(workers: Any) -> int:
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers is {workers!r}, it must be a whole number of at least 1")
-    return workers
 
 
 def _progress(total: int, quiet: bool) -> tqdm:

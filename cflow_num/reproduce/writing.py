@@ -22,6 +22,7 @@ from .. import canvas
 from ..errors import InputError
 from ..files import replacing, write_text
 from ..run import Run
+from .ahead import make_ahead
 from .registry import Entry, Numbers, find
 from .runs import Given, Runs
 
@@ -29,17 +30,24 @@ _HEADER = 0.62  # inches: heading, what it was made from; legends go below
 
 
 def reproduce(
-    names: Sequence[str], out: Path, scale: str = "small", quiet: bool = False, runs: Runs | None = None
+    names: Sequence[str],
+    out: Path,
+    scale: str = "small",
+    quiet: bool = False,
+    runs: Runs | None = None,
+    workers: int | None = 1,
 ) -> dict[str, str]:
     """Make figures; return, for those that could not be made, the reason.
 
     Each leaves `NAME.png`, `NAME.svg`, `NAME.csv` (all that is drawn) and `NAME.md` in the folder `out`, and its runs
-    in `out/runs`, where the next figure and the next call find them.
+    in `out/runs`, where the next figure and the next call find them. With several `workers` (None: see `make_ahead`)
+    runs are made in as many processes first.
 
-    **Raises:** `InputError` for an unknown figure or scale, before anything is made.
+    **Raises:** `InputError` for an unknown figure or scale, or no number of workers, before anything is made.
     """
     entries = [find(name) for name in names]
     runs = runs or Runs(Path(out) / "runs", scale, quiet)
+    make_ahead(entries, runs, workers)
     failed = {}
     for i, entry in enumerate(entries):
         began = time.perf_counter()

@@ -15,7 +15,7 @@ from cflow_num.cli import main
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.errors import InputError, RunError
 from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.reproduce import FIGURES, Runs, part1, part3, picture, reproduce, runs, settings, writing
+from cflow_num.reproduce import FIGURES, Runs, ahead, part1, part3, picture, reproduce, runs, settings, writing
 from cflow_num.reproduce.following import followed
 
 from .synthetic import synthetic, without
@@ -150,6 +150,33 @@ def test_a_figure_that_cannot_be_made_does_not_stop_the_others(tmp_path, monkeyp
     failed = reproduce(["gd-sharpness", "gd-architectures-mse", "gd-loss"], tmp_path, quiet=True)
     assert failed == dict.fromkeys(("gd-sharpness", "gd-loss"), "no memory for it")
     assert (tmp_path / "gd-architectures-mse.md").read_text("utf-8").count("no memory for it") == 7
+
+
+def test_several_workers_make_the_runs_first(tmp_path, monkeypatch, capsys):
+    def run(problem, optimizer, *args, steps, **rest):
+        if made.append(optimizer) or optimizer == "rmsprop":
+            raise RunError("no memory for it")
+        return synthetic(steps=steps)
+
+    def completed(work, jobs, open_executor, workers):
+        for key, job in jobs.items():
+            try:
+                yield key, work(job)
+            except RunError as error:
+                yield key, error
+
+    made = []
+    monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setattr(runs, "setting", tiny)
+    monkeypatch.setattr(ahead, "completed", completed)
+    names = ["gd-sharpness", "gd-weight-distance", "gd-architectures-mse", "rmsprop-loss"]
+    failed = reproduce(names, tmp_path, workers=2)
+    assert failed == {"rmsprop-loss": "no memory for it"}
+    assert (len(made), made.count("rmsprop")) == (9, 1)  # once each: one shared, seven architectures, one that fails
+    said = capsys.readouterr().err
+    assert said.index("run 9, rmsprop: no memory for it") < said.index("[1/4] gd-sharpness")
+    with pytest.raises(InputError, match="workers is 0"):
+        reproduce(names, tmp_path, workers=0)
 
 
 def test_the_papers_size_is_refused_where_memory_is_short(tmp_path, monkeypatch):
