@@ -21,7 +21,7 @@ from .measures import (
     values,
 )
 from .run import Run
-from .verdict import DEFINITIONS, LAST, LIMITS, SETTLING, Comparison, Limits, Row
+from .verdict import DEFINITIONS, LAST, LIMITS, ROUNDING, SETTLING, Comparison, Limits, Row
 
 __all__ = ["DEFINITIONS", "LIMITS", "Comparison", "Limits", "Row", "compare", "require"]
 
@@ -229,14 +229,16 @@ def _constraints(run: Run, crossing: int | None) -> list[Row]:
     low, high = _extreme(-sigma), _extreme(sigma)
     smallest = 0.0 - low / high if low is not None and high else None
     unknown = "" if smallest is not None else "Sigma is zero" if high is not None else "not recorded"
+    rounding = float(f"{ROUNDING * np.finfo(run.config.get('dtype', 'float64')).eps:.0e}")
+    lowest = min(LIMITS.smallest_sigma, -rounding)
     return [
         edge,
-        _judged("residual", _extreme(values(run, "central", "residual")), LIMITS.residual),
+        _judged("residual", _extreme(values(run, "central", "residual")), max(LIMITS.residual, rounding)),
         Row(
             "smallest_sigma",
             smallest,
-            f"≥ {LIMITS.smallest_sigma:g}",
-            None if smallest is None else smallest >= LIMITS.smallest_sigma,
+            f"≥ {lowest:g}",
+            None if smallest is None else smallest >= lowest,
             unknown,
         ),
     ]

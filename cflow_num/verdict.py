@@ -29,6 +29,7 @@ class Limits:
 
 LIMITS = Limits()
 SETTLING = 150  # steps after the first crossing from which averages are compared; SMOOTHING from an established edge
+ROUNDING = 1000  # times the type's precision is what residuals and smallest eigenvalues may be of, if that is more
 LAST = 40  # steps over which final distances are averaged
 
 # name: (quantity, how the number is defined)
@@ -129,10 +130,14 @@ DEFINITIONS = {
         "Largest effective eigenvalue of the central flow from the first crossing on, over the threshold; where the "
         "run starts above the edge, from the first step on which the flow is back on it.",
     ),
-    "residual": ("complementarity residual", "Largest relative residual along the central flow."),
+    "residual": (
+        "complementarity residual",
+        f"Largest relative residual along the central flow; in single precision the limit is {ROUNDING} times the "
+        "rounding error.",
+    ),
     "smallest_sigma": (
         "smallest Σ-eigenvalue / largest",
-        "Σ is a covariance, so none of its eigenvalues may be negative.",
+        "Σ is a covariance, so none of its eigenvalues may be negative, beyond rounding (as for the residual).",
     ),
     "effective_step_size": (
         "effective step size vs c/S",
