@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench budget closures study notebooks stress constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench budget closures limits study notebooks stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -68,6 +68,9 @@ notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven
 
 closures: $(STAMP)  ## closures against the central flow on established edges (a quarter of an hour on one core)
 	$(BIN)/python benchmarks/closures.py
+
+limits: $(STAMP)  ## where the flow is wrong: derivations/limits.md (ten minutes on one core)
+	$(BIN)/python benchmarks/limits.py
 
 stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)
 	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed

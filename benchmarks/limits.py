@@ -67,7 +67,7 @@ REGIMES = [
         {
             "gain 2": f"--optimizer gradient_descent {NOISY} --learning-rate 0.5 --warm-start 225 {EDGE}",
             "gain 6": f"--optimizer heavy_ball_ema {NOISY} --learning-rate 1.5 --beta1 0.5 --warm-start 225 {EDGE}",
-            "gain 17": f"--optimizer heavy_ball_ema {NOISY} --learning-rate 4.5 --beta1 0.8 --warm-start 150 {EDGE}",
+            "gain 18": f"--optimizer heavy_ball_ema {NOISY} --learning-rate 4.5 --beta1 0.8 --warm-start 150 {EDGE}",
             "gain 38": f"--optimizer heavy_ball_ema {NOISY} --learning-rate 9.5 --beta1 0.9 --warm-start 100 {EDGE}",
         },
     ),
@@ -91,7 +91,9 @@ REGIMES = [
         {
             "on the edge": f"{PLAIN} --learning-rate 0.8 --warm-start 400 --average-start",
             "within the burst": f"{PLAIN} --learning-rate 0.8 --warm-start 338",
-            "from the first step": f"{PLAIN} --learning-rate 1.9",
+            "a little, from the first step": f"{PLAIN} --learning-rate 1.1",
+            "more": f"{PLAIN} --learning-rate 1.3",
+            "far": f"{PLAIN} --learning-rate 1.9",
         },
     ),
     Regime(
@@ -108,8 +110,8 @@ REGIMES = [
         "rapid schedules",
         """A schedule moves the threshold. Where it is slow, the variance follows. Where it is as fast as the
         oscillation grows, the variance lags: after the learning rate has risen the run is above the edge before it
-        oscillates enough, after it has fallen the oscillation dies and has to grow again, while the flow is on the edge at
-        once.""",
+        oscillates enough, after it has fallen the oscillation dies and has to grow again, while the flow is on the
+        edge at once.""",
         {
             "constant": f"{PLAIN} --learning-rate 0.8 --warm-start 400 --average-start",
             "slow": f'{PLAIN} --learning-rate "0.8 + 0.2*sin(t/100)" --warm-start 400 --average-start',

@@ -9,6 +9,7 @@ import sympy as sp
 
 from cflow_sym import (
     central_flow,
+    closures,
     equilibrium,
     expansion,
     leapfrog,
@@ -82,8 +83,8 @@ def _derive(key: _Key, order: str) -> Derivation:
     squared = record([expansion.squared_gradient_step(order)])["averaged_squared_gradient"]
     found = record(momentum.momentum_steps(form) if filtered else stability.stability_steps(spec, form.P))
     P, c = found["preconditioner"], found["threshold"]
-    record([] if filtered else [momentum.gain_step(form, c)])
-    record([multiplier.multiplier_step(form)])
+    found |= record([] if filtered else [momentum.gain_step(form, c)])
+    polynomial = record([multiplier.multiplier_step(form)])["characteristic_polynomial"]
     record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
     record(leapfrog.leapfrog_steps(form, order))
     edge = P, c
@@ -111,6 +112,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(stationary.memoryless_steps(bare, spec, P, c, {s.key: s.after for s in steps}))
     eliminated = False
     record(predictions.prediction_steps(spec, *edge, squared))
+    record(closures.closure_steps(form, polynomial, found["gain"], edge[1]))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))

@@ -1,6 +1,7 @@
 """The benchmarks in small: they run, and what they compare agrees."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -41,3 +42,22 @@ def test_the_conic_solver_finds_the_same_covariance(k):
     X, _ = parts.clarabel_solution(A, B)
     ours = solve_sdcp(jnp.asarray(A), jnp.asarray(B))[0]
     np.testing.assert_allclose(X, ours, atol=1e-4)  # it stops at a relative gap of 1e-8, which knows X to its root
+
+
+def test_the_page_of_limits_is_up_to_date_and_its_commands_are_commands(capsys):
+    limits = script("limits")
+    rows = json.loads(limits.FILE.read_text("utf-8"))["rows"]
+    assert limits.PAGE.read_text("utf-8") == limits.page(rows)
+    assert [(r.name, list(r.runs)) for r in limits.REGIMES] == [(name, list(runs)) for name, runs in rows.items()]
+    folders = [regime.folder(label) for regime in limits.REGIMES for label in regime.runs]
+    assert len(set(folders)) == len(folders)
+    for regime in limits.REGIMES:
+        for label in regime.runs:
+            assert limits.parsed(regime, label).steps > 0
+
+
+def test_each_regime_has_a_run_in_which_the_flow_holds_and_one_in_which_it_does_not():
+    for name, runs in json.loads(script("limits").FILE.read_text("utf-8"))["rows"].items():
+        passed = [row["passed"] for row in runs.values()]
+        assert passed[0], name
+        assert False in passed, name
