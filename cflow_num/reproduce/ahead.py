@@ -65,8 +65,10 @@ def make_ahead(entries: Sequence[Entry], runs: Runs, workers: int | None = None)
     workers, done = 1 if workers is None and alone else checked_workers(workers), 0
     while workers > 1 and (keys := missing(entries, runs)):
         jobs = {key: _Job(runs.folder, runs.scale, key, bool(jax.config.read("jax_enable_x64"))) for key in keys}
-        began = time.perf_counter()
-        with contextlib.closing(completed(_make, jobs, processes, min(workers, len(jobs)))) as results:
+        began, at_once = time.perf_counter(), min(workers, len(jobs))
+        if not runs.quiet:
+            print(f"making {len(jobs)} runs, {at_once} at a time", file=sys.stderr, flush=True)
+        with contextlib.closing(completed(_make, jobs, processes, at_once)) as results:
             for key, outcome in results:
                 done += 1
                 if isinstance(outcome, Exception):
