@@ -1,7 +1,7 @@
 """Measure how well the onset is predicted, and what a central flow with a delayed onset gains.
 
 `python benchmarks/onset.py` (twenty minutes on one core) writes benchmarks/results/onset.json and onset.md. The
-arguments `delays`, `flows` and `others` renew one of the parts, `page` what is written about them. Nothing is fitted:
+arguments `delays`, `flows`, `bursts` and `others` renew one of the parts, `page` what is written about them. Nothing is fitted:
 amplitudes are set here, by how large the oscillation gets.
 """
 
@@ -45,6 +45,7 @@ OTHERS = {  # a rate, or before and after a drop at the step at which the run st
     "second eigenvalue": ((0.8, 0.85, 0.9), 0, 460, 1),
     "after a drop": (((0.9, 0.75), (0.9, 0.7), (1.0, 0.75)), 300, 400, 0),
 }
+AFTER = (-1, 10, 20, 30, 50, 100, 150, 200)  # steps after the measured onset
 
 
 def delays() -> list[dict]:
@@ -77,6 +78,45 @@ def delays() -> list[dict]:
                     rows.append(row)
                     print(row, flush=True)
     return rows
+
+
+def bursts() -> list[dict]:
+    """Return distances after the onset of the closures, which carry the oscillation's amplitude through the burst."""
+    rows = []
+    for title, optimizer, options, hp, start, steps, amplitude in FLOWS:
+        closures = ("rod", "envelope") if "beta1" in hp else ("rod", "edge", "envelope")
+        run = cn.run(
+            cn.problem("digits-mlp", **options), optimizer, hp, steps=steps, warm_start=start, quiet=True,
+            processes=("discrete", "stable", "central", *closures),
+        )  # fmt: skip
+        measured = cn.measured_onset(run, amplitude).onset
+        for flow in ("stable", "central", *closures):
+            D = np.asarray(run.tree[flow]["distance_to_discrete"])
+            by_step = {t: float(D[measured + t]) for t in AFTER if measured + t < steps}
+            rows.append({"run": title, "flow": flow, "D by step": by_step, "D": float(np.nanmean(D[-41:]))})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def burst_table(rows: list[dict]) -> list[str]:
+    """Return the table of distances after the onset."""
+    lines = [
+        "## Through the burst", "",
+        "Distance from the discrete midpoint so many steps after the measured onset, all flows from the first step on;",
+        "the closures carry the amplitude of the oscillation and so have an onset and a burst of their own.", "",
+        "| run | flow | " + " | ".join(f"{t:+d}" for t in AFTER) + " | end |", "|---" * (len(AFTER) + 3) + "|",
+    ]  # fmt: skip
+    for r in rows:
+        by_step = {int(t): d for t, d in r["D by step"].items()}
+        cells = [_number(by_step.get(t)) for t in AFTER] + [_number(r["D"])]
+        lines.append(f"| {r['run']} | {r['flow']} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for title in dict.fromkeys(r["run"] for r in rows):
+        D = {r["flow"]: r["D"] for r in rows if r["run"] == title}
+        best = min((flow for flow in D if flow not in ("stable", "central")), key=D.__getitem__)
+        gain = D["central"] / D[best]
+        lines.append(f"- {title}: at the end {best} is {gain:.1f} times as close as the central flow.")
+    return [*lines, ""]
 
 
 def others() -> list[dict]:
@@ -197,6 +237,7 @@ def flows() -> list[dict]:
                 f"{onset}: starts": first_crossing(run),
                 f"{onset}: reason": run.reason,
                 "measured": measured,
+                f"{onset}: D by step": {t: float(central[measured + t]) for t in AFTER if measured + t < steps},
                 "D_stable": float(np.nanmean(stable[-41:])),
                 "mean D_stable": float(np.nanmean(stable)),
             }
@@ -217,6 +258,8 @@ def report(found: dict) -> str:
     lines += [*summary(found["delays"]), ""]
     if found.get("flows"):
         lines += flow_table(found["flows"])
+    if found.get("bursts"):
+        lines += burst_table(found["bursts"])
     if found.get("others"):
         lines += other_table(found["others"])
     lines += [
@@ -249,8 +292,16 @@ def flow_table(rows: list[dict]) -> list[str]:
     lines += [
         "",
         "The delayed flow is the stable flow until its oscillation is there; then it is pulled back to the edge, while",
-        "the optimizer bursts and overshoots.",
+        "the optimizer bursts and overshoots. What that leaves behind: the distance of the delayed flow so many steps",
+        "after the measured onset.",
+        "",
+        "| run | " + " | ".join(f"{t:+d}" for t in AFTER) + " | end |",
+        "|---" * (len(AFTER) + 2) + "|",
     ]
+    for r in rows:
+        by_step = {int(t): d for t, d in r["delayed: D by step"].items()}
+        cells = [_number(by_step.get(t)) for t in AFTER] + [_number(r["delayed: D"])]
+        lines.append(f"| {r['run']} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
@@ -286,7 +337,7 @@ def main() -> None:
     """Measure what was asked for, keep the rest, write both files."""
     out = RESULTS / "onset.json"
     found = json.loads(out.read_text()) if out.is_file() else {}
-    for name, measure in (("delays", delays), ("flows", flows), ("others", others)):
+    for name, measure in (("delays", delays), ("flows", flows), ("bursts", bursts), ("others", others)):
         if sys.argv[1:] in ([], [name]):
             found[name] = measure()
     found = {"command": "python benchmarks/onset.py", "versions": versions()} | found | {"versions": versions()}
