@@ -1,8 +1,8 @@
 """Measure how well the onset is predicted, and what a central flow with a delayed onset gains.
 
 `python benchmarks/onset.py` (twenty minutes on one core) writes benchmarks/results/onset.json and onset.md. The
-arguments `delays`, `flows`, `bursts` and `others` renew one of the parts, `page` what is written about them. Nothing is fitted:
-amplitudes are set here, by how large the oscillation gets.
+arguments `delays`, `flows`, `bursts` and `others` renew one of the parts, `page` what is written about them. Nothing is
+fitted: amplitudes are set here, by how large the oscillation gets.
 """
 
 import json
