@@ -51,10 +51,8 @@ def _edge_step(form: CanonicalForm, polynomial: sp.Expr, edge: sp.Expr, named: d
     c = named[_s.c]
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
-        at = {_s.z: sp.Integer(-1), _s.lam: c}
-        slope = (polynomial.diff(_s.lam) / polynomial.diff(_s.z)).xreplace(
-            at
-        )  # of log(-z), by implicit differentiation
+        implicit = polynomial.diff(_s.lam) / polynomial.diff(_s.z)  # the slope of log(-z) at z = -1
+        slope = implicit.xreplace({_s.z: sp.Integer(-1), _s.lam: c})
         for sample in hyperparameter_samples(form.spec):
             rate = (after / X).xreplace(named).xreplace(sample)
             here = c.xreplace(sample)

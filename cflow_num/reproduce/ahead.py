@@ -62,20 +62,21 @@ def make_ahead(entries: Sequence[Entry], runs: Runs, workers: int | None = None)
     **Raises:** `InputError` for a number of workers that is none.
     """
     alone = runs.scale == "paper" or jax.default_backend() != "cpu"
-    workers, done = 1 if workers is None and alone else checked_workers(workers), 0
-    while workers > 1 and (keys := missing(entries, runs)):
+    workers = 1 if workers is None and alone else checked_workers(workers)
+    done: set[str] = set()
+    while workers > 1 and (keys := [key for key in missing(entries, runs) if key not in done]):
         jobs = {key: _Job(runs.folder, runs.scale, key, bool(jax.config.read("jax_enable_x64"))) for key in keys}
         began, at_once = time.perf_counter(), min(workers, len(jobs))
         if not runs.quiet:
             print(f"making {len(jobs)} runs, {at_once} at a time", file=sys.stderr, flush=True)
         with contextlib.closing(completed(_make, jobs, processes, at_once)) as results:
             for key, outcome in results:
-                done += 1
+                done.add(key)
                 if isinstance(outcome, Exception):
                     runs.failed[key] = " ".join(str(outcome).split()) or type(outcome).__name__
                 if not runs.quiet:
                     said = runs.failed.get(key, f"done after {time.perf_counter() - began:.0f} s")
-                    print(f"run {done}, {key}: {said}", file=sys.stderr, flush=True)
+                    print(f"run {len(done)}, {key}: {said}", file=sys.stderr, flush=True)
 
 
 def _make(job: _Job) -> None:
