@@ -191,7 +191,7 @@ def test_committed_modules_and_notes_are_current(name):
 
 
 def test_there_is_one_note_for_each_optimizer_and_an_index():
-    assert {path.stem for path in NOTES.glob("*.md")} == {*cs.optimizers(), "README"}
+    assert {path.stem for path in NOTES.glob("*.md")} == {*cs.optimizers(), "README", "limits"}
     assert (NOTES / "README.md").read_text().startswith(render.index([]).split("\n\n|")[0])
 
 
