@@ -69,7 +69,7 @@ notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven
 closures: $(STAMP)  ## closures against the central flow on established edges (a quarter of an hour on one core)
 	$(BIN)/python benchmarks/closures.py
 
-limits: $(STAMP)  ## where the flow is wrong: derivations/limits.md (ten minutes on one core)
+limits: $(STAMP)  ## where the flow is wrong: derivations/limits.md (a quarter of an hour on one core)
 	$(BIN)/python benchmarks/limits.py
 
 stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)

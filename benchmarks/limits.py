@@ -1,8 +1,8 @@
 """Where the central flow is wrong: each regime beside a milder run of the same kind, in which it holds.
 
-`make limits` (ten minutes on one core) runs the very commands that derivations/limits.md shows and writes that page:
-the commands, and a table of their verdicts for each regime (all numbers: benchmarks/results/limits.json). Runs are kept
-in out/limits, and finished ones are not made again; `--only NAME` restricts the regimes.
+`make limits` (a quarter of an hour on one core) runs the very commands that derivations/limits.md shows and writes that
+page: the commands, and a table of their verdicts for each regime (all numbers: benchmarks/results/limits.json). Runs
+are kept in out/limits, and finished ones are not made again; `--only NAME` restricts the regimes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
-from tyro.conf import FlagCreatePairsOff
 
 jax.config.update("jax_enable_x64", True)
 
@@ -49,10 +47,9 @@ class Regime:
         """Return where a run is kept.
 
         >>> REGIMES[0].folder("gain 38")
-        'out/limits/bursts-at-high-gain-38'
+        'out/limits/bursts-at-high-gain-gain-38'
         """
-        words = "".join(c if c.isalnum() else " " for c in f"{self.name} {label}").split()
-        return "out/limits/" + "-".join(dict.fromkeys(words))
+        return "out/limits/" + "-".join(f"{self.name} {label}".replace(",", "").split())
 
     def command(self, label: str) -> str:
         """Return the command of a run."""
@@ -146,11 +143,6 @@ COLUMNS = {
     "predicted_loss": ("loss error", ".1%"),
     "variance_slope": ("variance, slope", ".2f"),
 }
-
-
-def parsed(regime: Regime, label: str) -> cli.RunCommand:
-    """Return a command as the command line reads it."""
-    return tyro.cli(cli.RunCommand, args=shlex.split(regime.command(label))[2:], config=(FlagCreatePairsOff,))
 
 
 def measure(regime: Regime, label: str) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from . import chunks, devices
 from .chunks import Chunks
 from .errors import InputError
+from .polarization import DIRECTIONS_AT_ONCE, polarized
 from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight
-
-_DIRECTIONS_AT_ONCE = 3  # third-derivative directions evaluated together: those of two eigenvectors, half of three
 
 
 class Problem(eqx.Module):
@@ -206,29 +205,7 @@ class Problem(eqx.Module):
         Only the first `n_active` columns of U are evaluated, and pairs of different ones only among the first
         `n_coupled` (all active ones where not given); other rows are zero. The cost follows both, which may be traced.
         """
-        n, k = U.shape
-        pairs = [(i, j) for j in range(k) for i in range(j + 1)]  # the first a(a+1)/2 pairs are those of i, j < a
-        m, size = len(pairs), _directions_at_once(k)
-        I, J = (np.array([p[x] for p in pairs]) for x in (0, 1))
-        active = jnp.asarray(k if n_active is None else n_active)
-        coupled = active if n_coupled is None else jnp.minimum(jnp.asarray(n_coupled), active)
-        needed = jnp.where(I == J, active > J, coupled > J)  # (m,)
-        first = jnp.pad(jnp.argsort(~needed, stable=True), (0, -m % size))  # (padded,) those that are needed
-        n_blocks = directions_evaluated(k, active, coupled) // size
-
-        def block(b: Array, TZ: Array) -> Array:
-            which = jax.lax.dynamic_slice_in_dim(first, b * size, size)
-            i, j = jnp.asarray(I)[which], jnp.asarray(J)[which]
-            Z = U.T[j] + jnp.where((i == j)[:, None], 0, U.T[i])  # (size, n)
-            return TZ.at[which].set(self._third_derivatives(w, Z))
-
-        TZ = jax.lax.fori_loop(0, n_blocks, block, jnp.zeros((m, n), w.dtype))
-        diagonal = np.array([j * (j + 1) // 2 + j for j in range(k)])  # place of (j, j) in `pairs`
-        mixed = (TZ - TZ[diagonal[I]] - TZ[diagonal[J]]) / 2
-        off = jnp.asarray(I != J)[:, None]
-        D = jnp.where(needed[:, None], jnp.where(off, np.sqrt(2.0).item() * mixed, TZ), 0.0)
-        rows, columns = np.triu_indices(k)  # the order of svec
-        return D[columns * (columns + 1) // 2 + rows]
+        return polarized(lambda Z: self._third_derivatives(w, Z), U, n_active, n_coupled)
 
     def in_chunks(self, examples: int | None = None, vectors: int | None = None) -> Problem:
         """Return the problem that works on so many examples (on each device) and so many vectors at a time.
@@ -278,7 +255,7 @@ class Problem(eqx.Module):
         arrays, static = eqx.partition(self, eqx.is_array)
         V, Z = (
             jax.ShapeDtypeStruct((k, self.n_weights), self.w0.dtype)
-            for k in (min(chunks.VECTORS, self.n_weights), _DIRECTIONS_AT_ONCE)
+            for k in (min(chunks.VECTORS, self.n_weights), DIRECTIONS_AT_ONCE)
         )
 
         def products(arrays: PyTree, V: Array) -> Array:
@@ -373,21 +350,6 @@ class Problem(eqx.Module):
                 f"the loss of {self.name} is {together:.6g} on {n} examples together and {np.mean(parts):.6g} on "
                 "average over them one by one: it must be a mean over examples"
             )
-
-
-def directions_evaluated(k: int, n_active: Int[Array, ""], n_coupled: Int[Array, ""]) -> Int[Array, ""]:
-    """Return how many third-derivative directions `curvature_gradients` evaluates: whole blocks of them.
-
-    >>> [int(directions_evaluated(4, jnp.asarray(a), jnp.asarray(c))) for a, c in [(1, 1), (3, 3), (4, 2)]]
-    [3, 6, 6]
-    """
-    size = _directions_at_once(k)
-    wanted = n_coupled * (n_coupled + 1) // 2 + jnp.maximum(n_active - n_coupled, 0)
-    return -(-wanted // size) * size
-
-
-def _directions_at_once(k: int) -> int:
-    return min(_DIRECTIONS_AT_ONCE, k * (k + 1) // 2)
 
 
 def _check_scalar(loss: Callable, args: tuple) -> None:

@@ -22,7 +22,7 @@ from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame, Tangent, inner, relieved
 from .flows.stationary import StationaryFlow
-from .loss import directions_evaluated
+from .polarization import directions_evaluated
 from .symmetric import smat, svec, symmetric_part
 
 

@@ -11,12 +11,11 @@ the central flow is, and about it they cycle without damping: the loop of sharpn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
 
 import sympy as sp
 
-from cflow_sym.derivation import Step
+from cflow_sym.derivation import Check, Step
 from cflow_sym.exact import Vector, add, agree, draw, is_zero, random_point, scale, source
 from cflow_sym.filters import CanonicalForm, shorter
 from cflow_sym.momentum import SAMPLES, hyperparameter_samples
@@ -71,14 +70,7 @@ def _edge_step(form: CanonicalForm, polynomial: sp.Expr, edge: sp.Expr, named: d
 
 def _envelope_step(form: CanonicalForm) -> Step:
     decay = form.decay
-
-    def check(before: sp.Expr, after: sp.Expr) -> bool:
-        for x, lam, odd, values in _oscillations(form):
-            stated = (after / X).subs(_s.lam, lam).xreplace(values)
-            if not agree(add(scale(-2, x), scale(-1, odd)), scale(stated, x)):
-                return False
-        return True
-
+    check = _by_steps(form, X, lambda x: x, lambda x, odd: add(scale(-2, x), scale(-1, odd)))
     return Step(
         "envelope_amplitude", SECTION, "odd part of one step", r"\dot x", -2 * X + X * (_s.lam + decay),
         X * shorter(_s.lam + decay - 2),
@@ -89,16 +81,10 @@ def _envelope_step(form: CanonicalForm) -> Step:
 
 
 def _rod_step(form: CanonicalForm) -> Step:
-    decay = form.decay
-
-    def check(before: sp.Expr, after: sp.Expr) -> bool:
-        for x, lam, odd, values in _oscillations(form):
-            stated = (after / _s.sigma_squared).subs(_s.lam, lam).xreplace(values)
-            rates = [o * p / 2 - 2 * a * b for o, a in zip(odd, x, strict=True) for p, b in zip(odd, x, strict=True)]
-            if not agree(tuple(rates), tuple(stated * a * b for a in x for b in x)):
-                return False
-        return True
-
+    decay, half = form.decay, sp.Rational(1, 2)
+    check = _by_steps(
+        form, _s.sigma_squared, _square, lambda x, odd: add(scale(half, _square(odd)), scale(-2, _square(x)))
+    )
     return Step(
         "rod_variance", SECTION, "covariance of two neighbouring iterates", r"\dot\Sigma",
         (_s.lam + decay) ** 2 * _s.sigma_squared / 2 - 2 * _s.sigma_squared,
@@ -134,16 +120,31 @@ def _cycle_step(form: CanonicalForm, edge: sp.Expr, squared: sp.Expr, named: dic
     )  # fmt: skip
 
 
-def _oscillations(form: CanonicalForm) -> Iterator[tuple[Vector, sp.Expr, Vector, dict[sp.Symbol, Any]]]:
-    """Yield a displacement along an eigenvector, its eigenvalue, the odd part of one step there, and all values."""
-    for seed in range(SAMPLES):
-        point = random_point(form.spec, seed)
-        lam = draw(source(f"closure-{seed}"), 1, 3)
-        x = point.vector(_s.w)
-        ends = []
-        for sign in (1, -1):
-            gradient = tuple(sign * lam * p * q for p, q in zip(point.vector(form.P), x, strict=True))
-            there = point.with_values({_s.g: gradient, _s.w: scale(sign, x)})
-            ends.append(there.vector(form.spec.weight_update))
-        odd = tuple((a - b) / 2 for a, b in zip(*ends, strict=True))
-        yield x, lam, odd, point.values
+def _square(x: Vector) -> Vector:
+    """Return the entries of x x'."""
+    return tuple(a * b for a in x for b in x)
+
+
+def _by_steps(
+    form: CanonicalForm, size: sp.Expr, shape: Callable[[Vector], Vector], brute: Callable[[Vector, Vector], Vector]
+) -> Check:
+    """Hold a rate against the optimizer's own steps from both ends x and -x of a displacement along an eigenvector.
+
+    The rate is that of `size` times `shape(x)`; `brute(x, odd)` says what it must be for the odd part of a step.
+    """
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(SAMPLES):
+            point, lam = random_point(form.spec, seed), draw(source(f"closure-{seed}"), 1, 3)
+            x, steps = point.vector(_s.w), []
+            for sign in (1, -1):
+                gradient = tuple(sign * lam * p * q for p, q in zip(point.vector(form.P), x, strict=True))
+                there = point.with_values({_s.g: gradient, _s.w: scale(sign, x)})
+                steps.append(there.vector(form.spec.weight_update))
+            odd = scale(sp.Rational(1, 2), add(steps[0], scale(-1, steps[1])))
+            stated = (after / size).subs(_s.lam, lam).xreplace(point.values)
+            if not agree(brute(x, odd), scale(stated, shape(x))):
+                return False
+        return True
+
+    return check
