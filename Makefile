@@ -52,12 +52,12 @@ budget: $(STAMP)  ## what dropped terms and the closure explain of the distance 
 	$(BIN)/python benchmarks/budget.py
 
 study: $(STAMP)  ## momentum over optimizers and seeds (half an hour on two cores)
-	$(BIN)/python notebooks/momentum.py
+	$(BIN)/python benchmarks/momentum.py
 
 notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven minutes on one core)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
 	mkdir -p out/notebooks
-	for name in part1 part2 part3 new_optimizer; do \
+	for name in part1 part2 part3 new_optimizer momentum; do \
 	  rm -rf notebooks/rendered/$${name}_files && \
 	  $(BIN)/jupytext --quiet --to ipynb --output out/notebooks/$$name.ipynb notebooks/$$name.py && \
 	  $(BIN)/jupyter-nbconvert --log-level WARN --execute --to markdown --output-dir notebooks/rendered \

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cache import keep_programs as keep_programs
     from .compare import Comparison as Comparison
     from .compare import compare as compare
+    from .errors import GainWarning as GainWarning
     from .errors import InputError as InputError
     from .errors import RunError as RunError
     from .interpretation import conic_preconditioner as conic_preconditioner
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Comparison": "compare",
     "compare": "compare",
+    "GainWarning": "errors",
     "InputError": "errors",
     "RunError": "errors",
     "Onset": "onset",

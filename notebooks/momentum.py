@@ -1,212 +1,181 @@
 # %% [markdown]
-# # Momentum: how close are the central flows?
+# # Momentum: flows in phase space
 #
-# Handwritten digits (200 images, 40 % of the labels random), a tanh network 64-24-24-10. Each row is one run of the
-# discrete optimizer with its stable and its central flow in phase space:
+# Most optimizers in use do not step along the gradient but along an average of it. The average remembers, so it has a
+# say in when the weights begin to oscillate, how fast that grows, and where the time-averaged path goes. This notebook
+# derives what changes, and runs heavy ball, Adam and one case in which the flow cannot be right. It follows
+# [part I](part1.md) and [part III](part3.md), whose notation it uses.
 #
-# - *established edge*: the discrete run is already oscillating when the flows start, from its time average;
-# - *first step*: all start together before there is an edge.
-#
-# The numbers are those of `cflow compare`: the distance from the discrete run's midpoints relative to the stable
-# flow's, the relative RMS of the predicted loss, the slope of predicted against measured variances, the mean effective
-# sharpness over the threshold, the gain at the edge.
-#
-# Run it with `make study` (about half an hour on two cores); it writes
-# `benchmarks/results/momentum.json` and the README's table.
+# | symbol | meaning |
+# |---|---|
+# | $m$, $\beta_1$ | average of gradients, its decay |
+# | $G(z)$ | transfer function: the average's answer to a gradient that grows by the factor $z$ with every step |
+# | $c$ | threshold: curvature in units of $P$ at which the oscillation of period two begins |
+# | $\Gamma$ | gain: how fast the oscillation grows per relative excess of the curvature over $c$ |
+# | $\bar m$ | mean of the average before and after its update; it lives half a step before the weights |
 
 # %%
-from __future__ import annotations
-
-import concurrent.futures
-import json
-import multiprocessing
-import statistics
-import sys
+# %matplotlib inline
+import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-FILE, README = ROOT / "benchmarks" / "results" / "momentum.json", ROOT / "README.md"
-PROBLEM = {"n": 200, "width": 24, "depth": 2, "noise": 0.4}
-SEEDS = (0, 1, 2)
-EDGE = 4.0  # sharpness at which heavy ball and Nesterov are at their edge: learning rate c / 4
+import jax
 
+import cflow_num as cn
+import cflow_sym as cs
+from cflow_num import plot
 
-@dataclass(frozen=True)
-class Case:
-    """One setting: an optimizer, its hyperparameters, discrete steps before the flows start, steps, seeds."""
-
-    title: str
-    optimizer: str
-    hp: tuple[tuple[str, float], ...]
-    start: int
-    steps: int
-    seeds: tuple[int, ...] = SEEDS
-    limit: float | None = None
-    order: str = "published"
-    refined: bool = False  # half the time step
-    integrator: str | None = None
-
-
-def at_edge(b: float, nesterov: bool = False) -> tuple[tuple[str, float], ...]:
-    """Return hyperparameters of heavy ball (EMA) or Nesterov (trace) whose edge is at sharpness 4."""
-    c = 2 * (1 + b) / (1 + 2 * b) if nesterov else 2 * (1 + b) / (1 - b)
-    return (("learning_rate", c / EDGE), ("beta1", b))
-
-
-def adaptive(rate: float, b1: float, b2: float, **more: float) -> tuple[tuple[str, float], ...]:
-    """Return hyperparameters of Adam and its relatives."""
-    return (("learning_rate", rate), ("beta1", b1), ("beta2", b2), ("epsilon", 1e-8), *more.items())
-
+jax.config.update("jax_enable_x64", True)
+REDUCED = os.environ.get("CFLOW_REDUCED") == "1"  # fewer steps, for a quick look
+if REDUCED:
+    jax.config.update("jax_disable_most_optimizations", True)  # compile in less time, run in more
 
 # %% [markdown]
-# The settings with a limit are those that the project has set itself; the others fill the table over the momentum.
-
-# %%
-CASES = [
-    Case("heavy ball 0.5", "heavy_ball_ema", at_edge(0.5), 225, 200, limit=0.1),
-    Case("Nesterov 0.5", "nesterov", at_edge(0.5, True), 290, 200, limit=0.2),
-    Case("Adam 0.9/0.95", "adam", adaptive(1e-2, 0.9, 0.95), 128, 150, limit=0.15),
-    Case("Adam 0.9/0.99", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, limit=0.15),
-    Case("NAdam 0.9/0.99", "nadam", adaptive(5e-3, 0.9, 0.99), 120, 120, limit=0.15),
-    Case("AdamW 0.9/0.99, decay 0.3", "adamw", adaptive(5e-3, 0.9, 0.99, weight_decay=0.3), 100, 120, limit=0.45),
-    Case("heavy ball 0.9", "heavy_ball_ema", at_edge(0.9), 100, 150, limit=0.45),
-    Case("Adam 0.9/0.99, before the edge", "adam", adaptive(1e-2, 0.9, 0.99), 60, 200, limit=0.3),
-    Case("Adam 0.9/0.99, consistent order", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), order="consistent"),
-    Case("Adam 0.9/0.99, half the time step", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), refined=True),
-    Case("heavy ball 0.5, half the time step", "heavy_ball_ema", at_edge(0.5), 225, 200, (0,), refined=True),
-    Case("Adam 0.9/0.99, a frame each step", "adam", adaptive(1e-2, 0.9, 0.99), 200, 150, (0,), integrator="leapfrog"),
-    Case("gradient descent", "gradient_descent", (("learning_rate", 2 / EDGE),), 225, 200, (0,)),
-    Case(
-        "gradient descent, leapfrog",
-        "gradient_descent",
-        (("learning_rate", 2 / EDGE),),
-        225,
-        200,
-        (0,),
-        integrator="leapfrog",
-    ),
-    Case("Adam 0.5/0.99", "adam", adaptive(1e-2, 0.5, 0.99), 200, 150, (0,)),
-    Case("NAdam 0.5/0.99", "nadam", adaptive(5e-3, 0.5, 0.99), 120, 120, (0,)),
-    Case("AdamW 0.5/0.99, decay 0.3", "adamw", adaptive(5e-3, 0.5, 0.99, weight_decay=0.3), 100, 120, (0,)),
-    Case("Nesterov 0.9", "nesterov", at_edge(0.9, True), 290, 200, (0,)),
-    Case("heavy ball 0.5, first step", "heavy_ball_ema", at_edge(0.5), 0, 350, (0,)),
-    Case("Nesterov 0.5, first step", "nesterov", at_edge(0.5, True), 0, 350, (0,)),
-    Case("Nesterov 0.9, first step", "nesterov", at_edge(0.9, True), 0, 350, (0,)),
-    Case("Adam 0.5/0.99, first step", "adam", adaptive(1e-2, 0.5, 0.99), 0, 250, (0,)),
-    Case("Adam 0.9/0.99, first step", "adam", adaptive(1e-2, 0.9, 0.99), 0, 250, (0,)),
-    Case("NAdam 0.9/0.99, first step", "nadam", adaptive(5e-3, 0.9, 0.99), 0, 250, (0,)),
-]
-ESTABLISHED = 100  # warm starts of at least as many steps end at an edge
-NUMBERS = ("distance_ratio", "predicted_loss", "variance_slope", "discrete_sharpness", "gain", "onset_lag")
-
-
-# %%
-def measure(job: tuple[Case, int]) -> dict:
-    """Run one case with one seed of the weights; return its numbers, or why there are none."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    import cflow_num as cn
-    import cflow_sym as cs
-    from cflow_num import integrate
-
-    case, seed = job
-    if case.refined:
-        integrate.LEAP = integrate.LEAP / 2
-    plain = case.order == "published"
-    optimizer = case.optimizer if plain else cs.optimizer(case.optimizer).with_options().derive(order=case.order)
-    row = {"title": case.title, "seed": seed}
-    warnings.simplefilter("ignore")
-    try:
-        result = cn.run(
-            cn.problem("digits-mlp", **PROBLEM, seed=seed),
-            optimizer,
-            dict(case.hp),
-            steps=case.steps,
-            integrator=case.integrator,
-            warm_start=case.start,
-            average_start=case.start >= ESTABLISHED,
-            quiet=True,
-        )
-        comparison = result.compare()
-    except Exception as error:
-        return row | {"reason": str(error)}
-    found = {r.name: r.value for r in comparison.rows}
-    return row | {name: found.get(name) for name in NUMBERS} | {"reason": result.reason}
-
-
-def table(rows: list[dict], cases: list[Case]) -> str:
-    """Return the medians over seeds as a Markdown table."""
-    heads = ["setting", "start + steps", "runs", "D_central/D_stable", "limit", "loss error", "variance slope"]
-    heads += ["S_eff/c", "gain"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for case in cases:
-        of_case = [r for r in rows if r["title"] == case.title]
-        if not of_case:
-            continue
-        good = [r for r in of_case if not r["reason"]]
-
-        def median(name: str, form: str, good: list[dict] = good) -> str:
-            known = [r[name] for r in good if r.get(name) is not None]
-            return format(statistics.median(known), form) if known else "-"
-
-        ran = f"{len(good)} of {len(of_case)}" if len(good) < len(of_case) else f"{len(of_case)}"
-        limit = "" if case.limit is None else f"{case.limit:g}"
-        cells = [case.title, f"{case.start}+{case.steps}", ran, median("distance_ratio", ".3f"), limit]
-        cells += [median("predicted_loss", ".1%"), median("variance_slope", ".2f")]
-        cells += [median("discrete_sharpness", ".3f"), median("gain", ".3g")]
-        lines.append("| " + " | ".join(cells) + " |")
-    failed = [f"- {r['title']}, seed {r['seed']}: {r['reason']}" for r in rows if r["reason"]]
-    return "\n".join([*lines, "", *failed, ""])
-
-
-def study(cases: list[Case], done: list[dict], workers: int = 2) -> Iterator[list[dict]]:
-    """Measure what is not done yet, some at a time, each in a process of its own; yield all rows after each."""
-    have = {(row["title"], row["seed"]) for row in done}
-    jobs = [(case, seed) for case in cases for seed in case.seeds if (case.title, seed) not in have]
-    context, rows = multiprocessing.get_context("spawn"), list(done)
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        for job in concurrent.futures.as_completed([pool.submit(measure, job) for job in jobs]):
-            rows.append(job.result())
-            print(json.dumps(rows[-1]), flush=True)
-            yield rows
-
-
-def reduced() -> list[Case]:
-    """Return a small form of the study, for the tests: one short run, of the weights' first seed."""
-    return [replace(CASES[4], start=120, steps=40, seeds=(0,))]
-
-
-# %% [markdown]
-# ## What it says
+# ## A filter and its threshold
 #
-# - On an established edge the central flow is several times closer than the stable flow, for every optimizer whose gain
-#   is moderate. Where it is high (heavy ball and Adam at 0.9: 38) the discrete run bursts: adaptive optimizers recover,
-#   since their preconditioner grows with the burst's gradients; heavy ball at 0.9 usually does not and diverges.
-# - The predicted loss of Adam is off by more than the others': the discrete loss has bursts that the flow has not. Its
-#   variance is not predicted low here: the slopes are between 1 and 1.5.
-# - Neither the order of the averages nor the time step is the reason: the rows with the consistent order and with half
-#   the time step differ from the first seed's by less than a hundredth of the ratio.
-# - From the first step the flow is closer only later: in double precision the oscillation has died out when the edge is
-#   met, and the discrete run follows the stable flow beyond the edge until it has grown again.
+# Given its averages, the step is linear in the gradients that were seen: the optimizer is a linear filter, recognised
+# in the update rule. All that the edge needs of it is the transfer function. An oscillation of period two is $z=-1$.
 
 # %%
-if __name__ == "__main__":
-    small = "--reduced" in sys.argv
-    chosen, rows = (reduced(), []) if small else (CASES, [])
-    settings = [asdict(case) for case in chosen]
-    if not small and FILE.exists():  # a study that was interrupted goes on; delete the file to measure again
-        rows = json.loads(FILE.read_text())["rows"]
-    workers = int(sys.argv[sys.argv.index("--workers") + 1]) if "--workers" in sys.argv else 2
-    for so_far in study(chosen, rows, workers):
-        rows = so_far
-        if not small:
-            FILE.write_text(json.dumps({"cases": settings, "rows": rows}, indent=1) + "\n")
-    text = table(rows, chosen)
-    print(text)
-    if not small:
-        before, rest = README.read_text().split("<!-- momentum -->")
-        README.write_text(f"{before}<!-- momentum -->\n{text}<!-- /momentum -->{rest.split('<!-- /momentum -->')[1]}")
+heavy_ball = cs.derive("heavy_ball_ema")
+heavy_ball.to_markdown("transfer_function", "characteristic_equation", "threshold", "other_roots")
+
+# %% [markdown]
+# So momentum of this kind allows a *larger* curvature at the same learning rate. The price is in the next line: just
+# beyond the threshold the oscillation grows that much faster than for gradient descent, where $\Gamma=2$.
+
+# %%
+heavy_ball.to_markdown("gain", "direction_m")
+
+# %% [markdown]
+# The same for the family, at $\beta_1=0.9$. Nesterov's look-ahead damps the oscillation instead:
+
+# %%
+beta1 = cs.symbols.beta1
+thresholds = {}
+for name in ("heavy_ball", "heavy_ball_ema", "nesterov", "adam", "nadam"):
+    derivation = cs.derive(name)
+    thresholds[name] = [
+        float(x.subs(beta1, 0.9).subs(cs.symbols.t, 10_000)) for x in (derivation.threshold, derivation.gain)
+    ]
+    print(f"{derivation.spec.title:40} c = {thresholds[name][0]:7.3f}   gain = {thresholds[name][1]:6.2f}")
+
+# %% [markdown]
+# ## The flow of weights and average
+#
+# An average that is updated first and then used stands, on the averaged path, half a step before the weights. In terms
+# of the mean $\bar m$ of its old and new value the continuous-time flow is of second order in the step:
+
+# %%
+heavy_ball.to_markdown("centre_mean_m", "centre_w")
+
+# %% [markdown]
+# And its leapfrog, with the step as a parameter. With step 1 and without oscillation it *is* the optimizer, not an
+# approximation of it; with shorter steps the memory is matched so that the effect of a deviation stays the same.
+
+# %%
+heavy_ball.to_markdown("leap_mean_m", "leap_w", "memory_mean_m")
+
+# %% [markdown]
+# The oscillation enters as for all optimizers: its covariance shifts the averaged gradient, and is what keeps the
+# effective sharpness at $c$. How far a shift moves the weights within the same step, which is what the complementarity
+# problem of the step needs, is one more formula:
+
+# %%
+heavy_ball.to_markdown("leap_push")
+
+# %% [markdown]
+# ## Heavy ball at an established edge
+#
+# Handwritten digits, some labels random, so that the network does not fit them soon. The discrete run is already at
+# its edge when the flows start, from its time average.
+
+# %%
+problem = cn.problem("digits-mlp", n=200, width=24, depth=2, noise=0.4)
+start, steps = (225, 60) if REDUCED else (225, 200)
+rate = float(heavy_ball.threshold.subs(beta1, 0.5)) / 4  # at its edge where the sharpness is 4
+run = cn.run(
+    problem,
+    "heavy_ball_ema",
+    {"learning_rate": rate, "beta1": 0.5},
+    steps=steps,
+    warm_start=start,
+    average_start=True,
+    quiet=True,
+)
+pictures = {}
+
+
+def show(name, of=run):
+    """Draw a figure of a run, and keep it."""
+    pictures[name, of.config["optimizer"]] = picture = plot.FIGURES[name](of)
+    return picture
+
+
+print(problem.description)
+show("eigenvalues")
+
+# %%
+show("distances")
+
+# %%
+show("variance")
+
+# %%
+comparison = run.compare()
+print(comparison)
+
+# %% [markdown]
+# ## Adam
+#
+# Adam is the same filter with a preconditioner that follows the squared gradients. Both are in the flow, and the
+# squared gradients contain the oscillation's, as in part III. The threshold at $\beta_1=0.9$ is 38: Adam at its edge
+# is nineteen times as sharp as RMSProp would be.
+
+# %%
+adam = cs.derive("adam")
+adam.to_markdown("preconditioner", "leap_nu", "leap_average_nu")
+
+# %%
+if not REDUCED:
+    hp = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+    with warnings.catch_warnings(action="ignore", category=cn.GainWarning):
+        run_adam = cn.run(problem, "adam", hp, steps=150, warm_start=200, average_start=True, quiet=True)
+    show("eigenvalues", run_adam)
+
+# %%
+if not REDUCED:
+    show("loss", run_adam)
+
+# %%
+if not REDUCED:
+    print(run_adam.compare())
+
+# %% [markdown]
+# The gain is 38, and the loss shows what that means: bursts. The eigenvalue passes the threshold by a few per cent,
+# within a handful of steps the oscillation is large, and decays again. The flow has the average over them in its
+# variance, but the loss of the optimizer is not a quadratic function of the displacement there.
+#
+# ## Where it fails
+#
+# Adam recovers from a burst since its preconditioner grows with the gradients of the burst. Heavy ball has nothing of
+# the kind. At $\beta_1=0.9$ and the same sharpness:
+
+# %%
+hp = {"learning_rate": float(heavy_ball.threshold.subs(beta1, 0.9)) / 4, "beta1": 0.9}
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always", cn.GainWarning)
+    failed = cn.run(problem, "heavy_ball_ema", hp, steps=150, warm_start=100, processes=["discrete"], quiet=True).reason
+print("before the run:", *(warning.message for warning in said))
+print("after it:", failed)
+
+# %% [markdown]
+# There is no edge to be at, and no central flow of it: a flow that stays on the edge would be wrong. A table over
+# optimizers, momenta and seeds is in the README, with the runs that fail named; `make study` measures it. In short:
+#
+# - at an established edge the central flow is several times closer than the stable flow where the gain is moderate;
+# - with a high gain it is still closer, but the predicted loss is off by the bursts;
+# - from the first step it is closer only later: in double precision the oscillation has died out when the edge is met
+#   and needs many steps to come back. `onset="delayed"` describes that.
+#
+# A spec of your own is [a new optimizer](new_optimizer.md).

@@ -27,18 +27,28 @@ def test_functions_are_means_of_decay_over_a_step(z):
     np.testing.assert_allclose(phi2(jnp.array(z)), weights @ ((1 - s) * np.exp(-z * (1 - s))[::-1]), rtol=1e-11)
 
 
+@cache
+def small(n=6):
+    return cn.problem("quadratic", n=n, sharpness=1.0)
+
+
+@eqx.filter_jit
+def from_a_frame_at_zero(flow, y, h):
+    """A frame of all coordinates at w = 0, and a short step without oscillation in it."""
+    n = y.w.size
+    frame = flow.frame(y._replace(w=jnp.zeros(n)), jnp.eye(n))
+    return frame, flow.short_step(frame, y, jnp.zeros((n, n)), h)
+
+
 @settings(max_examples=25)
 @given(rate=st.floats(0.05, 1.9), h=st.floats(1 / 16, 8), seed=st.integers(0, 20))
 def test_a_short_step_is_exact_where_the_loss_is_quadratic(rate, h, seed):
     """Below the edge with all eigenvectors tracked: w(h) = exp(-h P^-1 H) w(0), for steps of any length."""
-    n = 6
-    problem = cn.problem("quadratic", n=n, sharpness=1.0)
+    n, problem = 6, small()
     hp = arrays("gradient_descent", problem, learning_rate=rate)
     flow = Process("central", problem, load("gradient_descent"), hp, capacity=n).flow()
     w = jnp.asarray(np.random.default_rng(seed).normal(size=n))
-    y = FlowState(w, {"t": jnp.asarray(1.0)})
-    frame = flow.frame(y._replace(w=jnp.zeros(n)), jnp.eye(n))
-    end = flow.short_step(frame, y, jnp.zeros((n, n)), jnp.asarray(h))
+    frame, end = from_a_frame_at_zero(flow, FlowState(w, {"t": jnp.asarray(1.0)}), jnp.asarray(h))
     U, lam = frame.pairs.U, frame.pairs.eigenvalues
     exact = U @ (jnp.exp(-h * lam) * (U.T @ w)) / rate  # U'PU = I, P = 1/rate
     np.testing.assert_allclose(end.y.w, exact, atol=1e-12 * float(jnp.linalg.norm(w)))

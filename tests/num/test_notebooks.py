@@ -91,3 +91,16 @@ def test_new_optimizer(executed):
     assert [row.name for row in found["battery"].rows] == ["derivation", *found["properties"]]
     assert found["comparison"].passed
     assert_drawn(found["pictures"], "eigenvalues", "effective_step_size", "loss", "distances", "gradient_norm")
+
+
+def test_momentum(executed):
+    found = executed("momentum")
+    assert found["thresholds"]["heavy_ball"] == pytest.approx([3.8, 38])
+    assert found["thresholds"]["adam"] == pytest.approx([38, 38])
+    assert not found["run"].reason
+    assert found["comparison"]["distance_ratio"].value < 0.6  # sixty steps only: 0.48
+    assert found["comparison"]["largest_eigenvalue"].passed
+    assert "diverges" in found["failed"]
+    assert "the gain of heavy_ball_ema at the edge is 38" in str(found["said"][0].message)
+    pictures = {name: picture for (name, _), picture in found["pictures"].items()}
+    assert_drawn(pictures, "eigenvalues", "distances", "variance")

@@ -1,7 +1,6 @@
-"""The study of momentum: established edges against the project's limits, and its reduced form as a user runs it."""
+"""The study of momentum: established edges against the project's limits, and its table."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).resolve().parents[2] / "notebooks" / "momentum.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "momentum.py"
 _spec = importlib.util.spec_from_file_location("momentum_study", SCRIPT)
 assert _spec is not None
 assert _spec.loader is not None
@@ -52,6 +51,13 @@ def test_the_loss_on_an_established_edge_is_predicted(title, measured):
     assert measured(title)["predicted_loss"] <= 0.06
 
 
-def test_the_reduced_study_runs():
-    done = subprocess.run([sys.executable, SCRIPT, "--reduced"], capture_output=True, text=True, check=True)
-    assert "| NAdam 0.9/0.99 | 120+40 | 1 |" in done.stdout
+def test_the_table_has_medians_and_names_what_failed(measured):
+    rows = [measured("NAdam 0.9/0.99"), {"title": "NAdam 0.9/0.99", "seed": 1, "reason": "it diverges"}]
+    table = momentum.table(rows, momentum.CASES)
+    assert f"| NAdam 0.9/0.99 | 120+120 | 1 of 2 | {rows[0]['distance_ratio']:.3f} | 0.15 |" in table
+    assert "- NAdam 0.9/0.99, seed 1: it diverges" in table
+
+
+def test_only_what_is_not_measured_yet_is_measured():
+    done = [{"title": case.title, "seed": seed} for case in momentum.CASES for seed in case.seeds]
+    assert list(momentum.study(momentum.CASES, done)) == []
