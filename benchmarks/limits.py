@@ -63,7 +63,8 @@ REGIMES = [
         variance by growing above the threshold and shrinking below it, at the *gain* times the relative excess of the
         curvature. A small gain lets it settle. With much momentum a small excess makes it grow tenfold within a few
         steps: it overshoots, and the run is a train of bursts, whose time average is not that of a steady
-        oscillation.""",
+        oscillation. The cycles of curvature and oscillation about the flow also grow from one to the next, the more so
+        the larger the momentum ([derived](heavy_ball_ema.md#other-closures)).""",
         {
             "gain 2": f"--optimizer gradient_descent {NOISY} --learning-rate 0.5 --warm-start 225 {EDGE}",
             "gain 6": f"--optimizer heavy_ball_ema {NOISY} --learning-rate 1.5 --beta1 0.5 --warm-start 225 {EDGE}",

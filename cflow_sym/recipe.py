@@ -10,6 +10,7 @@ import sympy as sp
 from cflow_sym import (
     central_flow,
     closures,
+    cycles,
     equilibrium,
     expansion,
     leapfrog,
@@ -113,6 +114,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     eliminated = False
     record(predictions.prediction_steps(spec, *edge, squared))
     record(closures.closure_steps(form, polynomial, found["gain"], edge[1]))
+    record(cycles.cycle_steps(form, found["gain"], edge[1]))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))

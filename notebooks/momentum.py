@@ -158,8 +158,16 @@ if not REDUCED:
 #
 # ## Where it fails
 #
-# Adam recovers from a burst since its preconditioner grows with the gradients of the burst. Heavy ball has nothing of
-# the kind. At $\beta_1=0.9$ and the same sharpness:
+# Oscillation and sharpness chase each other in cycles, of which the central flow is the average. Their frequency
+# follows from the gain. Whether they grow from one to the next is a matter of how late they answer each other:
+
+# %%
+heavy_ball.to_markdown("cycle", "cycle_growth")
+
+# %% [markdown]
+# Gradient descent is late by one step, heavy ball at $\beta_1=0.9$ by nineteen: its cycles grow nineteen times as
+# fast, until they are bursts. Adam recovers from a burst since its preconditioner grows with the gradients of the
+# burst. Heavy ball has nothing of the kind. At $\beta_1=0.9$ and the same sharpness:
 
 # %%
 hp = {"learning_rate": float(heavy_ball.threshold.subs(beta1, 0.9)) / 4, "beta1": 0.9}
