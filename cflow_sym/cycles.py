@@ -17,7 +17,7 @@ from cflow_sym.derivation import Check, DerivationError, Step
 from cflow_sym.exact import agree, draw, is_zero, source
 from cflow_sym.filters import CanonicalForm, shorter
 from cflow_sym.momentum import hyperparameter_samples
-from cflow_sym.notation import expand_names, symbols
+from cflow_sym.notation import OLD, expand_names, state_symbol, symbols
 
 _s = symbols
 SHARPENING = sp.Symbol("a", positive=True)
@@ -89,21 +89,25 @@ def _growth_step(form: CanonicalForm, c: sp.Expr) -> Step:
 
 
 def _growth_check(form: CanonicalForm, c: sp.Expr) -> Check:
-    """Linearize the optimizer's own step in a valley about its period-two orbit: the slow multiplier is exp(s)."""
+    """Linearize the optimizer's own step in a valley about its period-two orbit: exp(s) is a multiplier there.
+
+    With q_ij the coefficient of u^i x^(2j) in det(1 + u - J), and s and x of one order, the two lowest orders are
+    q20 s^2 + q01 x^2 = 0 and (q20 + q30) s^3 + q11 s x^2, which s = i omega + omega^2 tau/2 must make zero.
+    """
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
-        x = sp.Rational(1, 10**10)
         for sample in hyperparameter_samples(form.spec):
             P, threshold, v, tau = (sp.sympify(e).xreplace(sample) for e in (form.P, c, form.speed, after))
-            of_step = _valley_polynomial(form, sample, P * threshold, x)
+            x, u = sp.symbols("x u")
+            of_step = sp.Poly(_valley_polynomial(form, sample, P * threshold, x).subs(_s.z, 1 + u), u, x)
+            q00, q10, q20, q30, q01, q11 = (
+                of_step.coeff_monomial(u**i * x ** (2 * j)) for i, j in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1))
+            )
             slope = form.transfer(_s.z).diff(_s.z).xreplace(sample).subs(_s.z, -1)
-            gain = 2 / (1 + threshold * slope)
-            omega = sp.sqrt(gain * v * x**2 / threshold) / P  # a = v p / P^2, p = x^2/2
-            expected = sp.N(1 + sp.I * omega, 60)
-            multipliers = sp.Poly(of_step, _s.z).nroots(n=60, maxsteps=500)
-            s = sp.log(min(multipliers, key=lambda z: abs(z - expected)))
-            frequency, growth = sp.im(s) / omega, 2 * sp.re(s) / omega**2
-            if not abs(sp.N(frequency - 1, 30)) < 1e-6 or not abs(sp.N(growth / tau - 1, 30)) < 1e-6:
+            squared = 2 / (1 + threshold * slope) * v / threshold / P**2  # omega^2/x^2: a = v p/P^2 and p = x^2/2
+            if not is_zero(q00) or not is_zero(q10) or not agree(q01 / q20, squared):
+                return False
+            if not agree(1 + q30 / q20 - q11 / q01, tau):
                 return False
         return True
 
@@ -115,7 +119,7 @@ def _valley_polynomial(form: CanonicalForm, sample: dict[sp.Symbol, sp.Expr], S:
 
     Displacement and its averages count with the sign that they have after a step, so that the orbit is a fixed point.
     """
-    place = sp.symbols("x y")
+    place = sp.symbols("w_x w_y")
     gradient = ((S + place[1]) * place[0], (place[0] ** 2 - x**2) / 2)
     start: dict[sp.Symbol, sp.Expr] = {}
     after: list[sp.Expr] = []
@@ -123,7 +127,8 @@ def _valley_polynomial(form: CanonicalForm, sample: dict[sp.Symbol, sp.Expr], S:
         averages = {m: sp.Symbol(f"{m}_{i}") for m in form.states}
         here = {_s.g: gradient[i], _s.w: place[i], **averages, **sample}
         updated = {m: expand_names(form.spec.sequential_updates[m]).xreplace(here) for m in form.states}
-        step = expand_names(form.spec.weight_update).xreplace({**here, **updated})
+        old = {state_symbol(m.name + OLD, "filtered"): averages[m] for m in form.states}
+        step = expand_names(form.spec.weight_update).xreplace({**here, **old, **updated})
         start |= {place[i]: at_rest}
         start |= {averages[m]: (-f * S * at_rest).xreplace(sample) for m, f in form.alternating.items()}
         after += [sign * (place[i] + step), *(sign * updated[m] for m in form.states)]
