@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
+from .chebyshev_stepping import STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
 from .closures.base import Closure
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
@@ -157,8 +158,7 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
         assert isinstance(flow, (StableFlow, PhaseSpaceStableFlow))
-        term, method, controller = flow.term(), dfx.Tsit5(), dfx.PIDController(rtol=1e-6, atol=1e-8)
-        dt = jnp.full_like(dt, 0.1)
+        return _stable_path(flow, carry, length)
     solution = dfx.diffeqsolve(
         term,
         method,
@@ -184,14 +184,58 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state, pace=solution.controller_state
     )
     reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
-    if isinstance(path, LoggedState):
-        log, before = path.log, carry.y.log.n_gradients
-        if carry.pace is not None and after.pace is not None:  # rejected steps cost too
-            log = log._replace(**{name: x + after.pace.wasted[name] for name, x in costs(log).items()})
-            before = before + carry.pace.wasted["n_gradients"]
-        return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), reason)
-    per_step = 6 * solution.stats["num_steps"] / length  # Tsit5: six gradients a step
+    assert isinstance(path, LoggedState)
+    log, before = path.log, carry.y.log.n_gradients
+    if carry.pace is not None and after.pace is not None:  # rejected steps cost too
+        log = log._replace(**{name: x + after.pace.wasted[name] for name, x in costs(log).items()})
+        before = before + carry.pace.wasted["n_gradients"]
+    return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), reason)
+
+
+def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: int) -> Path:
+    """Advance a flow without oscillation, by a stabilized method where it is stiff at the start of the chunk."""
+    dtype = carry.V.dtype
+
+    def solved(
+        method: dfx.AbstractSolver, tolerance: float, memory: Memory | None
+    ) -> tuple[tuple[FlowState, FlowState], Array, Array]:
+        solution = dfx.diffeqsolve(
+            flow.term(),
+            method,
+            t0=jnp.zeros((), dtype),
+            t1=jnp.asarray(length, dtype),
+            dt0=jnp.asarray(0.1, dtype),
+            y0=carry.y,
+            args=flow,
+            saveat=dfx.SaveAt(
+                subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
+                solver_state=memory is not None,
+            ),
+            stepsize_controller=dfx.PIDController(rtol=tolerance, atol=1e-2 * tolerance),
+            solver_state=memory,
+            max_steps=100_000,
+            throw=False,
+        )
+        assert solution.ys is not None
+        steps = solution.stats["num_steps"]
+        cost = 6 * steps.astype(dtype)  # Tsit5: six gradients a step
+        if memory is not None:  # the solver has counted the steps that were kept
+            assert isinstance(solution.solver_state, Memory)
+            cost = solution.solver_state.n_gradients * steps / jnp.maximum(solution.stats["num_accepted_steps"], 1)
+        path, last = solution.ys
+        reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
+        return (path, jax.tree.map(lambda x: x[0], last)), cost.astype(dtype), reason
+
+    plain = partial(solved, dfx.Tsit5(), 1e-6, None)
+    if isinstance(flow, StableFlow):
+        rate, u = fastest_rate(flow, carry.y, carry.V[:, 0])
+        stabilized = partial(solved, Chebyshev(), STIFF_TOLERANCE, Memory(u, jnp.zeros((), dtype)))
+        (path, last), cost, reason = jax.lax.cond(rate > STIFF, stabilized, plain)
+    else:
+        (path, last), cost, reason = plain()
+    per_step = cost / length
     if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
         path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
         per_step = per_step + 1
+    after = carry._replace(y=last, solver=None, pace=None)
     return Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)
