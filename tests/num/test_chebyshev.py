@@ -1,4 +1,4 @@
-"""The stabilized method of the stable flow: stable whatever the step, of second order, cheap where the flow is stiff."""
+"""The stabilized method of the stable flow: stable for any step, of second order, cheap where the flow is stiff."""
 
 import equinox as eqx
 import jax.numpy as jnp
