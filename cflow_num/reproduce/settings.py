@@ -21,12 +21,19 @@ FIXED: dict[str, dict[str, Any]] = {
 AT_EDGE = {"gradient_descent": 1.6, "scalar_rmsprop": 0.125, "rmsprop": 1.25e-3}  # small learning rates of ratio 1
 RATES = (0.05, 0.1, 0.2)  # of Scalar RMSProp, on the same problem from the same weights
 VIT_RATIOS = (0.3, 0.6, 1.2)
-SHARE = {"mlp": 0.9, "cnn": 0.9, "lstm": 0.9}  # of the threshold at the start, gradient descent; 0.5 for the others
+SHARES = {  # of the threshold at the start; with cross-entropy the curvature grows many times over from there
+    ("gd", "mse"): {"mlp": 0.9, "cnn": 0.9, "lstm": 0.9},
+    ("gd", "ce"): {"mlp": 0.2, "cnn": 0.1},
+    ("scalar-rmsprop", "mse"): {"mamba": 0.4},
+}
+SHARE = {("gd", "mse"): 0.5, ("gd", "ce"): 0.15, ("scalar-rmsprop", "mse"): 0.8, ("scalar-rmsprop", "ce"): 0.2}
 LONG_WAIT = "left out of small figures: eigenvalues crowd at the edge, and the flow's steps stay short"
 LEFT_OUT = {("ce", "lstm"): LONG_WAIT, ("ce", "mamba"): LONG_WAIT}  # from the small figures over architectures
-STEPS = {  # of small runs: 200 at the edge where that takes no more than minutes; 250 for the others
-    "gd": {"mlp": 700, "cnn": 400, "lstm": 400},  # which meet it late
-    "scalar-rmsprop": {"resnet": 100, "vit": 200, "lstm": 150, "mamba": 150},
+STEPS = {  # of small runs, 200 at the edge where that takes no more than minutes; 250 for the others
+    ("gd", "mse"): {"mlp": 700, "cnn": 400, "lstm": 400},  # which meet it late
+    ("gd", "ce"): {"mlp": 300, "resnet": 150, "vit": 150, "transformer": 150},
+    ("scalar-rmsprop", "mse"): {"resnet": 100, "vit": 200, "lstm": 150, "mamba": 80},
+    ("scalar-rmsprop", "ce"): {"resnet": 100, "vit": 150, "transformer": 150},
 }
 
 
@@ -71,8 +78,8 @@ def _settings(scale: str) -> dict[str, Setting]:
     for kind, optimizer in OPTIMIZERS.items():
         for short, loss in LOSSES.items():
             for architecture in ARCHITECTURES:
-                ratio = SHARE.get(architecture, 0.5) if kind == "gd" else 0.8
-                steps = 2000 if scale == "paper" else STEPS[kind].get(architecture, 250)
+                ratio = SHARES.get((kind, short), {}).get(architecture, SHARE[kind, short])
+                steps = 2000 if scale == "paper" else STEPS[kind, short].get(architecture, 250)
                 runs[f"{kind}-{short}-{architecture}"] = replace(
                     _network(architecture, loss, scale),
                     optimizer=optimizer,
