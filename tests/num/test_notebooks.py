@@ -103,4 +103,4 @@ def test_momentum(executed):
     assert "diverges" in found["failed"]
     assert "the gain of heavy_ball_ema at the edge is 38" in str(found["said"][0].message)
     pictures = {name: picture for (name, _), picture in found["pictures"].items()}
-    assert_drawn(pictures, "eigenvalues", "distances", "variance")
+    assert_drawn(pictures, "eigenvalues", "distances", "variance", "loss")
