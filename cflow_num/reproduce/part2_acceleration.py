@@ -163,6 +163,8 @@ def vision_transformer(runs: Runs, axes: Sequence[Axes]) -> Numbers:
     numbers: Numbers = {}
     titled(axes[0], "optimizer and central flow", "sharpness, S")
     shown = []
+    for ratio in VIT_RATIOS:  # all are asked for before one is needed: missing ones are made side by side
+        runs.attempt(vit(ratio))
     for i, (ratio, colour) in enumerate(zip(VIT_RATIOS, SERIES, strict=False)):
         run = runs[vit(ratio)]
         S, rate = sharpness(run, "discrete"), learning_rate(run)
