@@ -22,6 +22,8 @@ DAMPING = 2 / 13
 REACH = 0.65  # the stability interval over the square of the number of stages
 STIFF = 20.0  # rate of the fastest mode from which on it is cheaper than a classical method
 STIFF_TOLERANCE = 3e-6  # of a step, relative: some 1e-4 of the distance travelled
+MOST_STAGES = 500  # a step that needs more is unstable with these, so that it is rejected and a shorter one tried
+MOST_STEPS = 5000  # in a chunk: with as many stages each it ends in minutes on a small problem, not in days
 SAFETY = 1.2  # on the estimate of the spectral radius
 
 
@@ -72,7 +74,7 @@ class Chebyshev(dfx.AbstractAdaptiveSolver):
         """Take one step."""
         h = jnp.asarray(t1 - t0, y0.w.dtype)
         rate, u = fastest_rate(args, y0, solver_state.u)
-        s = jnp.maximum(jnp.ceil(jnp.sqrt(1 + SAFETY * h * rate / REACH)), 2).astype(jnp.int32)
+        s = jnp.clip(jnp.ceil(jnp.sqrt(1 + SAFETY * h * rate / REACH)), 2, MOST_STAGES).astype(jnp.int32)
         f0 = terms.vf(t0, y0, args)
         w0 = 1 + DAMPING / s.astype(h.dtype) ** 2
         first = jnp.array([[w0, 1, 0], [1, 0, 0]], h.dtype)                   # T_1 and T_0

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
-from .chebyshev_stepping import STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
+from .chebyshev_stepping import MOST_STEPS, STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
 from .closures.base import Closure
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
@@ -167,11 +167,7 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         dt0=dt.astype(dtype),
         y0=carry.y,
         args=flow,
-        saveat=dfx.SaveAt(
-            subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
-            solver_state=carry.solver is not None,
-            controller_state=carry.pace is not None,
-        ),
+        saveat=_at_steps(length, dtype, carry.solver is not None, carry.pace is not None),
         stepsize_controller=controller,
         controller_state=carry.pace,
         solver_state=carry.solver,
@@ -183,13 +179,24 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
     after = carry._replace(
         y=jax.tree.map(lambda x: x[0], last), solver=solution.solver_state, pace=solution.controller_state
     )
-    reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
     assert isinstance(path, LoggedState)
     log, before = path.log, carry.y.log.n_gradients
     if carry.pace is not None and after.pace is not None:  # rejected steps cost too
         log = log._replace(**{name: x + after.pace.wasted[name] for name, x in costs(log).items()})
         before = before + carry.pace.wasted["n_gradients"]
-    return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), reason)
+    return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), _reason(solution))
+
+
+def _at_steps(length: int, dtype: Any, solver_state: bool = False, controller_state: bool = False) -> dfx.SaveAt:
+    """Save at every step of a chunk, and what the next chunk starts from at its end."""
+    steps = dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype))
+    return dfx.SaveAt(
+        subs=[steps, dfx.SubSaveAt(t1=True)], solver_state=solver_state, controller_state=controller_state
+    )
+
+
+def _reason(solution: dfx.Solution) -> Int[Array, ""]:
+    return jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
 
 
 def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: int) -> Path:
@@ -207,13 +214,10 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             dt0=jnp.asarray(0.1, dtype),
             y0=carry.y,
             args=flow,
-            saveat=dfx.SaveAt(
-                subs=[dfx.SubSaveAt(ts=jnp.arange(1, length + 1, dtype=dtype)), dfx.SubSaveAt(t1=True)],
-                solver_state=memory is not None,
-            ),
+            saveat=_at_steps(length, dtype, solver_state=memory is not None),
             stepsize_controller=dfx.PIDController(rtol=tolerance, atol=1e-2 * tolerance),
             solver_state=memory,
-            max_steps=100_000,
+            max_steps=100_000 if memory is None else MOST_STEPS,
             throw=False,
         )
         assert solution.ys is not None
@@ -223,8 +227,7 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             assert isinstance(solution.solver_state, Memory)
             cost = solution.solver_state.n_gradients * steps / jnp.maximum(solution.stats["num_accepted_steps"], 1)
         path, last = solution.ys
-        reason = jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
-        return (path, jax.tree.map(lambda x: x[0], last)), cost.astype(dtype), reason
+        return (path, jax.tree.map(lambda x: x[0], last)), cost.astype(dtype), _reason(solution)
 
     plain = partial(solved, dfx.Tsit5(), 1e-6, None)
     if isinstance(flow, StableFlow):

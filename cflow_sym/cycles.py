@@ -92,8 +92,19 @@ def _growth_check(form: CanonicalForm, c: sp.Expr) -> Check:
     """Linearize the optimizer's own step in a valley about its period-two orbit: exp(s) is a multiplier there.
 
     With q_ij the coefficient of u^i x^(2j) in det(1 + u - J), and s and x of one order, the two lowest orders are
-    q20 s^2 + q01 x^2 = 0 and (q20 + q30) s^3 + q11 s x^2, which s = i omega + omega^2 tau/2 must make zero.
+    q20 s^2 + q01 x^2 = 0 and (q20 + q30) s^3 + q11 s x^2, which s = i omega + omega^2 tau/2 must make zero. The same
+    holds for the loop, of which a takes the place of x^2.
     """
+
+    def answers(
+        loop: sp.Expr, sample: dict[sp.Symbol, sp.Expr], threshold: sp.Expr, gain: sp.Expr, tau: sp.Expr
+    ) -> bool:
+        here = sp.sympify(loop).xreplace(sample).xreplace({_s.c: threshold})
+        still, moved = here.subs(SHARPENING, 0), here.diff(SHARPENING)
+        q = [still.diff(_s.z, i).subs(_s.z, 1) / sp.factorial(i) for i in range(4)]
+        q01, q11 = (moved.diff(_s.z, i).subs(_s.z, 1) for i in range(2))
+        alike = agree(q01 / q[2], 2 * gain / threshold) and agree(1 + q[3] / q[2] - q11 / q01, tau)
+        return is_zero(q[0]) and is_zero(q[1]) and alike
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for sample in hyperparameter_samples(form.spec):
@@ -104,10 +115,11 @@ def _growth_check(form: CanonicalForm, c: sp.Expr) -> Check:
                 of_step.coeff_monomial(u**i * x ** (2 * j)) for i, j in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1))
             )
             slope = form.transfer(_s.z).diff(_s.z).xreplace(sample).subs(_s.z, -1)
-            squared = 2 / (1 + threshold * slope) * v / threshold / P**2  # omega^2/x^2: a = v p/P^2 and p = x^2/2
+            gain = 2 / (1 + threshold * slope)
+            squared = gain * v / threshold / P**2  # omega^2/x^2: a = v p/P^2 and p = x^2/2
             if not is_zero(q00) or not is_zero(q10) or not agree(q01 / q20, squared):
                 return False
-            if not agree(1 + q30 / q20 - q11 / q01, tau):
+            if not agree(1 + q30 / q20 - q11 / q01, tau) or not answers(before, sample, threshold, gain, tau):
                 return False
         return True
 

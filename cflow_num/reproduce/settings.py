@@ -20,7 +20,7 @@ FIXED: dict[str, dict[str, Any]] = {
 }
 AT_EDGE = {"gradient_descent": 1.6, "scalar_rmsprop": 0.125, "rmsprop": 1.25e-3}  # small learning rates of ratio 1
 RATES = (0.05, 0.1, 0.2)  # of Scalar RMSProp, on the same problem from the same weights
-VIT_RATIOS = (0.3, 0.6, 1.2)
+VIT_RATIOS = (0.2, 0.4, 0.8)
 SHARES = {  # of the threshold at the start; with cross-entropy the curvature grows many times over from there
     ("gd", "mse"): {"mlp": 0.9, "cnn": 0.9, "lstm": 0.9},
     ("gd", "ce"): {"mlp": 0.2, "cnn": 0.1},
