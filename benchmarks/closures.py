@@ -1,8 +1,9 @@
 """Compare the closures with the central flow on established edges: optimizers, three seeds of the weights each.
 
-Run with `make closures` (about a quarter of an hour on one busy core). Writes benchmarks/results/closures.json and
-closures.md. Short runs on a small network: 200 digits, 40 % of the labels random, tanh 64-16-16-10. All flows start
-from the time average of a discrete run that already oscillates, the closures with its displacement from there.
+Run with `make closures` (a quarter of an hour on one core). Writes benchmarks/results/closures.json and closures.md.
+Short runs on a small network: 200 digits, 40 % of the labels random, tanh 64-16-16-10. All flows start from the time
+average of a discrete run that already oscillates, the closures with its displacement from there. With the first seed
+the closures' time step is halved until no distance changes any more; the other seeds take that step.
 """
 
 import json
@@ -37,10 +38,12 @@ CASES = {  # optimizer, hyperparameters, discrete steps before the flows start, 
     "Adam 0.9/0.99": ("adam", {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}, 200, 120),
 }
 FLOWS = ("central", *CLOSURES)
+LARGEST, SMALLEST = 1 / 4, 1 / 64  # time steps of the closures
+MATTERS = 0.02  # relative change of a distance, from which on a time step is too long
 
 
-def measure(title: str, seed: int, halved: bool = False) -> dict:
-    """Run one case with one seed; return its numbers by flow. `halved`: closures alone, with half the time step."""
+def measure(title: str, seed: int, closure_step: float) -> dict:
+    """Run one case with one seed; return its numbers by flow."""
     optimizer, hp, start, steps = CASES[title]
     momentum = "beta1" in hp
     closures = [name for name in CLOSURES if not (momentum and name == "edge")]
@@ -51,25 +54,23 @@ def measure(title: str, seed: int, halved: bool = False) -> dict:
         steps=steps,
         warm_start=start,
         average_start=True,
-        processes=("discrete", "stable", *([] if halved else ["central"]), *closures),
-        closure_step=0.125 if halved else 0.25,
+        processes=("discrete", "stable", "central", *closures),
+        closure_step=closure_step,
         quiet=True,
     )
-    row = {"title": title, "seed": seed, "halved": halved, "reason": run.reason, "flows": {}}
+    row = {"title": title, "seed": seed, "closure step": closure_step, "reason": run.reason, "flows": {}}
     stable = final(values(run, "stable", "distance_to_discrete"))
-    predicted = {}
-    if not halved:
-        comparison = run.compare()
-        row["discrete sharpness / c"] = comparison["discrete_sharpness"].value
-        predicted = {name: comparison[f"{name}_predicted_loss"].value for name in closures}
-        predicted["central"] = comparison["predicted_loss"].value
+    comparison = run.compare()
+    row["discrete sharpness / c"] = comparison["discrete_sharpness"].value
+    predicted = {name: comparison[f"{name}_predicted_loss"].value for name in closures}
+    predicted["central"] = comparison["predicted_loss"].value
     for name in FLOWS:
         if name not in run.tree.children:
             continue
         relative = values(run, name, "effective_eigenvalues")[:, 0] / values(run, name, "threshold")
         row["flows"][name] = {
             "distance / stable": final(values(run, name, "distance_to_discrete")) / stable,
-            "predicted loss": predicted.get(name),
+            "predicted loss": predicted[name],
             "sharpness / c": final(relative),
             "gradients per unit": gradient_equivalents(run, name),
             "milliseconds per unit": 1e3 * float(values(run, name, "seconds")[-1]) / steps,
@@ -82,9 +83,31 @@ def final(series: np.ndarray) -> float:
     return float(series[np.isfinite(series)][-LAST:].mean()) if np.isfinite(series).any() else float("nan")
 
 
-def medians(rows: list[dict], title: str, flow: str, halved: bool = False) -> dict:
-    """Return the median over the seeds of every number that is known; ratios with their range."""
-    of_case = [r for r in rows if r["title"] == title and r["halved"] == halved and flow in r["flows"]]
+def refined(rows: list[dict], title: str) -> dict[float, dict]:
+    """Return the first seed's numbers by flow for each time step, the longest first."""
+    found = {r["closure step"]: r["flows"] for r in rows if (r["title"], r["seed"]) == (title, SEEDS[0])}
+    return dict(sorted(found.items(), reverse=True))
+
+
+def change(rows: list[dict], title: str, step: float) -> float:
+    """Return the largest relative change of a closure's distance when the time step is halved; nan if not known."""
+    known = refined(rows, title)
+    before, after = known.get(step, {}), known.get(step / 2, {})
+    both = [name for name in CLOSURES if name in before and name in after]
+    return max((abs(after[n]["distance / stable"] / before[n]["distance / stable"] - 1) for n in both), default=np.nan)
+
+
+def settled(rows: list[dict], title: str) -> float | None:
+    """Return the longest time step whose half changes no distance, the shortest there is, or None while unknown."""
+    steps = refined(rows, title)
+    known = (step for step in steps if change(rows, title, step) < MATTERS)
+    return next(known, SMALLEST if SMALLEST in steps else None)
+
+
+def medians(rows: list[dict], title: str, flow: str) -> dict:
+    """Return the median over the seeds of every number that is known, with its range."""
+    step = settled(rows, title)
+    of_case = [r for r in rows if (r["title"], r["closure step"]) == (title, step) and flow in r["flows"]]
     found = {}
     for name in of_case[0]["flows"][flow] if of_case else ():
         known = [v for r in of_case if (v := r["flows"][flow][name]) is not None and np.isfinite(v)]
@@ -116,16 +139,14 @@ def table(rows: list[dict]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *best(rows), ""]
     lines += [f"- {r['title']}, seed {r['seed']}: {r['reason']}" for r in rows if r["reason"]]
-    lines += ["", "Half the time step, first seed: the distance over the stable flow's.", ""]
-    lines += ["| optimizer | " + " | ".join(f"{name}, 1/4 | {name}, 1/8" for name in CLOSURES) + " |", "|---" * 7 + "|"]
+    lines += ["", f"Time steps, first seed: D/D_stable. Halved until none changes by {MATTERS:.0%}.", ""]
+    lines += ["| optimizer | time step | " + " | ".join(CLOSURES) + " | change with half of it |", "|---" * 6 + "|"]
     for title in CASES:
-        cells = [title]
-        for name in CLOSURES:
-            for halved in (False, True):
-                m = medians([r for r in rows if r["seed"] == SEEDS[0]], title, name, halved)
-                known = m.get("distance / stable")
-                cells.append("—" if known is None else f"{known[0]:.4f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        for step, flows in refined(rows, title).items():
+            cells = [title, f"1/{1 / step:.0f}" + (", taken" if step == settled(rows, title) else "")]
+            cells += [f"{flows[name]['distance / stable']:.4f}" if name in flows else "—" for name in CLOSURES]
+            cells += ["—" if np.isnan(moved := change(rows, title, step)) else f"{moved:.1%}"]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +163,8 @@ def best(rows: list[dict]) -> list[str]:
             continue
         closure = min((flow for flow in known if flow != "central"), key=known.__getitem__)
         margin = known[closure] / known["central"] - 1
-        runs = [r for r in rows if r["title"] == title and not r["halved"] and {closure, "central"} <= set(r["flows"])]
+        step = settled(rows, title)
+        runs = [r for r in rows if (r["title"], r["closure step"]) == (title, step) and closure in r["flows"]]
         wins = sum(r["flows"][closure]["distance / stable"] < r["flows"]["central"]["distance / stable"] for r in runs)
         lines.append(
             f"- {title}: the best closure is {closure}, {abs(margin):.0%} {'closer' if margin < 0 else 'farther'} than "
@@ -151,14 +173,26 @@ def best(rows: list[dict]) -> list[str]:
     return lines
 
 
+def missing(rows: list[dict]) -> tuple[str, int, float] | None:
+    """Return the next run to make: case, seed and time step of the closures."""
+    done = {(r["title"], r["seed"], r["closure step"]) for r in rows}
+    for title in CASES:
+        step = settled(rows, title)
+        if step is None:
+            shortest = min(refined(rows, title), default=2 * LARGEST)
+            return title, SEEDS[0], shortest / 2
+        for seed in SEEDS:
+            if (title, seed, step) not in done:
+                return title, seed, step
+    return None
+
+
 def main() -> None:
     """Measure what is asked for and write the results after each run; `--table` writes the table of what is there."""
     file = RESULTS / "closures.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     warnings.simplefilter("ignore", GainWarning)
-    jobs = [(t, s, False) for t in CASES for s in SEEDS] + [(t, SEEDS[0], True) for t in CASES]
-    done = {(r["title"], r["seed"], r["halved"]) for r in rows}
-    for job in [job for job in jobs if job not in done and "--table" not in sys.argv]:
+    while "--table" not in sys.argv and (job := missing(rows)):
         began = time.perf_counter()
         rows.append(measure(*job) | {"seconds": time.perf_counter() - began})
         print(json.dumps(rows[-1]), flush=True)

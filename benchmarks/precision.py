@@ -94,6 +94,7 @@ SETTINGS = [
     Setting("gradient descent, 2k weights, infeasible start", "gradient_descent", GD, 340, 48, 4),
     Setting("Scalar RMSProp, 2k weights", "scalar_rmsprop", SCALAR, 60, 48, 4),
     Setting("RMSProp, 2k weights", "rmsprop", RMS, 300, 48, 4),
+    Setting("RMSProp, 2k weights, five critical", "rmsprop", RMS, 300, 160, 8),
     Setting("Adam, 2k weights", "adam", ADAM, 150, 48, 4),
     Setting("gradient descent, 10k weights", "gradient_descent", GD, 220, 48, 4, width=133, lead=144),
     Setting("gradient descent, 50k weights", "gradient_descent", GD, 220, 48, 4, width=666, lead=240, reference=False),

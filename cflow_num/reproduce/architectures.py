@@ -1,4 +1,8 @@
-"""Training loss with its prediction over architectures, a panel each, and the verdicts as a table."""
+"""Training loss with its prediction over architectures, a panel each, and the verdicts as a table.
+
+The table says where a flow falls short and what explains it: the distance of the central flow, and next to it how far
+the closure's error and the dropped term of the largest effect would each have moved the weights by themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,30 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..budget_summary import budget_terms, has_budget
 from ..canvas import PALE
 from ..measures import values
 from ..run import Run
-from .panels import averaged, flows, logarithmic, room_above, titled, verdict
+from .panels import averaged, final, flows, logarithmic, room_above, titled, verdict
 from .registry import Numbers
 from .runs import Runs
 from .settings import ARCHITECTURES, LEFT_OUT
 
-_COLUMNS = ("architecture", "learning rate", "steps", "first crossing", "D_central/D_stable", "loss error", "remark")
+_COLUMNS = (
+    "architecture",
+    "learning rate",
+    "steps",
+    "first crossing",
+    "D_central/D_stable",
+    "loss error",
+    "D_central",
+    "closure alone",
+    "largest dropped term alone",
+    "remark",
+)
+_NOTE = """The last distances are between weights, at the end: of the central flow from the averaged optimizer, and how
+far two causes would each have moved the flow by themselves. The closure's is the measured variance of the oscillation
+less the one that keeps the edge, times its push on the weights, summed over time; the other is what was dropped."""
 _ROWS = ("first_crossing", "distance_ratio", "predicted_loss", "steps")
 
 
@@ -41,7 +60,7 @@ def loss_curves(runs: Runs, axes: Sequence[Axes], kind: str, loss: str) -> Numbe
     known = [x for x in ratios if np.isfinite(x)]
     table = [_COLUMNS, ["---"] * len(_COLUMNS), *rows]
     return {
-        "table": "\n".join("| " + " | ".join(row) + " |" for row in table),
+        "table": "\n".join("| " + " | ".join(row) + " |" for row in table) + f"\n\n{_NOTE}",
         "asked": len(ARCHITECTURES),
         "made": len(ratios),
         "judged": len(known),
@@ -76,5 +95,16 @@ def _row(run: Run, architecture: str, numbers: dict[str, float], remark: str) ->
         text(numbers["first_crossing"], ".0f"),
         text(numbers["distance_ratio"], ".3f"),
         text(numbers["predicted_loss"], ".1%"),
+        text(final(values(run, "central", "distance_to_discrete")), ".3g"),
+        *_explained(run),
         remark,
     ]
+
+
+def _explained(run: Run) -> tuple[str, str]:
+    """Return how far the closure, and the dropped term of the largest effect, would move the weights."""
+    if not has_budget(run):
+        return "—", "—"
+    *dropped, closure = budget_terms(run)
+    largest = max(dropped, key=lambda term: np.nan_to_num(term.distance))
+    return f"{closure.distance:.3g}", f"{largest.distance:.3g}, {largest.name.replace('_', ' ')}"

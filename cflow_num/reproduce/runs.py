@@ -94,6 +94,7 @@ class Runs:
                 processes=chosen.processes,
                 eig_every=chosen.eig_every,
                 capture=min(chosen.capture, made.problem.n_weights),
+                budget=chosen.budget,
                 quiet=self.quiet,
             )
         if result.reason.startswith("interrupted"):

@@ -23,17 +23,17 @@ RATES = (0.05, 0.1, 0.2)  # of Scalar RMSProp, on the same problem from the same
 VIT_RATIOS = (0.2, 0.4, 0.8)
 SHARES = {  # of the threshold at the start; with cross-entropy the curvature grows many times over from there
     ("gd", "mse"): {"mlp": 0.9, "cnn": 0.9, "lstm": 0.9},
-    ("gd", "ce"): {"mlp": 0.2, "cnn": 0.1},
+    ("gd", "ce"): {"mlp": 0.2, "cnn": 0.1, "resnet": 0.4},
     ("scalar-rmsprop", "mse"): {"mamba": 0.4},
 }
 SHARE = {("gd", "mse"): 0.5, ("gd", "ce"): 0.15, ("scalar-rmsprop", "mse"): 0.8, ("scalar-rmsprop", "ce"): 0.2}
 LONG_WAIT = "left out of small figures: eigenvalues crowd at the edge, and the flow's steps stay short"
 LEFT_OUT = {("ce", "lstm"): LONG_WAIT, ("ce", "mamba"): LONG_WAIT}  # from the small figures over architectures
-STEPS = {  # of small runs, 200 at the edge where that takes no more than minutes; 250 for the others
+STEPS = {  # of small runs, 200 at the edge where that takes no more than minutes, else 150; 250 for the others
     ("gd", "mse"): {"mlp": 700, "cnn": 400, "lstm": 400},  # which meet it late
-    ("gd", "ce"): {"mlp": 300, "resnet": 150, "vit": 150, "transformer": 150},
-    ("scalar-rmsprop", "mse"): {"resnet": 100, "vit": 200, "lstm": 150, "mamba": 80},
-    ("scalar-rmsprop", "ce"): {"resnet": 100, "vit": 150, "transformer": 150},
+    ("gd", "ce"): {"mlp": 300, "resnet": 160, "vit": 165, "transformer": 180},
+    ("scalar-rmsprop", "mse"): {"resnet": 160, "vit": 200, "lstm": 160, "mamba": 80},
+    ("scalar-rmsprop", "ce"): {"resnet": 200, "vit": 160, "transformer": 165},
 }
 
 
@@ -51,6 +51,7 @@ class Setting:
     capture: int = 0
     eig_every: int = 1
     ratio: float | None = None
+    budget: bool = False
 
     def __str__(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -86,6 +87,7 @@ def _settings(scale: str) -> dict[str, Setting]:
                     hyperparameters=FIXED[kind],
                     ratio=ratio,
                     steps=steps,
+                    budget=True,
                 )
     for ratio in VIT_RATIOS:
         runs[vit(ratio)] = replace(
@@ -95,7 +97,7 @@ def _settings(scale: str) -> dict[str, Setting]:
             processes=("discrete", "stable", "central", "ablated"),
             eig_every=5,
             ratio=ratio,
-            steps=2000 if scale == "paper" else 150,
+            steps=2000 if scale == "paper" else 160,
         )
     return runs
 

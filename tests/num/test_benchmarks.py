@@ -37,6 +37,19 @@ def test_a_setting_gives_a_row_of_the_table():
     assert "| small |" in precision.table([row])
 
 
+def test_the_closures_time_step_is_halved_until_it_no_longer_matters():
+    closures, rows, title = script("closures"), [], "gradient descent"
+    distances = {1 / 4: 0.10, 1 / 8: 0.12, 1 / 16: 0.121, 1 / 32: 0.1211}
+    jobs = []
+    while (job := closures.missing(rows)) and job[0] == title:
+        jobs.append(job[1:])
+        flows = {name: {"distance / stable": distances[job[2]]} for name in closures.FLOWS}
+        rows.append({"title": title, "seed": job[1], "closure step": job[2], "reason": "", "flows": flows})
+    assert jobs == [(0, 1 / 4), (0, 1 / 8), (0, 1 / 16), (1, 1 / 8), (2, 1 / 8)]
+    assert closures.settled(rows, title) == 1 / 8
+    assert closures.medians(rows, title, "rod")["distance / stable"] == (0.12, 0.12, 0.12)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_the_conic_solver_finds_the_same_covariance(k):
     parts = script("parts")
