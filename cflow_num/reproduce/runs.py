@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from ..checkpoints import clear, found, writing_alone
 from ..devices import available_memory, full_precision
 from ..discrete import DiscreteOptimizer
 from ..eigenpairs import leading_eigenpairs, start_block
@@ -22,12 +24,14 @@ from ..programs import make_room
 from ..run import Run, load, run
 from .settings import Setting, check_scale, setting
 
+CHECKPOINT_EVERY = 60.0  # seconds
 _SETTING = "setting"  # the attribute that a kept file holds its setting in
 
 
 class Runs:
     """Runs and data sets by name, kept as `FOLDER/NAME.nc`; one made with another setting is made again.
 
+    One that was killed or stopped goes on from its last checkpoint, in `FOLDER/NAME.unfinished`.
     `used` are those asked for since it was last cleared, `failed` why others could not be had.
     """
 
@@ -83,9 +87,26 @@ class Runs:
         self._say(f"running {key}")
         make_room()
         made = prepared(chosen, key if self.scale == "paper" else "")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GainWarning)
-            result = run(
+        unfinished = self.folder / f"{key}.unfinished"
+        try:
+            with writing_alone(unfinished):
+                result = self._continued(made, unfinished)
+                if result.reason.startswith("interrupted"):
+                    raise KeyboardInterrupt
+                result.tree.attrs[_SETTING] = str(chosen)
+                result.save(self.folder / f"{key}.nc")
+                clear(unfinished)
+        finally:
+            with contextlib.suppress(OSError):  # there are checkpoints in it
+                unfinished.rmdir()
+        return result
+
+    def _continued(self, made: Made, folder: Path) -> Run:
+        """Run from the last checkpoint in the folder, from the start where there is none for this setting."""
+        chosen = made.setting
+
+        def attempt() -> Run:
+            return run(
                 made.problem,
                 chosen.optimizer,
                 made.hyperparameters,
@@ -96,12 +117,20 @@ class Runs:
                 capture=min(chosen.capture, made.problem.n_weights),
                 budget=chosen.budget,
                 quiet=self.quiet,
+                checkpoints=folder,
+                checkpoint_every=CHECKPOINT_EVERY,
+                resume=True,
             )
-        if result.reason.startswith("interrupted"):
-            raise KeyboardInterrupt
-        result.tree.attrs[_SETTING] = str(chosen)
-        result.save(self.folder / f"{key}.nc")
-        return result
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GainWarning)
+            try:
+                return attempt()
+            except InputError:  # the checkpoints are damaged, or of another setting
+                if not found(folder):
+                    raise
+                clear(folder)
+                return attempt()
 
     def _say(self, what: str) -> None:
         if not self.quiet:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import cflow_num as cn
 from cflow_num.animation import animate
+from cflow_num.checkpoints import Checkpoints, found
 from cflow_num.cli import main
 from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.errors import InputError, RunError
@@ -139,6 +140,37 @@ def test_a_run_is_made_once_and_again_with_another_setting(tmp_path, monkeypatch
     chosen[0] = dataclasses.replace(chosen[0], steps=60)
     assert Runs(tmp_path, quiet=True)["gd"].config["steps"] == 60
     assert made == [48, 60]
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    def save(self, path):
+        raise InputError("the disk is full")
+
+    def read(self):
+        resumed.append(checkpoint := plain(self))
+        return checkpoint
+
+    resumed, plain, chosen = [], Checkpoints.read, [SCALAR]
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0)
+    monkeypatch.setattr(runs, "setting", lambda key, scale: chosen[0])
+    monkeypatch.setattr(Checkpoints, "read", read)
+    with monkeypatch.context() as full:
+        full.setattr(cn.Run, "save", save)
+        with pytest.raises(InputError, match="disk is full"):
+            Runs(tmp_path / "runs", quiet=True)["gd"]
+    assert found(tmp_path / "runs" / "gd.unfinished")
+    went_on = Runs(tmp_path / "runs", quiet=True)["gd"]
+    assert [x is not None for x in resumed] == [False, True]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["gd.nc"]
+    undisturbed = Runs(tmp_path / "other", quiet=True)["gd"]
+    for flow in ("discrete", "central"):
+        np.testing.assert_array_equal(went_on.tree[flow]["loss"], undisturbed.tree[flow]["loss"])
+
+    (tmp_path / "runs" / "gd.unfinished").mkdir()  # checkpoints of another setting are of no use
+    (tmp_path / "runs" / "gd.unfinished" / "checkpoint-000000016.npz").write_bytes(b"damaged")
+    chosen[0] = dataclasses.replace(SCALAR, steps=32)
+    assert Runs(tmp_path / "runs", quiet=True)["gd"].config["steps"] == 32
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["gd.nc"]
 
 
 def test_a_figure_that_cannot_be_made_does_not_stop_the_others(tmp_path, monkeypatch):
