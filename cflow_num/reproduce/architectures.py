@@ -45,9 +45,10 @@ def loss_curves(runs: Runs, axes: Sequence[Axes], kind: str, loss: str) -> Numbe
     for ax, architecture in zip(axes, ARCHITECTURES, strict=False):
         found = left_out.get((loss, architecture)) or runs.attempt(f"{kind}-{loss}-{architecture}")
         if isinstance(found, str):
-            titled(ax, architecture, "training loss").text(
+            titled(ax, architecture, "").text(
                 0.5, 0.5, "not available", transform=ax.transAxes, ha="center", color=PALE
             )
+            ax.set(xticks=[], yticks=[])
             rows.append([architecture, *["—"] * (len(_COLUMNS) - 2), found])
             continue
         numbers, judged = verdict(found, *_ROWS), found.compare()["distance_ratio"]

@@ -12,10 +12,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ..canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, SOFT, line, mark_crossing
 from ..measures import first_crossing, smoothed, threshold, values
 from ..run import Run
+from ..verdict import LAST
 
 THRESHOLD: dict[str, Any] = dict(color=EDGE, linewidth=1.0, linestyle=(0, (1, 2)), zorder=4)
 SERIES = ("#2f7ebc", "#a2449c", "#2e8b57", "#e8871e", "#7f8c99")  # runs, where there are several in one panel
-LAST = 40  # steps over which final values are averaged
 
 
 def titled(ax: Axes, text: str, ylabel: str = "", xlabel: str = "step") -> Axes:
@@ -42,7 +42,7 @@ def logarithmic(ax: Axes, *series: np.ndarray) -> None:
     if not (known.size and known.max() > 5 * known.min()):
         return
     ax.set_yscale("log")
-    if known.max() < 1e3 * known.min():  # less than three decades: plain numbers at 1, 2 and 5
+    if ax.dataLim.y1 < 200 * ax.dataLim.minposy:  # of all that is drawn: plain numbers at 1, 2 and 5 have room
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -70,13 +70,15 @@ def onset(run: Run) -> int:
 
 
 def final(y: np.ndarray) -> float:
-    """Return the mean of the last known values.
+    """Return the mean of what is known over the last steps up to the last known one, however seldom that is.
 
     >>> final(np.array([1.0, 3.0, np.nan]))
     2.0
+    >>> final(np.where(np.arange(101) % 25 == 0, np.arange(101.0), np.nan))  # 75 and 100 are within 40 steps
+    87.5
     """
-    known = y[np.isfinite(y)][-LAST:]
-    return float(known.mean()) if known.size else np.nan
+    known = np.flatnonzero(np.isfinite(y))
+    return float(y[known[known > known[-1] - LAST]].mean()) if known.size else np.nan
 
 
 def mean(y: np.ndarray) -> float:
