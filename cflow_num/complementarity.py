@@ -31,7 +31,8 @@ __all__ = ["SdcpInfo", "complementarity_residual", "solve_sdcp"]
 
 NEWTON_CAP = 12
 INTERIOR_CAP = 60
-STEPS = (1, 0.5, 0.2, 0.05, 0.01)  # all tried at once
+SHORTER_STEPS = (0.5, 0.2, 0.05, 0.01)  # all tried at once where the full one does not do
+ENOUGH = 0.5  # the full step does if the merit falls to that part
 REGULARIZATION = 100  # times eps, in a problem scaled to |B| = 1
 
 
@@ -101,10 +102,10 @@ def complementarity_residual(
 
 
 def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int[Array, ""]]:
-    """Semismooth Newton on F = X + Y - |X - Y|, one batched eigendecomposition for all step lengths."""
+    """Semismooth Newton on F = X + Y - |X - Y|, one batched eigendecomposition for all shorter step lengths."""
     m, dtype = len(x), x.dtype
     eps = float(jnp.finfo(dtype).eps)
-    steps = jnp.array(STEPS, dtype)
+    shorter = jnp.array(SHORTER_STEPS, dtype)
     i, j = np.triu_indices(matrix_size(m))
     I = jnp.eye(m, dtype=dtype)
 
@@ -126,9 +127,16 @@ def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int
         B = C @ p.B @ C.T + REGULARIZATION * eps * I  #                                (m, m)
         J = jnp.diag(1 - w) + (1 + w)[:, None] * B  #                                  (m, m)
         dx = -C.T @ _qr_solve(jnp.linalg.qr(J), C @ F)  #                              (m,)
-        trials = jax.vmap(evaluate)(x + steps[:, None] * dx)
-        best = jnp.argmin(trials[-1])
-        return tuple(t[best] for t in trials), trials[-1][best] < merit, n + 1
+        full = evaluate(x + dx)
+
+        def search():
+            trials = jax.vmap(evaluate)(x + shorter[:, None] * dx)
+            trials = tuple(jnp.append(t, f[None], axis=0) for t, f in zip(trials, full, strict=True))
+            best = jnp.argmin(trials[-1])
+            return tuple(t[best] for t in trials)
+
+        found = lax.cond(full[-1] < ENOUGH * merit, lambda: full, search)
+        return found, found[-1] < merit, n + 1
 
     (x, *_), _, n = lax.while_loop(unfinished, iterate, (evaluate(x), jnp.array(True), jnp.array(0)))
     return x, n
@@ -286,8 +294,9 @@ def solve_sdcp(
             lambda: (x0, jnp.array(0)),
         )
         x2, n2 = _newton(p, x1)
-        xs, rs = jax.vmap(measure)(jnp.stack([x1, x2]))
-        xs, rs = jnp.append(xs, x[None], axis=0), jnp.append(rs, r)
+        x2, r2 = measure(x2)
+        x1, r1 = lax.cond(r2 > goal, measure, lambda x: (x, jnp.full_like(r2, jnp.inf)), x1)
+        xs, rs = jnp.stack([x, x2, x1]), jnp.stack([r, r2, r1])
         best = jnp.argmin(rs)
         return xs[best], rs[best], n + n1 + n2, attempt + 1
 
