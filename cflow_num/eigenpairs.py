@@ -5,8 +5,8 @@ single-vector methods lose copies and individual eigenvectors are arbitrary. Gua
 keep the convergence rate independent of the gap inside the cluster.
 
 Method: locally optimal block Rayleigh-Ritz (Knyazev, SIAM J. Sci. Comput. 23, 2001) in the whitened coordinates
-y = P^{1/2} v, recombining the products with the matrix. An iteration costs about as many Hessian-vector products as
-pairs may be wanted: it adds the residuals of those that have yet to converge, then the largest others.
+y = P^{1/2} v, recombining the products with the matrix. An iteration costs as many Hessian-vector products as pairs may
+be wanted (at least half of K): it adds the residuals of those that have yet to converge, then the largest others.
 """
 
 from __future__ import annotations
@@ -50,18 +50,6 @@ def block_size(capacity: int, n: int) -> int:
     return min(capacity + GUARD_VECTORS, n)
 
 
-def directions(capacity: int, K: int) -> int:
-    """Return by how many directions an iteration enlarges a block of K: one for each pair that may be wanted.
-
-    In a crowd the pairs beyond must converge as well, or the wanted ones do not: half of the guard vectors are added.
-
-    >>> directions(4, 8), directions(8, 12), directions(1, 8), directions(8, 8)
-    (4, 10, 4, 8)
-    """
-    crowd = GUARD_VECTORS // 2 if capacity > GUARD_VECTORS else 0
-    return min(max(capacity + crowd, K // 2), K)
-
-
 def start_block(n: int, K: int, dtype: Any, seed: int = 0) -> Float[Array, "n K"]:
     """Return a random block (n, K) to start from; the same for the same seed.
 
@@ -103,7 +91,7 @@ def leading_eigenpairs(
     root = jnp.broadcast_to(jnp.sqrt(P), (n,))[:, None]                       # (n, 1)
     eps = jnp.finfo(V.dtype).eps
     capacity = K if capacity is None else min(capacity, K)
-    m = directions(capacity, K)                                               # new ones in an iteration
+    m = max(capacity, K // 2)                                                 # new directions in an iteration
     may_want = jnp.arange(K) < capacity
 
     def apply(Y: Array) -> Array:
