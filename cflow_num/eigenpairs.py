@@ -5,8 +5,7 @@ single-vector methods lose copies and individual eigenvectors are arbitrary. Gua
 keep the convergence rate independent of the gap inside the cluster.
 
 Method: locally optimal block Rayleigh-Ritz (Knyazev, SIAM J. Sci. Comput. 23, 2001) in the whitened coordinates
-y = P^{1/2} v, recombining the products with the matrix. An iteration costs as many Hessian-vector products as pairs may
-be wanted (at least half of K): it adds the residuals of those that have yet to converge, then the largest others.
+y = P^{1/2} v, recombining the products with the matrix, so that an iteration costs K Hessian-vector products.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def leading_eigenpairs(
     - `P`: positive, `(n,)` or `()`.
     - `V`: the start, of full rank; typically the last step's `U`.
     - `wanted_above`: pairs whose eigenvalue exceeds it, `()` or for each pair `(K,)`, and the first one, must converge.
-    - `capacity`: how many pairs may be wanted at most; the others are guard vectors (default: none are).
+    - `capacity`: how many pairs may be wanted at most; the others are guard vectors (default: all of V).
     - `tolerance`: residual relative to the largest eigenvalue; the eigenvalue's error is of its square.
     - `max_iterations`: cap on the iterations after the first Rayleigh-Ritz step.
 
@@ -90,9 +89,7 @@ def leading_eigenpairs(
     n, K = V.shape
     root = jnp.broadcast_to(jnp.sqrt(P), (n,))[:, None]                       # (n, 1)
     eps = jnp.finfo(V.dtype).eps
-    capacity = K if capacity is None else min(capacity, K)
-    m = max(capacity, K // 2)                                                 # new directions in an iteration
-    may_want = jnp.arange(K) < capacity
+    may_want = jnp.arange(K) < (K if capacity is None else capacity)
 
     def apply(Y: Array) -> Array:
         return hessian_vectors(Y / root) / root
@@ -101,13 +98,10 @@ def leading_eigenpairs(
         R = MY - Y * theta                                                    # (n, K)
         return R, jnp.linalg.norm(R, axis=0)
 
-    def pending(theta: Array, norms: Array) -> Array:
+    def unfinished(theta: Array, norms: Array) -> Array:
         scale = jnp.maximum(jnp.max(jnp.abs(theta)), jnp.finfo(V.dtype).tiny)
         wanted = may_want & ((theta > wanted_above) | (jnp.arange(K) == 0))
-        return wanted & (norms > jnp.maximum(tolerance, 50 * eps) * scale)
-
-    def unfinished(theta: Array, norms: Array) -> Array:
-        return jnp.any(pending(theta, norms))
+        return jnp.any(wanted & (norms > jnp.maximum(tolerance, 50 * eps) * scale))
 
     Y = _orthonormalize(V * root)
     MY = apply(Y)
@@ -116,10 +110,8 @@ def leading_eigenpairs(
     R, norms = residual(Y, MY, theta)
 
     def iterate(carry: tuple) -> tuple:
-        Y, MY, S, MS, theta, R, norms, it = carry
-        first = jax.lax.top_k(jnp.where(pending(theta, norms), jnp.inf, norms), m)[1]     # (m,)
-        R = R[:, first]
-        R = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, m) new directions
+        Y, MY, S, MS, theta, R, _, it = carry
+        R = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
         R = R - Y @ (Y.T @ R)
         MR = apply(R)
         B, MB = jnp.concatenate([Y, R, S], 1), jnp.concatenate([MY, MR, MS], 1)           # (n, 3K)
@@ -137,7 +129,7 @@ def leading_eigenpairs(
         lambda c: unfinished(c[4], c[6]) & (c[7] < max_iterations), iterate, carry
     )
     finished = ~unfinished(theta, norms) & jnp.all(jnp.isfinite(theta))
-    return Eigenpairs(Y / root, MY * root, theta, norms, it, K + it * m, finished)
+    return Eigenpairs(Y / root, MY * root, theta, norms, it, (it + 1) * K, finished)
 
 
 def _sorted_eigh(M: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:

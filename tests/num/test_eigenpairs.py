@@ -76,29 +76,6 @@ def test_a_warm_start_costs_one_product_per_vector():
     assert int(cold.iterations) > 5
 
 
-def test_an_iteration_costs_a_product_for_each_pair_that_may_be_wanted():
-    rng = np.random.default_rng(1)
-    Q = np.linalg.qr(rng.normal(size=(50, 50)))[0]
-    H = jnp.asarray((Q * spectrum("cluster", 50, rng)) @ Q.T)
-    for capacity, products in ((4, 4), (6, 6), (2, 4), (None, 8)):  # at least half of the eight tracked
-        widths = []
-
-        def apply(V, widths=widths):
-            jax.debug.callback(lambda width: widths.append(int(width)), V.shape[1])
-            return H @ V
-
-        pairs = leading_eigenpairs(
-            apply, jnp.asarray(1.0), start_block(50, 8, H.dtype), capacity=capacity, tolerance=1e-4, wanted_above=1.9
-        )
-        jax.effects_barrier()
-        iterations = int(pairs.iterations)
-        assert sorted(widths) == sorted([8] + iterations * [products])
-        assert int(pairs.n_hessian_vectors) == 8 + iterations * products
-        assert bool(pairs.converged)
-        assert iterations > 0
-        np.testing.assert_allclose(pairs.eigenvalues[: min(capacity or 4, 4)], 2.0, rtol=1e-6)
-
-
 def test_unconverged_pairs_are_a_value_not_an_exception():
     H = jnp.diag(jnp.linspace(0.0, 1.0, 200))
     pairs = leading_eigenpairs(
