@@ -25,7 +25,7 @@ from cflow_num.errors import GainWarning
 from cflow_num.integrate import CLOSURES
 from cflow_num.measures import gradient_equivalents, values
 from cflow_num.provenance import versions
-from cflow_num.verdict import LAST
+from cflow_num.reproduce.panels import final
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROBLEM = {"n": 200, "width": 16, "depth": 2, "noise": 0.4}
@@ -76,11 +76,6 @@ def measure(title: str, seed: int, closure_step: float) -> dict:
             "milliseconds per unit": 1e3 * float(values(run, name, "seconds")[-1]) / steps,
         }
     return row
-
-
-def final(series: np.ndarray) -> float:
-    """Return the mean over the last steps that are known."""
-    return float(series[np.isfinite(series)][-LAST:].mean()) if np.isfinite(series).any() else float("nan")
 
 
 def refined(rows: list[dict], title: str) -> dict[float, dict]:
