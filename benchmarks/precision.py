@@ -34,7 +34,6 @@ import matplotlib
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.anchored_stepping import Pace
 from cflow_num.baseline import BruteForceLeapfrog
 from cflow_num.chunk import advance_path
 from cflow_num.discrete import DiscreteOptimizer
@@ -88,6 +87,7 @@ GD, SCALAR = {"learning_rate": 0.8}, {"learning_rate": 0.1, "beta2": 0.99}
 RMS = {"learning_rate": 0.001, "beta2": 0.99, "bias_correction": True, "epsilon": 1e-8}
 ADAM = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 SETTINGS = [
+    Setting("gradient descent, 2k weights, from the first step", "gradient_descent", GD, 0, 480, 4),
     Setting("gradient descent, 2k weights, three arrivals", "gradient_descent", GD, 180, 160, 4),
     Setting("gradient descent, 2k weights, one arrival", "gradient_descent", GD, 200, 48, 4),
     Setting("gradient descent, 2k weights, six critical", "gradient_descent", GD, 180, 128, 8, lead=512),
@@ -113,14 +113,14 @@ def process(setting: Setting, method: str, problem: cn.Problem) -> tuple[Process
     if fine or (staggered and integrator in ("heun", "published")):
         name = "leapfrog" if staggered else "heun"
     flow = Process("central", problem, optimizer, arrays, integrator=name, chunk=CHUNK, capacity=setting.capacity)
-    start = warm_started(DiscreteOptimizer(problem, arrays, optimizer), setting.start, average=True)
+    start = warm_started(DiscreteOptimizer(problem, arrays, optimizer), setting.start, average=setting.start > 0)
     options = flow._options
     if fine:
         options = options._replace(
             **(dict(solver=ReferenceLeapfrog) if staggered else dict(solver=ReferenceHeun, dt=1 / 16))
         )
     if tolerance:
-        options = options._replace(pace=Pace(tolerance=float(tolerance)))
+        options = options._replace(pace=options.pace._replace(tolerance=float(tolerance)))
     if staggered and integrator == "published":
         options = options._replace(solver=BruteForceLeapfrog, dt=1 / 4)
     flow._options = options

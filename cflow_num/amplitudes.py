@@ -15,7 +15,6 @@ from jaxtyping import Array, Complex, Float
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame
 from .multiplier import growth, multipliers, rounding
-from .symmetric import smat
 from .time_stepping import turning
 
 NOTHING = -100.0  # log-amplitude of what is below any rounding
@@ -54,7 +53,7 @@ def grown(
     size, U = frame.near.size, frame.pairs.U                                  # U (n, K)
     P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
     metric = jnp.sum(U * jnp.broadcast_to(P, (len(U),))[:, None] * U, axis=0) # (K,)
-    turned = jnp.diag(smat(frame.D @ (y.w - frame.y.w)))                      # (k,)
+    turned = jnp.diag(frame.turned(y))                                        # (k,)
     lam = frame.pairs.eigenvalues.at[:size].add(turned) / metric              # (K,)
     mu = multipliers(flow.optimizer, y.slow, lam, flow.hp)                    # (K,)
     rate = growth(mu)                                                         # (K,)

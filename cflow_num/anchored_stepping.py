@@ -4,6 +4,8 @@ Eigenvectors, eigenvalues and curvature gradients change over tens of units of f
 unit. One step of length H therefore (1) extrapolates the path to its middle, (2) evaluates a `Frame` there, (3) takes
 sub-steps with fresh gradients in that frame, in which the Hessian is linear. Anchoring at the middle makes it second
 order. The frame's change from step to step is the error estimate; it does not depend on the choice of eigenvectors.
+Where the path bends within a short step, what its second stage corrects counts as well. Frames are evaluated in single
+precision, which changes the path by less than their eigenvectors' tolerance does.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +24,14 @@ from . import amplitudes
 from .eigenpairs import leading_eigenpairs
 from .flows.base import FlowState
 from .flows.central import CentralFlow, Frame, ShortStep
-from .symmetric import svec
+from .mixed_precision import astype, product
 from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described, fresh, turning
 
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
 SHORTEST = 1 / 16
 FEW = 4  # eigenvalues near the threshold; where the capacity is for more, the longest step is half as long
+CURVED = 30.0  # weight in the estimate of the square of what a second stage corrects, relative to the short step
+FRAMES = "float32"  # precision of frames; the flow's own is that of the weights
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
 SEVERITY = 20  # weight in the estimate of an eigenvalue's relative excess over the threshold
@@ -42,11 +47,11 @@ _eigenpairs = partial(leading_eigenpairs, tolerance=3e-3)  # with 1e-3 a long pa
 class AnchoredState(NamedTuple):
     """What the next step starts from.
 
-    The tracked block `V (n, K)`, the covariance `X (k, k)` in its basis, the last `rates` of weights and slow states,
-    the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the effective
-    `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how long ago
-    that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`. Where the onset is
-    delayed, `log_amplitude (K,)` along the block.
+    The tracked block `V (n, K)` in the frames' precision, the covariance `X (k, k)` in its basis, the last `rates` of
+    weights and slow states, the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the
+    effective `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how
+    long ago that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`. Where the
+    onset is delayed, `log_amplitude (K,)` along the block.
     """
 
     V: Float[Array, "n K"]
@@ -62,13 +67,19 @@ class AnchoredState(NamedTuple):
 
     @classmethod
     def start(
-        cls, y: FlowState, V: Float[Array, "n K"], k: int, log_amplitude: Float[Array, " K"] | None = None
+        cls,
+        y: FlowState,
+        V: Float[Array, "n K"],
+        k: int,
+        log_amplitude: Float[Array, " K"] | None = None,
+        frames: str = FRAMES,
     ) -> AnchoredState:
         """Return the memory of a flow that has not moved."""
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], V.dtype)
         age = jnp.asarray(jnp.inf, V.dtype)
-        X, turning = jnp.zeros((k, k), V.dtype), jnp.zeros_like(V)
+        X, V = jnp.zeros((k, k), V.dtype), V.astype(frames)
+        turning = jnp.zeros_like(V)
         return cls(V, X, still, nothing, nothing, unknown, unknown, age, turning, log_amplitude)
 
 
@@ -78,6 +89,30 @@ class _Nodes(NamedTuple):
     y: FlowState
     X: Float[Array, "u k k"]
     g: Float[Array, "u n"]
+
+
+class _Coarse(NamedTuple):
+    """A flow and its frame in the precision of frames."""
+
+    flow: CentralFlow
+    frame: Frame
+
+    @classmethod
+    def at(
+        cls, flow: CentralFlow, y: FlowState, V: Float[Array, "n K"], arriving: Float[Array, " K"], dtype: str
+    ) -> _Coarse:
+        """Evaluate the frame at y from the block V, for eigenvalues that rise by `arriving` within the step."""
+        flow, coupling = flow.astype(dtype), COUPLING if flow.capacity <= FEW else COUPLING / 2
+        y, arriving = astype((y, arriving), dtype)
+        frame = flow.frame(
+            y, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=_eigenpairs
+        )
+        return cls(flow, frame)
+
+    def responses(self, size: int, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
+        """Return how the slack of the first `size` pairs answers X within both stages of a short step of length h."""
+        found = self.flow.responses(self.frame.leading(size), astype(h, self.frame.D.dtype.name))
+        return astype(found, h.dtype.name)
 
 
 class AtUnits(dfx.AbstractLocalInterpolation):
@@ -96,9 +131,12 @@ class AtUnits(dfx.AbstractLocalInterpolation):
         if t1 is not None:
             return jax.tree.map(lambda a, b: b - a, self.evaluate(t0), self.evaluate(t1))
         ahead = jnp.asarray(t0 - self.t0)
-        y, X, g = jax.tree.map(lambda x: x[_unit(ahead)], self.nodes)
-        here = LoggedState(y, described(self.flow, self.log, self.frame, y, X, g))
-        return jax.tree.map(lambda a, b: jnp.where(ahead <= 0, a, b), self.start, here)
+
+        def inside() -> LoggedState:
+            y, X, g = jax.tree.map(lambda x: x[_unit(ahead)], self.nodes)
+            return LoggedState(y, described(self.flow, self.log, self.frame, y, X, g))
+
+        return jax.lax.cond(ahead <= 0, lambda: self.start, inside)
 
 
 def _padded(X: Float[Array, "... s s"], size: int) -> Float[Array, "... k k"]:
@@ -116,6 +154,7 @@ class Anchored(dfx.AbstractSolver):
     """Frames at the middle of steps, short steps in between (Heun; with momentum the leapfrog)."""
 
     h: Any  # longest short step
+    frames: str = eqx.field(static=True, default=FRAMES)  # their precision
     term_structure: ClassVar = ConstrainedTerm
     interpolation_cls: ClassVar = AtUnits
 
@@ -143,17 +182,15 @@ class Anchored(dfx.AbstractSolver):
         middle = extrapolated(flow, y, memory.rates, H / 2)
         known = jnp.isfinite(memory.age)
         apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
-        V = memory.V + apart * memory.turning                                 # (n, K)
-        coupling = COUPLING if flow.capacity <= FEW else COUPLING / 2
-        frame = flow.frame(
-            middle, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=_eigenpairs
-        )
+        V = memory.V + apart.astype(self.frames) * memory.turning             # (n, K)
+        coarse = _Coarse.at(flow, middle, V, arriving, self.frames)
+        frame = coarse.frame.in_precision_of(middle)
         Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
         l = memory.log_amplitude if memory.log_amplitude is None else amplitudes.transported(
             flow, frame, memory.V, memory.log_amplitude
         )                                                                     # (K,)
-        end, nodes, l = self._short_steps(flow, frame, y, X, memory.rates, H, l)
+        end, nodes, l = self._short_steps(flow, frame, coarse, y, X, memory.rates, H, l)
 
         c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
@@ -162,15 +199,17 @@ class Anchored(dfx.AbstractSolver):
         shift, pull = influence(flow, frame, end)                             # (n,), (n,)
         lam = frame.pairs.eigenvalues                                         # (K,)
         rise = jnp.where(known, (lam - memory.eigenvalues) / apart, 0)
-        inside = memory.V @ turning(flow, frame.pairs.U, memory.V, middle).T  # (n, K)
-        out = jnp.where(known, (frame.pairs.U - inside) / apart, 0)           # (n, K)
-        after = AnchoredState(frame.pairs.U, end.X, end.rates, shift, pull, lam, rise, H / 2, out, l)
+        U = frame.pairs.U                                                     # (n, K)
+        inside = product(memory.V, turning(flow, U, memory.V, middle).T)      # (n, K)
+        out = jnp.where(known, (U - inside) / apart, 0).astype(U.dtype)       # (n, K)
+        after = AnchoredState(U, end.X, end.rates, shift, pull, lam, rise, H / 2, out, l)
         above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
         turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
         foreseen = known if l is None else False  # before a delayed onset eigenvalues pass
         last = jnp.where(foreseen, memory.eigenvalues[0] / c, jnp.inf)
         surprise = jnp.maximum(lam[0] / c - jnp.maximum(last, 1) - EXCESS, 0) # () more above than at the last frame
-        error = self._error(flow, y0, y1, H, turned, pulled, 4 * SEVERITY * surprise)
+        other = jnp.hypot(4 * SEVERITY * surprise, CURVED * end.correction**2)            # ()
+        error = self._error(flow, y0, y1, H, turned, pulled, other)
         log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
         y1 = y1._replace(log=y1.log._replace(estimate=log.estimate))
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
@@ -183,6 +222,7 @@ class Anchored(dfx.AbstractSolver):
         self,
         flow: CentralFlow,
         frame: Frame,
+        coarse: _Coarse,
         y: FlowState,
         X: Float[Array, "k k"],
         rates: FlowState,
@@ -198,18 +238,22 @@ class Anchored(dfx.AbstractSolver):
 
         def taken(size: int) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
             some, X0 = frame.leading(size), X[:size, :size]
-            responses = flow.responses(some, h)
+            responses = coarse.responses(size, h)                             # (2, m, m)
 
             def advance(i: Array, carry: tuple) -> tuple:
                 last, nodes, l = carry
                 here = some if l is None else some._replace(log_amplitude=l[:size])
                 now = flow.short_step(here, last.y, last.X, h, responses)
                 l = l if l is None else amplitudes.grown(flow, some, now.y, now.X, l, h)
-                now = now._replace(residual=jnp.maximum(last.residual, now.residual))
+                now = now._replace(
+                    residual=jnp.maximum(last.residual, now.residual),
+                    correction=jnp.maximum(last.correction, now.correction),
+                )
                 unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
                 return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node), l
 
-            start = ShortStep(y, X0, X0, rates, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
+            nothing = jnp.zeros((), y.w.dtype)
+            start = ShortStep(y, X0, X0, rates, jnp.zeros_like(y.w), nothing, nothing)
             node = _Nodes(y, X0, start.g)
             nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), node)
             end, nodes, after = jax.lax.fori_loop(0, count, advance, (start, nowhere, l))
@@ -228,24 +272,25 @@ class Anchored(dfx.AbstractSolver):
         H: Array,
         turned: Float[Array, " n"],
         pulled: Float[Array, " n"],
-        surprise: Float[Array, ""],
+        other: Float[Array, ""],
     ) -> LoggedState:
         """Return what the oscillation's change since the last frame moves in half a step, relative to the step.
 
-        Added is what the leading eigenvalue was off; only the size of the error counts.
+        Added is `other`: what the leading eigenvalue was off, and what a short step needed to be corrected by. Only
+        the size of the error counts.
         """
         P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)             # () or (n,)
         moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)  # (n,)
         length = jnp.linalg.norm(y1.state.w - y0.state.w)                     # ()
         size = jnp.linalg.norm(moved) / jnp.where(length > 0, length, 1)      # ()
         nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
-        w = jnp.full_like(moved, jnp.hypot(size, surprise) / np.sqrt(n).item())
+        w = jnp.full_like(moved, jnp.hypot(size, other) / np.sqrt(n).item())
         return nothing._replace(state=nothing.state._replace(w=w))
 
 
 def influence(flow: CentralFlow, frame: Frame, end: ShortStep) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Return what the oscillation does: its shift of the gradient, and its part of d(log P)/dt."""
-    moments = jax.tree.map(lambda q: jnp.tensordot(svec(end.mean_X), q, axes=1), frame.moments)
+    moments = frame.moments_of(end.mean_X)
     slow = end.y.slow
     drift = flow.optimizer.slow_drift_moments(slow, end.g, moments, flow.hp)
     P = flow.optimizer.preconditioner(slow, flow.hp)                          # () or (n,)
@@ -316,10 +361,14 @@ class WholeUnits(dfx.AbstractStepSizeController):
 
 
 class Pace(NamedTuple):
-    """How steps are chosen: largest error estimate relative to the length of the path, longest step (at most 8)."""
+    """How steps are chosen, and the precision of frames.
+
+    Largest error estimate relative to the length of the path, longest step (at most 8).
+    """
 
     tolerance: float = 0.2
     longest: float = float(LONGEST)
+    frames: str = FRAMES
 
 
 def paced(flow: CentralFlow, pace: Pace) -> WholeUnits:

@@ -25,7 +25,7 @@ from .errors import InputError
 
 VECTORS = 8  # at once at most under a budget: the block of four critical eigenvalues with its guard vectors
 _FEW_EXAMPLES = 16  # fewer at once waste the processor: rather fewer vectors
-_ONE_VECTOR, _ONE_PART = 4_000_000, 12_000_000  # bytes a gradient writes: beyond, one vector at a time, fewer examples
+_ONE_VECTOR, _ONE_PART = 4_000_000, 16_000_000  # bytes a gradient writes: beyond, one vector at a time, fewer examples
 _TRIALS = 6  # compilations to find the number of examples in
 _ENOUGH = 0.75  # share of what is left of the budget at which no more is looked for
 _QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 0}  # the same memory, compiled in half the time
@@ -231,7 +231,7 @@ def for_caches(written: int, n: int | None) -> Chunks:
     times faster, and so are parts of the examples.
 
     >>> for_caches(1_000_000, 500), for_caches(100_000_000, 500)
-    (Chunks(examples=None, vectors=None), Chunks(examples=56, vectors=1))
+    (Chunks(examples=None, vectors=None), Chunks(examples=72, vectors=1))
     """
     parts = math.ceil(written / _ONE_PART)
     examples = None if n is None or parts <= 1 else max(-(-n // parts), min(n, _FEW_EXAMPLES))

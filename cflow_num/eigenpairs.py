@@ -109,22 +109,28 @@ def leading_eigenpairs(
     Y, MY = Y @ C, MY @ C
     R, norms = residual(Y, MY, theta)
 
-    def iterate(carry: tuple) -> tuple:
-        Y, MY, S, MS, theta, R, _, it = carry
+    def refined(Y: Array, MY: Array, R: Array, last: list[tuple[Array, Array]]) -> tuple[Array, ...]:
+        """Return the Ritz vectors in the span of Y, of new directions from R and of the `last` steps."""
         R = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
         R = R - Y @ (Y.T @ R)
-        MR = apply(R)
-        B, MB = jnp.concatenate([Y, R, S], 1), jnp.concatenate([MY, MR, MS], 1)           # (n, 3K)
-        C = _ritz(B, MB, K)                                                   # (3K, K)
-        step = C.at[:K].set(0)
-        S, MS = B @ step, MB @ step
-        Y, MY = B @ C, MB @ C
+        D, MD = (jnp.concatenate(x, axis=1) for x in zip((R, apply(R)), *last, strict=True))      # (n, K or 2K)
+        C = _ritz(jnp.concatenate([Y, D], axis=1), jnp.concatenate([MY, MD], axis=1), K)  # (2K or 3K, K)
+        S, MS = D @ C[K:], MD @ C[K:]                                         # (n, K) the step
+        Y, MY = Y @ C[:K] + S, MY @ C[:K] + MS
         theta = jnp.sum(Y * MY, axis=0) / jnp.sum(Y * Y, axis=0)
         R, norms = residual(Y, MY, theta)
-        return Y, MY, S, MS, theta, R, norms, it + 1
+        return Y, MY, S, MS, theta, R, norms
+
+    def iterate(carry: tuple) -> tuple:
+        Y, MY, S, MS, _, R, _, it = carry
+        return *refined(Y, MY, R, [(S, MS)]), it + 1
+
+    def first() -> tuple:
+        return *refined(Y, MY, R, []), jnp.ones((), jnp.int32)
 
     zero = jnp.zeros_like(Y)
-    carry = (Y, MY, zero, zero, theta, R, norms, jnp.zeros((), jnp.int32))
+    none = (Y, MY, zero, zero, theta, R, norms, jnp.zeros((), jnp.int32))
+    carry = jax.lax.cond(unfinished(theta, norms) & (max_iterations > 0), first, lambda: none)
     Y, MY, _, _, theta, _, norms, it = jax.lax.while_loop(
         lambda c: unfinished(c[4], c[6]) & (c[7] < max_iterations), iterate, carry
     )

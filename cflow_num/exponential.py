@@ -12,14 +12,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .mixed_precision import product
+
 
 class LinearPart(NamedTuple):
     """The operator Z = U diag(z) U'P with U'PU = I: eigenvectors `U (n, K)`, `PU (n, K)`, eigenvalues `z (K,)`.
 
     >>> U = jnp.eye(3)[:, :2]
     >>> Z = LinearPart(U, U, jnp.array([2.0, 1.0]))
-    >>> Z.apply(jnp.array([1.0, 1.0, 1.0])).tolist()
-    [2.0, 1.0, 0.0]
+    >>> Z.rates(jnp.array([1.0, 1.0, 1.0])).tolist()
+    [2.0, 1.0]
     >>> Z.function(lambda z: 1 - z, jnp.array([1.0, 1.0, 1.0])).tolist()
     [-1.0, 0.0, 1.0]
     """
@@ -28,14 +30,20 @@ class LinearPart(NamedTuple):
     PU: Float[Array, "n K"]
     z: Float[Array, " K"]
 
-    def apply(self, v: Float[Array, "... n"]) -> Float[Array, "... n"]:
-        """Return Z v."""
-        return (self.z * (v @ self.PU)) @ self.U.T
+    def rates(self, v: Float[Array, " n"]) -> Float[Array, " K"]:
+        """Return Z v as coordinates along U."""
+        return self.z * product(self.PU.T, v)
 
-    def function(self, phi, v: Float[Array, "... n"]) -> Float[Array, "... n"]:
-        """Return phi(Z) v; where Z is unknown it counts as zero."""
+    def function(self, phi, v: Float[Array, " n"], a: Float[Array, " K"] | float = 0.0) -> Float[Array, " n"]:
+        """Return phi(Z) (v + U a); where Z is unknown it counts as zero."""
         elsewhere = phi(jnp.zeros((), self.z.dtype))  # ()
-        return elsewhere * v + ((phi(self.z) - elsewhere) * (v @ self.PU)) @ self.U.T
+        return elsewhere * v + product(self.U, (phi(self.z) - elsewhere) * product(self.PU.T, v) + phi(self.z) * a)
+
+    def between(self, phi, D: Float[Array, "p n"], V: Float[Array, "m n"]) -> Float[Array, "p m"]:
+        """Return D phi(Z) V'; the products do not depend on phi, so that several phi cost little more than one."""
+        elsewhere = phi(jnp.zeros((), self.z.dtype))  # ()
+        along = (phi(self.z) - elsewhere)[:, None] * (self.PU.T @ V.T)  # (K, m)
+        return elsewhere * (D @ V.T) + (D @ self.U) @ along
 
 
 def phi1(z: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from . import amplitudes
-from .anchored_stepping import CROWDED, LEAP, STEP, Anchored, AnchoredState, paced
+from .anchored_stepping import CROWDED, FRAMES, LEAP, STEP, Anchored, AnchoredState, Pace, paced
 from .baseline import Published
 from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
@@ -52,6 +52,7 @@ PROCESSES = ("discrete", "stable", "central", "ablated", "stationary", *CLOSURES
 CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
 INTEGRATORS = {  # solver, time step
     "anchored": (Anchored, STEP),
+    "anchored-full": (Anchored, STEP),  # frames in the precision of the run
     "heun": (HalfExplicitHeun, 0.5),
     "leapfrog": (Leapfrog, 0.5),
     "published": (Published, 0.25),
@@ -88,8 +89,9 @@ class Process:
         integrator = integrator or DEFAULT_INTEGRATOR
         check_one_of("integrator", integrator, INTEGRATORS)
         check_one_of("onset", onset, ONSETS)
-        if onset == "delayed" and (integrator != "anchored" or name == "stationary" or optimizer.MEMORYLESS):
-            what = f'integrator "{integrator}"' if integrator != "anchored" else "the stationary flow"
+        anchored = INTEGRATORS[integrator][0] is Anchored
+        if onset == "delayed" and (not anchored or name == "stationary" or optimizer.MEMORYLESS):
+            what = f'integrator "{integrator}"' if not anchored else "the stationary flow"
             what = f"{optimizer.NAME}, which has a state without memory," if optimizer.MEMORYLESS else what
             raise InputError(f'onset "delayed" is not defined for {what}: use "published"')
         if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
@@ -110,16 +112,15 @@ class Process:
         self._problem, self._optimizer, self._hp = problem, optimizer, hp
         self._budget = budget and name == "central"
         momentum = bool(optimizer.FILTERED_STATES)
-        self.phase_space = name != "stationary" and (
-            integrator == "leapfrog" or (integrator == "anchored" and momentum)
-        )
+        self.phase_space = name != "stationary" and (integrator == "leapfrog" or (anchored and momentum))
         stationary = name == "stationary" and integrator != "published"
         solver, dt = INTEGRATORS["heun" if stationary else integrator]
         dt = LEAP if solver is Anchored and self.phase_space else dt
         if name in CLOSURES:
             CLOSURES[name].check(optimizer)
             dt = closure_step
-        self._options = Options(chunk, eig_every, coordinates, solver, dt)
+        frames = problem.w0.dtype.name if integrator == "anchored-full" or not problem.castable else FRAMES
+        self._options = Options(chunk, eig_every, coordinates, solver, dt, Pace(frames=frames))
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
@@ -211,7 +212,7 @@ class Process:
         pace = None
         if self._options.solver is Anchored:
             l = amplitudes.initial(flow, y, V, seen.effective_eigenvalues) if self.delayed else None
-            memory = AnchoredState.start(y, V, k, l)
+            memory = AnchoredState.start(y, V, k, l, self._options.pace.frames)
             pace = paced(flow, self._options.pace).begun(logged)
         carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
@@ -285,7 +286,9 @@ class Process:
             sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
             sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
         )
-        solver = solver._replace(V=jnp.concatenate([solver.V, new], 1), X=jnp.pad(solver.X, (0, more)))
+        solver = solver._replace(
+            V=jnp.concatenate([solver.V, new.astype(solver.V.dtype)], 1), X=jnp.pad(solver.X, (0, more))
+        )
         if isinstance(solver, AnchoredState):
             unknown = jnp.zeros((extra,), carry.V.dtype)
             solver = solver._replace(

@@ -79,7 +79,6 @@ class Problem(eqx.Module):
         self._data, self._others = jax.tree.map(jnp.asarray, data), None
         self._label = Label(name, description)
         self.examples, self.chunks, self.mesh = examples, Chunks(), None
-        count = chunks.count(self._data) if examples else None
         args = (weights,) if data is None else (weights, self._data)
 
         def of_weights(fn: Callable) -> Callable:
@@ -89,7 +88,7 @@ class Problem(eqx.Module):
         hoisted = hoist(of_weights(loss), *args)
         self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
         self._outputs = None if outputs is None else comparable(outputs)
-        self.chunks = chunks.fastest(jax.grad(self._value_on), (self.w0, self._data), count)
+        self.chunks = self._fastest()
         if self.chunks.examples is not None:
             self._check_mean("summed in parts")
 
@@ -97,6 +96,11 @@ class Problem(eqx.Module):
     def name(self) -> str:
         """The name, for reports."""
         return self._label.name
+
+    @property
+    def castable(self) -> bool:
+        """Whether the problem exists in other floating-point types: not where its loss captured arrays."""
+        return not isinstance(self._loss, Hoisted)
 
     @property
     def description(self) -> str:
@@ -321,11 +325,16 @@ class Problem(eqx.Module):
             raise InputError(
                 'dtype is float64, which JAX has switched off: call jax.config.update("jax_enable_x64", True)'
             )
-        if isinstance(self._loss, Hoisted):
+        if not self.castable:
             raise InputError(f"the loss of {self.name} captured arrays, whose type is fixed: pass them as data")
         raveler = dataclasses.replace(self._raveler, dtypes=(name,) * len(self._raveler.dtypes))
-        cast = jax.tree.map(lambda x: x.astype(name) if is_weight(x) else x, self)
-        return cast._with(_raveler=raveler)
+        cast = jax.tree.map(lambda x: x.astype(name) if is_weight(x) else x, self)._with(_raveler=raveler)
+        return cast._with(chunks=cast._fastest()) if self.chunks == self._fastest() else cast
+
+    def _fastest(self) -> Chunks:
+        """Return the parts that are chosen where none are asked for."""
+        n = chunks.count(self._data) if self.examples else None
+        return chunks.fastest(jax.grad(self._value_on), (self.w0, self._data), n)
 
     def _with(self, **changes: Any) -> Problem:
         """Return a copy with some fields changed."""

@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 
 from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
-from .flows.central import CentralFlow, Frame, Tangent, inner, relieved
+from .flows.central import CentralFlow, Frame, Tangent, relieved
 from .flows.stationary import StationaryFlow
+from .mixed_precision import product
 from .polarization import directions_evaluated
-from .symmetric import smat, svec, symmetric_part
+from .symmetric import symmetric_part
 
 
 class Log(NamedTuple):
@@ -181,8 +182,8 @@ class HalfExplicitEuler(AbstractHalfExplicit):
 
 def turning(flow: CentralFlow, U: Float[Array, "n j"], V: Float[Array, "n k"], y: FlowState) -> Float[Array, "j k"]:
     """Return U'PV, which takes coordinates in the basis V to those in U, both P-orthonormal near y."""
-    P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
-    return U.T @ (jnp.broadcast_to(P, (len(V),))[:, None] * V)
+    P = jnp.asarray(flow.optimizer.preconditioner(y.slow, flow.hp), V.dtype)  # () or (n,)
+    return (U.T @ (jnp.broadcast_to(P, (len(V),))[:, None] * V)).astype(y.w.dtype)
 
 
 def turn(flow: CentralFlow, frame: Frame, memory: SolverState) -> Float[Array, "k k"]:
@@ -234,15 +235,14 @@ def described(
     """Return the log with the oscillation at y: X in the frame's basis, g the gradient there."""
     P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
     # eigenvectors in the metric of P at y: with U'PU = R'R, R X R' has the eigenvalues and U R^{-1} Y the vectors
-    R = jnp.linalg.cholesky(inner(frame.U, P)).T                              # (k, k)
+    R = jnp.linalg.cholesky(frame.inner(P)).T                              # (k, k)
     x, Y = jnp.linalg.eigh(symmetric_part(R @ X @ R.T))
     x, Y = x[::-1], Y[:, ::-1]                                                # falling
-    V = frame.U @ solve_triangular(R, Y)                                      # (n, k)
-    moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), frame.moments)
-    H = jnp.diag(frame.pairs.eigenvalues[: len(X)]) + smat(frame.D @ (y.w - frame.y.w))   # (k, k) U'H(y)U
+    V = product(frame.U, solve_triangular(R, Y))                              # (n, k)
+    H = jnp.diag(frame.pairs.eigenvalues[: len(X)]) + frame.turned(y)         # (k, k) U'H(y)U
     return log._replace(
         sigma_eigenvalues=x,
         sigma_covectors=jnp.broadcast_to(P, (len(V),))[:, None] * V,
         oscillation_energy=jnp.sum(X * H),
-        squared_gradient=flow.optimizer.averaged_squared_gradient(g, moments),
+        squared_gradient=flow.optimizer.averaged_squared_gradient(g, frame.moments_of(X)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,7 +12,10 @@ from cflow_sym.interface import CompiledFlow
 
 from ..eigenpairs import leading_eigenpairs
 from ..loss import Problem
+from ..mixed_precision import astype
 from ..multiplier import growth, multipliers, rounding
+
+AnyFlow = TypeVar("AnyFlow", bound="Flow")
 
 
 class FlowState(NamedTuple):
@@ -57,6 +60,11 @@ class Flow(eqx.Module):
     problem: Problem
     hp: dict[str, Any]
     optimizer: CompiledFlow = eqx.field(static=True)
+
+    def astype(self: AnyFlow, dtype: str) -> AnyFlow:
+        """Return the flow with problem and hyperparameters in another precision."""
+        numbers = self.problem.astype(dtype), astype(self.hp, dtype)
+        return eqx.tree_at(lambda flow: (flow.problem, flow.hp), self, numbers)
 
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
         """Return the loss, with the penalty of coupled weight decay."""

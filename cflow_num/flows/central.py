@@ -26,6 +26,7 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo, solve_sdcp
 from ..eigenpairs import Eigenpairs, leading_eigenpairs
 from ..exponential import LinearPart, phi1, phi2
+from ..mixed_precision import product
 from ..symmetric import congruence, diagonal_entries, leading_entries, outer_products, smat, svec
 from .base import Flow, FlowState
 
@@ -38,12 +39,12 @@ RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start 
 
 
 class Frame(NamedTuple):
-    """What turns slowly, at the point y: eigenpairs, curvature gradients, and the moments of the basis of X.
+    """What turns slowly, at the point y: eigenpairs and curvature gradients.
 
     With m = k(k+1)/2: curvature gradients `D (m, n)` of the eigenvalues that are `near (k,)` the threshold, between
-    different ones where both are `coupled (k,)`, nearer, and what each svec-basis matrix of X contributes to the
-    moments in `moments` (leading axis m). Where the onset is delayed, `log_amplitude (k,)` is that of the oscillation
-    along each eigenvector.
+    different ones where both are `coupled (k,)`, nearer; svec of the outer product of each row of U, and of HU, with
+    itself in `UU`, `HUHU (m, n)`; `gram (k, k)` = U'U. Where the onset is delayed, `log_amplitude (k,)` is that of the
+    oscillation along each eigenvector. Vectors may be in a lower precision than y and the eigenvalues.
     """
 
     y: FlowState
@@ -51,7 +52,9 @@ class Frame(NamedTuple):
     D: Float[Array, "m n"]
     near: Bool[Array, " k"]
     coupled: Bool[Array, " k"]
-    moments: Moments
+    UU: Float[Array, "m n"]
+    HUHU: Float[Array, "m n"]
+    gram: Float[Array, "k k"]
     log_amplitude: Float[Array, " k"] | None = None
 
     @property
@@ -59,13 +62,46 @@ class Frame(NamedTuple):
         """The eigenvectors that X refers to."""
         return self.pairs.U[:, : self.near.size]
 
+    def in_precision_of(self, y: FlowState) -> Frame:
+        """Return the frame with its point, y, and all that is no vector in the precision of y."""
+        pairs, dtype = self.pairs, y.w.dtype
+        small = dict(eigenvalues=pairs.eigenvalues.astype(dtype), residuals=pairs.residuals.astype(dtype))
+        return self._replace(y=y, pairs=pairs._replace(**small))
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of each svec-basis matrix E of X (leading axis m): d_ij/2 and diag(H U E U' H)."""
+        return Moments(self.D / 2, self.HUHU)
+
+    def moments_of(self, X: Float[Array, "k k"]) -> Moments:
+        """Return the moments of Sigma = U X U'."""
+        x = svec(X)                                                           # (m,)
+        shift, variance = (x.astype(q.dtype) @ q for q in (self.D, self.HUHU))            # (n,), (n,)
+        return Moments(shift.astype(x.dtype) / 2, variance.astype(x.dtype))
+
+    def turned(self, y: FlowState) -> Float[Array, "k k"]:
+        """Return U'(H(y) - H)U, the Hessian linear from the frame's point on."""
+        return smat(product(self.D, y.w - self.y.w))
+
+    def inner(self, P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, "k k"]:
+        """Return U' diag(P) U."""
+        if jnp.ndim(P) == 0:
+            return P * self.gram.astype(P.dtype)
+        return smat(product(self.UU, P))
+
+    def inners(self, P: Float[Array, "m n"] | Float[Array, " m"]) -> Float[Array, "m k k"]:
+        """Return U' diag(P) U for each row of P, or for each number: one matrix product."""
+        if jnp.ndim(P) == 1:
+            return P[:, None, None] * self.gram.astype(P.dtype)
+        return smat(product(self.UU, P.T).T)
+
     def leading(self, size: int) -> Frame:
         """Return the frame for X of the first `size` pairs alone; nothing is lost where no other is near."""
         rows = leading_entries(self.near.size, size)
-        D, moments = jax.tree.map(lambda q: q[rows], (self.D, self.moments))  # (m, n)
         l = None if self.log_amplitude is None else self.log_amplitude[:size]
-        near, coupled = self.near[:size], self.coupled[:size]
-        return self._replace(D=D, near=near, coupled=coupled, moments=moments, log_amplitude=l)
+        near, coupled, gram = self.near[:size], self.coupled[:size], self.gram[:size, :size]
+        D, UU, HUHU = self.D[rows], self.UU[rows], self.HUHU[rows]              # (m, n)
+        return Frame(self.y, self.pairs, D, near, coupled, UU, HUHU, gram, l)
 
 
 class Tangent(NamedTuple):
@@ -86,7 +122,10 @@ class Tangent(NamedTuple):
 
 
 class ShortStep(NamedTuple):
-    """Where a short step in a frame ends: state, X at its end and its mean, rates at the end, gradient, residual."""
+    """Where a short step in a frame ends: state, X at its end and its mean, rates at the end, gradient, residual.
+
+    `correction` is by what part of its length the second stage moved the end of the step: 0 where there is none.
+    """
 
     y: FlowState
     X: Float[Array, "k k"]
@@ -94,6 +133,7 @@ class ShortStep(NamedTuple):
     rates: FlowState
     g: Float[Array, " n"]
     residual: Float[Array, ""]
+    correction: Float[Array, ""]
 
 
 class CentralFlow(Flow):
@@ -144,18 +184,17 @@ class CentralFlow(Flow):
 
         near, coupled = within(gap), within(min(coupling, gap))               # (k,), (k,)
         D = self.problem.curvature_gradients(y.w, U, jnp.sum(near), jnp.sum(coupled))     # (m, n)
-        moments = Moments(D / 2, outer_products(HU))                          # diag(H U E U' H) for each basis matrix E
-        return Frame(y, pairs, D, near, coupled, moments)
+        return Frame(y, pairs, D, near, coupled, outer_products(U), outer_products(HU), U.T @ U)
 
     def tangent(self, frame: Frame, y: FlowState) -> Tangent:
         """Return the dynamics at y, one gradient; the Hessian there is linear from the frame's point on."""
         opt, hp = self.optimizer, self.hp
-        U, lam = frame.U, frame.pairs.eigenvalues[: frame.near.size]          # (n, k), (k,)
+        lam = frame.pairs.eigenvalues[: frame.near.size]                      # (k,)
         g = self.gradient(y.w)                                                # (n,)
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
-        metric = inner(U, P)                                                  # (k, k)
-        slack = c * metric - jnp.diag(lam) - smat(frame.D @ (y.w - frame.y.w))
+        metric = frame.inner(P)                                               # (k, k)
+        slack = c * metric - jnp.diag(lam) - frame.turned(y)                  # (k, k)
         still, moved = self.affine(y, g, frame.moments)
         return Tangent(frame, y, still, moved, slack, metric, c, g)
 
@@ -194,11 +233,15 @@ class CentralFlow(Flow):
 
     def slack_change(self, tangent: Tangent, dy: FlowState) -> Float[Array, " m"]:
         """Return svec of the first-order change of A = U'(cP - H)U under dy: c U'dP U + dc U'PU - <d_ij, dw>."""
-        opt, hp, y = self.optimizer, self.hp, tangent.y
-        U = tangent.frame.U                                                   # (n, k)
-        dP = opt.preconditioner_drift(y.slow, dy.slow, hp)                    # () or (n,)
-        dc = jnp.asarray(opt.threshold_drift(y.slow, dy.slow, hp), U.dtype)   # ()
-        return svec(tangent.c * inner(U, dP) + dc * tangent.metric) - tangent.frame.D @ dy.w
+        frame = tangent.frame
+        dP, dc = self._edge_drift(tangent, dy)                                # () or (n,), ()
+        return svec(tangent.c * frame.inner(dP) + dc * tangent.metric) - product(frame.D, dy.w)
+
+    def _edge_drift(self, tangent: Tangent, dy: FlowState) -> tuple[Array, Array]:
+        """Return the first-order changes of preconditioner and threshold under dy."""
+        opt, hp, slow, dtype = self.optimizer, self.hp, tangent.y.slow, dy.w.dtype
+        dP, dc = opt.preconditioner_drift(slow, dy.slow, hp), opt.threshold_drift(slow, dy.slow, hp)
+        return jnp.asarray(dP, dtype), jnp.asarray(dc, dtype)
 
     def equilibrium(
         self,
@@ -221,9 +264,19 @@ class CentralFlow(Flow):
         rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
         return rates, X, info
 
-    def _response(self, tangent: Tangent, moved: FlowState, weight: Float[Array, ""]) -> Float[Array, "m m"]:
-        """Return B: svec(X) -> svec of what X adds to the slack within `weight`."""
-        return weight * jax.vmap(lambda dy: self.slack_change(tangent, dy), out_axes=1)(moved)
+    def _response(
+        self,
+        tangent: Tangent,
+        moved: FlowState,
+        weight: Float[Array, ""],
+        D_moved: Float[Array, "m m"] | None = None,
+    ) -> Float[Array, "m m"]:
+        """Return B: svec(X) -> svec of what X adds to the slack within `weight`; `D_moved` replaces D moved.w'."""
+        frame = tangent.frame
+        dP, dc = jax.vmap(lambda dy: self._edge_drift(tangent, dy))(moved)    # (m,) or (m, n), (m,)
+        edge = tangent.c * frame.inners(dP) + dc[:, None, None] * tangent.metric          # (m, k, k)
+        D_moved = product(frame.D, moved.w.T) if D_moved is None else D_moved
+        return weight * (svec(edge).T - D_moved)
 
     def covariance(
         self,
@@ -269,7 +322,8 @@ class CentralFlow(Flow):
         """Return Z = h speed P^{-1}H on the tracked eigenvectors of a frame."""
         P = self.optimizer.preconditioner(frame.y.slow, self.hp)              # () or (n,)
         U, lam = frame.pairs.U, frame.pairs.eigenvalues                       # (n, K), (K,)
-        return LinearPart(U, jnp.broadcast_to(P, (len(U),))[:, None] * U, h * self.speed(frame.y) * lam)
+        PU = jnp.broadcast_to(P, (len(U),)).astype(U.dtype)[:, None] * U      # (n, K)
+        return LinearPart(U, PU, h * self.speed(frame.y) * lam)
 
     def responses(self, frame: Frame, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
         """Return B (see `equilibrium`) of both stages of short steps of length h in a frame, at the frame's point."""
@@ -277,9 +331,9 @@ class CentralFlow(Flow):
         nothing = jax.tree.map(jnp.zeros_like, frame.y)
 
         def of(second: bool) -> Float[Array, "m m"]:
-            part = _part(h, second)
+            part, phi = _part(h, second), partial(_phi, second)
             _, moved = self._rates(tangent, nothing, part)
-            return self._response(tangent, moved._replace(w=Z.function(partial(_phi, second), moved.w)), part)
+            return self._response(tangent, moved, part, Z.between(phi, frame.D, moved.w))
 
         return jnp.stack([of(False), of(True)])
 
@@ -307,8 +361,8 @@ class CentralFlow(Flow):
             offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
             offset = offset._replace(w=jnp.zeros_like(y.w))
             still, _ = self._rates(tangent, offset, part)
-            back = jnp.where(second, Z.apply(point.w - y.w) / h - first.w, 0) # (n,)
-            still = still._replace(w=Z.function(phi, tangent.still.w + back))
+            back = jnp.where(second, Z.rates(point.w - y.w) / h, 0)           # (K,)
+            still = still._replace(w=Z.function(phi, tangent.still.w - jnp.where(second, first.w, 0), back))
             change = self.slack_change(tangent, _scaled_sum(offset, still, part))         # (m,)
             X, info = self.covariance(tangent, change, B, last.X, relieved(self, tangent.c, h / 2))
             moved = self._moved(tangent, X, part)
@@ -317,16 +371,20 @@ class CentralFlow(Flow):
             rates = rates._replace(w=tangent.still.w + moved.w)
             mean_X = jnp.where(second, (last.X + X) / 2, X)
             residual = jnp.maximum(last.residual, info.residual)
-            return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual)), None
+            length = jnp.linalg.norm(end.w - y.w)                             # ()
+            off = jnp.linalg.norm(end.w - point.w) / jnp.where(length > 0, length, 1)     # ()
+            correction = jnp.where(second, off, last.correction)
+            return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual, correction)), None
 
         still = jax.tree.map(jnp.zeros_like, y)
-        start = ShortStep(y, X, X, still, jnp.zeros_like(y.w), jnp.zeros((), y.w.dtype))
+        nothing = jnp.zeros((), y.w.dtype)
+        start = ShortStep(y, X, X, still, jnp.zeros_like(y.w), nothing, nothing)
         (_, _, end), _ = jax.lax.scan(stage, (y, still, start), (jnp.array([False, True]), responses))
         return end
 
     def _moved(self, tangent: Tangent, X: Float[Array, "k k"], weight: Float[Array, ""]) -> FlowState:
         """Return what X adds to the rates: their linear parts, for the moments of this X alone."""
-        moments = jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1)[None], tangent.frame.moments)
+        moments = jax.tree.map(lambda q: q[None], tangent.frame.moments_of(X))
         moved = self.affine(tangent.y, tangent.g, moments)[1]
         nothing = jax.tree.map(jnp.zeros_like, tangent.y)
         return jax.tree.map(lambda f: f[0], self._rates(tangent._replace(moved=moved), nothing, weight)[1])
@@ -344,11 +402,6 @@ def _phi(second: Array | bool, z: Array) -> Array:
 def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:
     """Return how much of an infeasible point is corrected within dt; states at rest get to the edge at once."""
     return jnp.asarray(jnp.inf, c.dtype) if flow.at_rest else RELIEF_RATE * c * dt
-
-
-def inner(U: Float[Array, "n k"], P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, "k k"]:
-    """Return U' diag(P) U; several P under `vmap` cost one matrix product."""
-    return P * (U.T @ U) if jnp.ndim(P) == 0 else smat(outer_products(U) @ P)
 
 
 def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:

@@ -45,7 +45,7 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         displacement = self.displacement(y, tangent, X0, dt)
         nothing = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         _, X, info = self.equilibrium(displacement, nothing, dt, X0, relief)
-        moments = self.moments(tangent, X)
+        moments = tangent.frame.moments_of(X)
         return self.leap(y, tangent.g, self.shift(moments), moments, dt), X, info
 
     def responses(self, frame: Frame, h: Float[Array, ""]) -> None:
@@ -58,7 +58,7 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         tangent = self.tangent(frame, y)
         end, X, info = self.step(y, tangent, X, h, relieved(self, tangent.c, h))
         rates = jax.tree.map(lambda a, b: (b - a) / h, y._replace(filtered=None), end._replace(filtered=None))
-        return ShortStep(end, X, X, rates, tangent.g, info.residual)
+        return ShortStep(end, X, X, rates, tangent.g, info.residual, jnp.zeros_like(info.residual))
 
     def displacement(self, y: FlowState, tangent: Tangent, X0: Float[Array, "k k"], dt: Float[Array, ""]) -> Tangent:
         """Return the tangent with the mean rates over the step, affine in X."""
@@ -66,7 +66,7 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         opt, hp, g, basis = self.optimizer, self.hp, tangent.g, tangent.frame.moments
         middle = y.slow | {"t": y.slow["t"] + dt}
         k = opt.leapfrog(middle, hp, dt)
-        last = self.moments(tangent, X0)
+        last = tangent.frame.moments_of(X0)
         driven = g + self.shift(last)                                         # (n,)
         m = y.filtered + dt * k.rate[:, None] * (driven - y.filtered)         # (F, n)
         read = middle | self.read(k, g, driven - m)
@@ -87,10 +87,6 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
             still=FlowState(w_still, still | {"t": one}),
             moved=FlowState(w_moved, moved | {"t": jnp.zeros((len(w_moved),), one.dtype)}),
         )
-
-    def moments(self, tangent: Tangent, X: Float[Array, "k k"]) -> Moments:
-        """Return the moments of Sigma = U X U'."""
-        return jax.tree.map(lambda q: jnp.tensordot(svec(X), q, axes=1), tangent.frame.moments)
 
     def shift(self, moments: Moments) -> Float[Array, "... n"]:
         """Return what the oscillation adds to the gradient that moves the weights: nothing in the ablated flow."""

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 import cflow_num as cn
 from cflow_num.anchored_stepping import LEAP, LONGEST, SHORTEST, Pace, paced
+from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.flows.base import FlowState
+from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.integrate import Process
 from cflow_num.loss import Problem
 from cflow_num.time_stepping import LoggedState, empty_log
+from cflow_num.warm_start import warm_started
 from cflow_sym.generated import load
 
 from .cases import arrays
@@ -92,6 +95,48 @@ def test_it_costs_a_fraction_of_heun_and_goes_the_same_way():
     for count, least in (("n_hessian_vectors", 3), ("n_curvature_gradients", 3)):
         assert flows["anchored"][count].values[-1] * least < flows["heun"][count].values[-1]
     assert flows["anchored"]["n_gradients"].values[-1] <= 0.7 * flows["heun"]["n_gradients"].values[-1]
+
+
+RUNS = {
+    "from the first step": ("gradient_descent", dict(learning_rate=0.8), 0),
+    "at the edge": ("gradient_descent", dict(learning_rate=0.8), 140),
+    "a preconditioner for each weight": ("rmsprop", dict(learning_rate=0.001, beta2=0.99, epsilon=1e-8), 60),
+}
+
+
+def path(integrator, name, hp, start, dt=None):
+    """Return 48 units of a central flow from a discrete step on."""
+    problem = cn.problem("digits-mlp", n=100, width=8)
+    optimizer, values = resolve(name, hp)
+    values = as_arrays(optimizer, values, problem)
+    flow = Process("central", problem, optimizer, values, integrator=integrator, chunk=16)
+    flow._options = flow._options._replace(dt=dt or flow._options.dt)
+    start = warm_started(DiscreteOptimizer(problem, values, optimizer), start)
+    (carry, _), weights = flow.start(start.flows, start.before), [np.asarray(start.flows.w)[None]]
+    for _ in range(3):
+        carry, records = flow.advance(carry)
+        weights.append(np.asarray(records.w))
+    return np.concatenate(weights), carry
+
+
+def distance(a, b):
+    """Return the largest distance of two paths, relative to how far they go."""
+    return np.linalg.norm(a - b, axis=1).max() / np.linalg.norm(b[-1] - b[0])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_single_precision_of_frames_does_not_show(name):
+    (single, carry), (full, other) = (path(integrator, *RUNS[name]) for integrator in ("anchored", "anchored-full"))
+    assert (carry.solver.V.dtype.name, other.solver.V.dtype.name) == ("float32", "float64")
+    assert carry.solver.X.dtype == single.dtype == np.float64
+    assert distance(single, full) < 1e-5, "measured: at most 3.1e-6"
+
+
+def test_short_steps_are_shorter_where_the_path_bends():
+    """At random weights the gradient turns within a unit; without the second stage's share in the estimate: 5e-3."""
+    anchored, carry = path("anchored", *RUNS["from the first step"])
+    assert distance(anchored, path("heun", *RUNS["from the first step"], dt=1 / 16)[0]) < 1e-3, "measured: 7.4e-4"
+    assert float(carry.y.log.n_gradients) > 2 * 48
 
 
 def test_momentum_keeps_the_length_of_its_short_steps():

@@ -1,0 +1,34 @@
+"""Products with what is known in single precision.
+
+A frame is evaluated where the path is expected to be and its eigenvectors to 3e-3: more digits of it cost only time.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+Tree = TypeVar("Tree")
+
+
+def astype(tree: Tree, dtype: str) -> Tree:
+    """Return the tree with its floating-point arrays in another precision.
+
+    >>> import jax.numpy as jnp
+    >>> astype({"a": jnp.ones(2), "b": 1}, "float32")["a"].dtype.name
+    'float32'
+    """
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+def product(M: Float[Array, "p n"], v: Float[Array, "*n"]) -> Float[Array, "*p"]:
+    """Return M v in the precision of v, multiplied in that of M; v is a vector or a matrix (n, k).
+
+    >>> import jax.numpy as jnp
+    >>> product(jnp.ones((2, 3), "float32"), jnp.ones(3)).tolist()
+    [3.0, 3.0]
+    """
+    return (M @ v.astype(M.dtype)).astype(v.dtype)
