@@ -32,6 +32,7 @@ SHORTEST = 1 / 16
 FEW = 4  # eigenvalues near the threshold; where the capacity is for more, the longest step is half as long
 CURVED = 30.0  # weight in the estimate of the square of what a second stage corrects, relative to the short step
 FRAMES = "float32"  # precision of frames; the flow's own is that of the weights
+FEW_WEIGHTS = 500  # fewer gain nothing by it: single operations cost more than numbers
 STEP = 1.0  # a short step
 LEAP = 1 / 2  # with momentum
 SEVERITY = 20  # weight in the estimate of an eigenvalue's relative excess over the threshold
@@ -41,7 +42,7 @@ GAP = 0.03  # relative to c: eigenvalues that near, or due within the step, have
 COUPLING = 0.03  # relative to c: that near also between different ones; half of it where there are more than a few
 WANTED = 0.1  # relative to c: eigenpairs that near must converge
 CROWDED = 0.02  # relative to c: eigenvalues that near beyond the capacity make it grow
-_eigenpairs = partial(leading_eigenpairs, tolerance=3e-3)  # with 1e-3 a long path moves by 1e-4 of its length
+TOLERANCE = 2e-3  # of eigenpairs; 3e-3 with half as long steps (with that a path with few is off by 2.1e-4, not 1.7e-4)
 
 
 class AnchoredState(NamedTuple):
@@ -102,10 +103,12 @@ class _Coarse(NamedTuple):
         cls, flow: CentralFlow, y: FlowState, V: Float[Array, "n K"], arriving: Float[Array, " K"], dtype: str
     ) -> _Coarse:
         """Evaluate the frame at y from the block V, for eigenvalues that rise by `arriving` within the step."""
-        flow, coupling = flow.astype(dtype), COUPLING if flow.capacity <= FEW else COUPLING / 2
+        few, flow = flow.capacity <= FEW, flow.astype(dtype)
+        eigenpairs = partial(leading_eigenpairs, tolerance=TOLERANCE if few else 1.5 * TOLERANCE)
+        coupling = COUPLING if few else COUPLING / 2
         y, arriving = astype((y, arriving), dtype)
         frame = flow.frame(
-            y, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=_eigenpairs
+            y, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=eigenpairs
         )
         return cls(flow, frame)
 

@@ -55,7 +55,7 @@ class RunCommand:
     processes: tuple[str, ...] = ("discrete", "stable", "central")
     """Any of discrete, stable, central, ablated, stationary; the closures rod, edge, envelope."""
     integrator: str | None = None
-    """anchored (the default), heun, leapfrog or published."""
+    """anchored (the default), anchored-full (double precision everywhere), heun, leapfrog or published."""
     onset: str = "published"
     """published (the oscillation is there at once at the edge) or delayed (once it has grown)."""
     average_start: bool = False

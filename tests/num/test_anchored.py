@@ -132,6 +132,21 @@ def test_single_precision_of_frames_does_not_show(name):
     assert distance(single, full) < 1e-5, "measured: at most 3.1e-6"
 
 
+def test_frames_keep_the_precision_that_a_preconditioner_needs():
+    """A gradient of 1e-30 has a square that single precision does not know; a loss that captured data cannot change."""
+    n = 500
+    scale, captured = jnp.ones(n).at[0].set(1e-30), jnp.ones(n)
+    plain = cn.Problem(lambda w: jnp.sum((1 + w) ** 2 + w[0] ** 2), jnp.zeros(n))
+    few = cn.Problem(lambda w: jnp.sum((1 + w) ** 2), jnp.zeros(n - 1))
+    tiny = cn.Problem(lambda w, scale: jnp.sum(scale * (1 + w) ** 2), jnp.zeros(n), data=scale)
+    fixed = cn.Problem(lambda w: jnp.sum(captured * (1 + w) ** 2), jnp.zeros(n))
+    for problem, frames in ((plain, "float32"), (few, "float64"), (tiny, "float64"), (fixed, "float64")):
+        flow = process("rmsprop", problem, learning_rate=0.1, beta2=0.9, epsilon=0.0)
+        state = {"nu": problem.gradient(problem.w0) ** 2, "t": jnp.asarray(1.0)}
+        carry = flow.start(FlowState(problem.w0, state))[0]
+        assert carry.solver.V.dtype.name == frames
+
+
 def test_short_steps_are_shorter_where_the_path_bends():
     """At random weights the gradient turns within a unit; without the second stage's share in the estimate: 5e-3."""
     anchored, carry = path("anchored", *RUNS["from the first step"])
