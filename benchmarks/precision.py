@@ -260,7 +260,7 @@ def figure(rows: list[dict[str, Any]]) -> None:
         ax.set_ylabel("largest error / distance")
     handles = {label: h for ax in axes.flat for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="lower center", ncol=4, fontsize=7, frameon=False)
-    fig.tight_layout(rect=(0, 0.1, 1, 1))
+    fig.tight_layout(rect=(0, 0.5 / fig.get_figheight(), 1, 1))
     fig.savefig(RESULTS / "precision.png", dpi=130)
     fig.savefig(RESULTS / "precision.svg")
 
