@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from .flows.base import FlowState
-from .flows.central import CentralFlow, Frame
+from .flows.central import CentralFlow
+from .flows.frame import Frame
 from .multiplier import growth, multipliers, rounding
 from .time_stepping import turning
 

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax as dfx
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +22,9 @@ from jaxtyping import Array, Float
 from . import amplitudes
 from .eigenpairs import leading_eigenpairs
 from .flows.base import FlowState
-from .flows.central import CentralFlow, Frame, ShortStep
-from .mixed_precision import astype, product
+from .flows.central import CentralFlow, ShortStep
+from .flows.frame import Frame
+from .mixed_precision import product
 from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described, fresh, turning
 
 LONGEST = 8  # units of flow time; chunks are multiples of it, so that their length changes no number
@@ -48,11 +48,11 @@ TOLERANCE = 2e-3  # of eigenpairs; 3e-3 with half as long steps (with that a pat
 class AnchoredState(NamedTuple):
     """What the next step starts from.
 
-    The tracked block `V (n, K)` in the frames' precision, the covariance `X (k, k)` in its basis, the last `rates` of
-    weights and slow states, the oscillation's last `shift` of the gradient and its last `pull` on log P, `(n,)`, the
-    effective `eigenvalues (K,)` in the middle of the last step, how fast they were rising there, `rise (K,)`, and how
-    long ago that was, `age ()`, and how fast the block was turning out of its own span, `turning (n, K)`. Where the
-    onset is delayed, `log_amplitude (K,)` along the block.
+    The tracked block `V (n, K)`, in whose precision frames are evaluated, the covariance `X (k, k)` in its basis, the
+    last `rates` of weights and slow states, the oscillation's last `shift` of the gradient and its last `pull` on
+    log P, `(n,)`, the effective `eigenvalues (K,)` in the middle of the last step, how fast they were rising there,
+    `rise (K,)`, and how long ago that was, `age ()`, and how fast the block was turning out of its own span,
+    `turning (n, K)`. Where the onset is delayed, `log_amplitude (K,)` along the block.
     """
 
     V: Float[Array, "n K"]
@@ -68,19 +68,13 @@ class AnchoredState(NamedTuple):
 
     @classmethod
     def start(
-        cls,
-        y: FlowState,
-        V: Float[Array, "n K"],
-        k: int,
-        log_amplitude: Float[Array, " K"] | None = None,
-        frames: str = FRAMES,
+        cls, y: FlowState, V: Float[Array, "n K"], k: int, log_amplitude: Float[Array, " K"] | None = None
     ) -> AnchoredState:
         """Return the memory of a flow that has not moved."""
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
-        nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], V.dtype)
-        age = jnp.asarray(jnp.inf, V.dtype)
-        X, V = jnp.zeros((k, k), V.dtype), V.astype(frames)
-        turning = jnp.zeros_like(V)
+        nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], y.w.dtype)
+        age = jnp.asarray(jnp.inf, y.w.dtype)
+        X, turning = jnp.zeros((k, k), y.w.dtype), jnp.zeros_like(V)
         return cls(V, X, still, nothing, nothing, unknown, unknown, age, turning, log_amplitude)
 
 
@@ -90,32 +84,6 @@ class _Nodes(NamedTuple):
     y: FlowState
     X: Float[Array, "u k k"]
     g: Float[Array, "u n"]
-
-
-class _Coarse(NamedTuple):
-    """A flow and its frame in the precision of frames."""
-
-    flow: CentralFlow
-    frame: Frame
-
-    @classmethod
-    def at(
-        cls, flow: CentralFlow, y: FlowState, V: Float[Array, "n K"], arriving: Float[Array, " K"], dtype: str
-    ) -> _Coarse:
-        """Evaluate the frame at y from the block V, for eigenvalues that rise by `arriving` within the step."""
-        few, flow = flow.capacity <= FEW, flow.astype(dtype)
-        eigenpairs = partial(leading_eigenpairs, tolerance=TOLERANCE if few else 1.5 * TOLERANCE)
-        coupling = COUPLING if few else COUPLING / 2
-        y, arriving = astype((y, arriving), dtype)
-        frame = flow.frame(
-            y, V, arriving=arriving, gap=GAP, coupling=coupling, wanted=WANTED, eigenpairs=eigenpairs
-        )
-        return cls(flow, frame)
-
-    def responses(self, size: int, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
-        """Return how the slack of the first `size` pairs answers X within both stages of a short step of length h."""
-        found = self.flow.responses(self.frame.leading(size), astype(h, self.frame.D.dtype.name))
-        return astype(found, h.dtype.name)
 
 
 class AtUnits(dfx.AbstractLocalInterpolation):
@@ -157,7 +125,6 @@ class Anchored(dfx.AbstractSolver):
     """Frames at the middle of steps, short steps in between (Heun; with momentum the leapfrog)."""
 
     h: Any  # longest short step
-    frames: str = eqx.field(static=True, default=FRAMES)  # their precision
     term_structure: ClassVar = ConstrainedTerm
     interpolation_cls: ClassVar = AtUnits
 
@@ -185,15 +152,14 @@ class Anchored(dfx.AbstractSolver):
         middle = extrapolated(flow, y, memory.rates, H / 2)
         known = jnp.isfinite(memory.age)
         apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
-        V = memory.V + apart.astype(self.frames) * memory.turning             # (n, K)
-        coarse = _Coarse.at(flow, middle, V, arriving, self.frames)
-        frame = coarse.frame.in_precision_of(middle)
+        V = memory.V + apart.astype(memory.V.dtype) * memory.turning          # (n, K)
+        frame = _frame(flow, middle, V, arriving)
         Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
         X = Q @ memory.X @ Q.T                                                # (k, k)
         l = memory.log_amplitude if memory.log_amplitude is None else amplitudes.transported(
             flow, frame, memory.V, memory.log_amplitude
         )                                                                     # (K,)
-        end, nodes, l = self._short_steps(flow, frame, coarse, y, X, memory.rates, H, l)
+        end, nodes, l = self._short_steps(flow, frame, y, X, memory.rates, H, l)
 
         c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
@@ -225,7 +191,6 @@ class Anchored(dfx.AbstractSolver):
         self,
         flow: CentralFlow,
         frame: Frame,
-        coarse: _Coarse,
         y: FlowState,
         X: Float[Array, "k k"],
         rates: FlowState,
@@ -241,7 +206,7 @@ class Anchored(dfx.AbstractSolver):
 
         def taken(size: int) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
             some, X0 = frame.leading(size), X[:size, :size]
-            responses = coarse.responses(size, h)                             # (2, m, m)
+            responses = flow.responses(some, h)                               # (2, m, m)
 
             def advance(i: Array, carry: tuple) -> tuple:
                 last, nodes, l = carry
@@ -289,6 +254,20 @@ class Anchored(dfx.AbstractSolver):
         nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
         w = jnp.full_like(moved, jnp.hypot(size, other) / np.sqrt(n).item())
         return nothing._replace(state=nothing.state._replace(w=w))
+
+
+def _frame(flow: CentralFlow, y: FlowState, V: Float[Array, "n K"], arriving: Float[Array, " K"]) -> Frame:
+    """Evaluate a frame at y from the block V, for eigenvalues that rise by `arriving` within the step."""
+    few = flow.capacity <= FEW
+    return flow.frame(
+        y,
+        V,
+        arriving=arriving,
+        gap=GAP,
+        coupling=COUPLING if few else COUPLING / 2,
+        wanted=WANTED,
+        eigenpairs=partial(leading_eigenpairs, tolerance=TOLERANCE if few else 1.5 * TOLERANCE),
+    )
 
 
 def influence(flow: CentralFlow, frame: Frame, end: ShortStep) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
@@ -364,14 +343,10 @@ class WholeUnits(dfx.AbstractStepSizeController):
 
 
 class Pace(NamedTuple):
-    """How steps are chosen, and the precision of frames.
-
-    Largest error estimate relative to the length of the path, longest step (at most 8).
-    """
+    """How steps are chosen: largest error estimate relative to the length of the path, longest step (at most 8)."""
 
     tolerance: float = 0.2
     longest: float = float(LONGEST)
-    frames: str = FRAMES
 
 
 def paced(flow: CentralFlow, pace: Pace) -> WholeUnits:

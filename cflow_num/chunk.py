@@ -152,7 +152,7 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         predicted = {"predicted_loss": losses}
         return Path(states, carry._replace(y=y), None, cost, jnp.zeros((), jnp.int32), predicted)
     if isinstance(flow, CentralFlow) and carry.pace is not None:
-        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype), pace.frames), paced(flow, pace)
+        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
         dt = carry.pace.size
     elif isinstance(flow, (CentralFlow, StationaryFlow)):
         term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from . import amplitudes
-from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, Anchored, AnchoredState, Pace, paced
+from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, Anchored, AnchoredState, paced
 from .baseline import Published
 from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
@@ -41,7 +41,6 @@ from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
 from .leapfrog_stepping import Leapfrog
 from .loss import Problem
-from .mixed_precision import astype
 from .programs import compiled_for
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
@@ -121,8 +120,8 @@ class Process:
             CLOSURES[name].check(optimizer)
             dt = closure_step
         full = integrator == "anchored-full" or problem.n_weights < FEW_WEIGHTS or not problem.castable
-        frames = problem.w0.dtype.name if full else FRAMES
-        self._options = Options(chunk, eig_every, coordinates, solver, dt, Pace(frames=frames))
+        self._frames = problem.w0.dtype.name if full else FRAMES  # their precision
+        self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
@@ -213,19 +212,11 @@ class Process:
         memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
         pace = None
         if self._options.solver is Anchored:
-            self._keep_precision(flow, y)
             l = amplitudes.initial(flow, y, V, seen.effective_eigenvalues) if self.delayed else None
-            memory = AnchoredState.start(y, V, k, l, self._options.pace.frames)
+            memory = AnchoredState.start(y, V.astype(self._frames), k, l)
             pace = paced(flow, self._options.pace).begun(logged)
         carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
-
-    def _keep_precision(self, flow: CentralFlow, y: FlowState) -> None:
-        """Evaluate frames in the run's own precision where the preconditioner underflows in theirs."""
-        coarse, pace = flow.astype(self._options.pace.frames), self._options.pace
-        P = coarse.optimizer.preconditioner(astype(y.slow, pace.frames), coarse.hp)  # () or (n,)
-        if not bool(jnp.all(jnp.isfinite(P) & (P > 0))):
-            self._options = self._options._replace(pace=pace._replace(frames=y.w.dtype.name))
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""

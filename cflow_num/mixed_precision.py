@@ -1,6 +1,6 @@
 """Products with what is known in single precision.
 
-A frame is evaluated where the path is expected to be and its eigenvectors to 3e-3: more digits of it cost only time.
+A frame is evaluated where the path is expected to be, its eigenvectors to 2e-3 or 3e-3: more digits cost only time.
 """
 
 from __future__ import annotations

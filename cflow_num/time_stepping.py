@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from .eigenpairs import Eigenpairs, leading_eigenpairs
 from .flows.base import FlowState
-from .flows.central import CentralFlow, Frame, Tangent, relieved
+from .flows.central import CentralFlow, Tangent, relieved
+from .flows.frame import Frame
 from .flows.stationary import StationaryFlow
 from .mixed_precision import product
 from .polarization import directions_evaluated
@@ -235,7 +236,7 @@ def described(
     """Return the log with the oscillation at y: X in the frame's basis, g the gradient there."""
     P = flow.optimizer.preconditioner(y.slow, flow.hp)                        # () or (n,)
     # eigenvectors in the metric of P at y: with U'PU = R'R, R X R' has the eigenvalues and U R^{-1} Y the vectors
-    R = jnp.linalg.cholesky(frame.inner(P)).T                              # (k, k)
+    R = jnp.linalg.cholesky(frame.inner(P)).T                                 # (k, k)
     x, Y = jnp.linalg.eigh(symmetric_part(R @ X @ R.T))
     x, Y = x[::-1], Y[:, ::-1]                                                # falling
     V = product(frame.U, solve_triangular(R, Y))                              # (n, k)

@@ -63,6 +63,8 @@ class Flow(eqx.Module):
 
     def astype(self: AnyFlow, dtype: str) -> AnyFlow:
         """Return the flow with problem and hyperparameters in another precision."""
+        if dtype == self.problem.w0.dtype.name:
+            return self
         numbers = self.problem.astype(dtype), astype(self.hp, dtype)
         return eqx.tree_at(lambda flow: (flow.problem, flow.hp), self, numbers)
 

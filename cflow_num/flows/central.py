@@ -24,11 +24,12 @@ from jaxtyping import Array, Bool, Float
 from cflow_sym.interface import Moments
 
 from ..complementarity import SdcpInfo, solve_sdcp
-from ..eigenpairs import Eigenpairs, leading_eigenpairs
+from ..eigenpairs import leading_eigenpairs
 from ..exponential import LinearPart, phi1, phi2
 from ..mixed_precision import product
-from ..symmetric import congruence, diagonal_entries, leading_entries, outer_products, smat, svec
+from ..symmetric import congruence, diagonal_entries, outer_products, smat, svec
 from .base import Flow, FlowState
+from .frame import Frame
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
 ACTIVE_GAP = (
@@ -36,72 +37,6 @@ ACTIVE_GAP = (
 )
 OPENING = 0.05  # of the variance that complementarity asks for: an oscillation that large takes part in it
 RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
-
-
-class Frame(NamedTuple):
-    """What turns slowly, at the point y: eigenpairs and curvature gradients.
-
-    With m = k(k+1)/2: curvature gradients `D (m, n)` of the eigenvalues that are `near (k,)` the threshold, between
-    different ones where both are `coupled (k,)`, nearer; svec of the outer product of each row of U, and of HU, with
-    itself in `UU`, `HUHU (m, n)`; `gram (k, k)` = U'U. Where the onset is delayed, `log_amplitude (k,)` is that of the
-    oscillation along each eigenvector. Vectors may be in a lower precision than y and the eigenvalues.
-    """
-
-    y: FlowState
-    pairs: Eigenpairs
-    D: Float[Array, "m n"]
-    near: Bool[Array, " k"]
-    coupled: Bool[Array, " k"]
-    UU: Float[Array, "m n"]
-    HUHU: Float[Array, "m n"]
-    gram: Float[Array, "k k"]
-    log_amplitude: Float[Array, " k"] | None = None
-
-    @property
-    def U(self) -> Float[Array, "n k"]:
-        """The eigenvectors that X refers to."""
-        return self.pairs.U[:, : self.near.size]
-
-    def in_precision_of(self, y: FlowState) -> Frame:
-        """Return the frame with its point, y, and all that is no vector in the precision of y."""
-        pairs, dtype = self.pairs, y.w.dtype
-        small = dict(eigenvalues=pairs.eigenvalues.astype(dtype), residuals=pairs.residuals.astype(dtype))
-        return self._replace(y=y, pairs=pairs._replace(**small))
-
-    @property
-    def moments(self) -> Moments:
-        """The moments of each svec-basis matrix E of X (leading axis m): d_ij/2 and diag(H U E U' H)."""
-        return Moments(self.D / 2, self.HUHU)
-
-    def moments_of(self, X: Float[Array, "k k"]) -> Moments:
-        """Return the moments of Sigma = U X U'."""
-        x = svec(X)                                                           # (m,)
-        shift, variance = (x.astype(q.dtype) @ q for q in (self.D, self.HUHU))            # (n,), (n,)
-        return Moments(shift.astype(x.dtype) / 2, variance.astype(x.dtype))
-
-    def turned(self, y: FlowState) -> Float[Array, "k k"]:
-        """Return U'(H(y) - H)U, the Hessian linear from the frame's point on."""
-        return smat(product(self.D, y.w - self.y.w))
-
-    def inner(self, P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, "k k"]:
-        """Return U' diag(P) U."""
-        if jnp.ndim(P) == 0:
-            return P * self.gram.astype(P.dtype)
-        return smat(product(self.UU, P))
-
-    def inners(self, P: Float[Array, "m n"] | Float[Array, " m"]) -> Float[Array, "m k k"]:
-        """Return U' diag(P) U for each row of P, or for each number: one matrix product."""
-        if jnp.ndim(P) == 1:
-            return P[:, None, None] * self.gram.astype(P.dtype)
-        return smat(product(self.UU, P.T).T)
-
-    def leading(self, size: int) -> Frame:
-        """Return the frame for X of the first `size` pairs alone; nothing is lost where no other is near."""
-        rows = leading_entries(self.near.size, size)
-        l = None if self.log_amplitude is None else self.log_amplitude[:size]
-        near, coupled, gram = self.near[:size], self.coupled[:size], self.gram[:size, :size]
-        D, UU, HUHU = self.D[rows], self.UU[rows], self.HUHU[rows]              # (m, n)
-        return Frame(self.y, self.pairs, D, near, coupled, UU, HUHU, gram, l)
 
 
 class Tangent(NamedTuple):
@@ -162,28 +97,35 @@ class CentralFlow(Flow):
         wanted: float = TRACKING_GAP,
         coupling: float = TRACKING_GAP,
     ) -> Frame:
-        """Evaluate eigenpairs (from the block V) and curvature gradients at y.
+        """Evaluate eigenpairs (from the block V) and curvature gradients at y, in the precision of V.
 
         Curvature gradients are evaluated for eigenvalues above (1 - gap) c once `arriving` is added to them, those
         between different ones above (1 - coupling) c, or for all tracked with `all_pairs`; eigenpairs above
         (1 - wanted) c must converge.
         """
         opt, hp, k = self.optimizer, self.hp, min(self.capacity, V.shape[1])
-        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        P = jnp.asarray(opt.preconditioner(y.slow, hp), V.dtype)              # () or (n,)
         c = jnp.asarray(opt.threshold(y.slow, hp), y.w.dtype)                 # ()
         rising = jnp.broadcast_to(jnp.asarray(arriving, y.w.dtype), (V.shape[1],))        # (K,)
         later = jax.lax.cummax(rising, reverse=True)                          # (K,) also of those below
+        coarse, w = self.astype(V.dtype.name), y.w.astype(V.dtype)
         pairs = eigenpairs(
-            lambda V: self.hessian_vectors(y.w, V), P, V, wanted_above=(1 - wanted) * c - later, capacity=k
+            lambda V: coarse.hessian_vectors(w, V),
+            P,
+            V,
+            wanted_above=((1 - wanted) * c - later).astype(V.dtype),
+            capacity=k,
         )
+        lam = pairs.eigenvalues.astype(c.dtype)                               # (K,)
+        pairs = pairs._replace(eigenvalues=lam, residuals=pairs.residuals.astype(c.dtype))
         U, HU = pairs.U[:, :k], pairs.HU[:, :k]                               # (n, k), (n, k)
 
         def within(gap: float) -> Bool[Array, " k"]:
-            above = ((pairs.eigenvalues + rising)[:k] > (1 - gap) * c) | all_pairs
+            above = ((lam + rising)[:k] > (1 - gap) * c) | all_pairs
             return jnp.cumsum(above[::-1])[::-1] > 0                          # the first ones up to the last such one
 
         near, coupled = within(gap), within(min(coupling, gap))               # (k,), (k,)
-        D = self.problem.curvature_gradients(y.w, U, jnp.sum(near), jnp.sum(coupled))     # (m, n)
+        D = coarse.problem.curvature_gradients(w, U, jnp.sum(near), jnp.sum(coupled))     # (m, n)
         return Frame(y, pairs, D, near, coupled, outer_products(U), outer_products(HU), U.T @ U)
 
     def tangent(self, frame: Frame, y: FlowState) -> Tangent:
@@ -333,7 +275,8 @@ class CentralFlow(Flow):
         def of(second: bool) -> Float[Array, "m m"]:
             part, phi = _part(h, second), partial(_phi, second)
             _, moved = self._rates(tangent, nothing, part)
-            return self._response(tangent, moved, part, Z.between(phi, frame.D, moved.w))
+            D_moved = Z.between(phi, frame.D, moved.w.astype(frame.D.dtype)).astype(h.dtype)          # (m, m)
+            return self._response(tangent, moved, part, D_moved)
 
         return jnp.stack([of(False), of(True)])
 

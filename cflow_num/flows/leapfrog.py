@@ -18,7 +18,8 @@ from cflow_sym.interface import Moments
 from ..complementarity import SdcpInfo
 from ..symmetric import svec
 from .base import FlowState
-from .central import CentralFlow, Frame, ShortStep, Tangent, relieved
+from .central import CentralFlow, ShortStep, Tangent, relieved
+from .frame import Frame
 from .phase_space import PhaseSpace
 
 

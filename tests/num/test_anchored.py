@@ -132,19 +132,27 @@ def test_single_precision_of_frames_does_not_show(name):
     assert distance(single, full) < 1e-5, "measured: at most 3.1e-6"
 
 
-def test_frames_keep_the_precision_that_a_preconditioner_needs():
-    """A gradient of 1e-30 has a square that single precision does not know; a loss that captured data cannot change."""
-    n = 500
-    scale, captured = jnp.ones(n).at[0].set(1e-30), jnp.ones(n)
-    plain = cn.Problem(lambda w: jnp.sum((1 + w) ** 2 + w[0] ** 2), jnp.zeros(n))
-    few = cn.Problem(lambda w: jnp.sum((1 + w) ** 2), jnp.zeros(n - 1))
-    tiny = cn.Problem(lambda w, scale: jnp.sum(scale * (1 + w) ** 2), jnp.zeros(n), data=scale)
+def test_frames_keep_the_precision_of_few_weights_and_of_captured_data():
+    n, captured = 500, jnp.ones(500)
+    plain, few = (cn.Problem(lambda w: jnp.sum((1 + w) ** 2), jnp.zeros(k)) for k in (n, n - 1))
     fixed = cn.Problem(lambda w: jnp.sum(captured * (1 + w) ** 2), jnp.zeros(n))
-    for problem, frames in ((plain, "float32"), (few, "float64"), (tiny, "float64"), (fixed, "float64")):
-        flow = process("rmsprop", problem, learning_rate=0.1, beta2=0.9, epsilon=0.0)
-        state = {"nu": problem.gradient(problem.w0) ** 2, "t": jnp.asarray(1.0)}
-        carry = flow.start(FlowState(problem.w0, state))[0]
-        assert carry.solver.V.dtype.name == frames
+    for problem, frames in ((plain, "float32"), (few, "float64"), (fixed, "float64")):
+        start = FlowState(problem.w0, {"t": jnp.asarray(1.0)})
+        assert process("gradient_descent", problem).start(start)[0].solver.V.dtype.name == frames
+
+
+def test_a_preconditioner_need_not_have_a_square_in_single_precision():
+    """With a gradient of 1e-30 and no epsilon, nu is 1e-60, which single precision does not know, and P = 1e-30."""
+    n = 500
+    scale = jnp.ones(n).at[0].set(1e-30)
+    problem = cn.Problem(lambda w, scale: jnp.sum(scale * (1 + w) ** 2), jnp.zeros(n), data=scale)
+    flow = process("rmsprop", problem, chunk=16, learning_rate=0.01, beta2=0.9, epsilon=0.0)
+    state = {"nu": problem.gradient(problem.w0) ** 2, "t": jnp.asarray(1.0)}
+    carry = flow.start(FlowState(problem.w0, state))[0]
+    assert carry.solver.V.dtype.name == "float32"
+    after, records = flow.advance(carry)
+    assert flow.failure(records) is None
+    np.testing.assert_allclose(after.y.state.w[0], after.y.state.w[1], rtol=1e-5)  # the scale changes nothing
 
 
 def test_short_steps_are_shorter_where_the_path_bends():
