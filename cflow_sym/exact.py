@@ -166,7 +166,8 @@ def draw_hyperparameter(h: Hyperparameter, rng: random.Random) -> sp.Rational:
 def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
     """Draw admissible hyperparameters, states (squares: roots stay rational), a count, weights and a gradient.
 
-    Scheduled hyperparameters also get a rate. With blockwise states there is one dimension more and two blocks.
+    Scheduled hyperparameters also get a rate. With blockwise states there is one dimension more and two blocks. The
+    time average of the gradient differs from the gradient: see `on_average` for where it must not.
     """
     rng = source(f"{spec.name}-{seed}")
     values: dict[sp.Symbol, Any] = {h.symbol: draw_hyperparameter(h, rng) for h in spec.active_hyperparameters}
@@ -183,7 +184,7 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
         if kind == "filtered":
             values[spec.all_symbols[name]] = draw_vector(rng, dimension)
     values[symbols.g] = draw_vector(rng, dimension)
-    values[symbols.g_mean] = values[symbols.g]
+    values[symbols.g_mean] = draw_vector(rng, dimension)  # not g: a formula that confuses the two must be seen
     values[symbols.c] = draw(rng, 1, 4)  # a threshold that stands for itself
     values[symbols.w] = draw_vector(rng, dimension)
     values |= {rate_symbol(s): draw(rng) for s in spec.scheduled}
@@ -191,6 +192,17 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
         signs = tuple(sp.Integer(rng.choice((-1, 1))) for _ in range(dimension))
         values[Frozen(argument)] = signs if is_elementwise(argument) else signs[0]
     return Point(values, dimension, blocks)
+
+
+def on_average(point: Point) -> Point:
+    """Return the point where the gradient is its own time average: where one oscillation is averaged over.
+
+    >>> import cflow_sym as cs
+    >>> point = random_point(cs.optimizer("adam"), 0)
+    >>> point(symbols.g_mean) == point(symbols.g), on_average(point)(symbols.g_mean) == point(symbols.g)
+    (False, True)
+    """
+    return point.with_values({symbols.g_mean: point.values[symbols.g]})
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,11 @@ class LocalModel:
     def dimension(self) -> int:
         """Number of weights."""
         return len(self.directions[0])
+
+    @property
+    def value(self) -> Any:
+        """The loss at w = 0, which is not 0."""
+        return self.loss((0,) * self.dimension)
 
     def gradient(self, w: Sequence[Any]) -> Vector:
         """Return the gradient at w."""
@@ -278,7 +295,7 @@ def _random_model(
     rest = rest - V * (V.T * V).inv() * (V.T * rest)
     H = curvature * P * V * (V.T * P * V).inv() * V.T * P + draw(rng, -0.25, 0.25) * rest * rest.T
     g = draw_vector(rng, n) if gradient is None else gradient
-    terms: dict[tuple[int, ...], Any] = {}
+    terms: dict[tuple[int, ...], Any] = {_exponents([], n): draw(source(f"loss-{seed}"), 1, 5)}  # L(0) is not 0
     for i in range(n):
         terms[_exponents([i], n)] = g[i]
     for i, j in combinations_with_replacement(range(n), 2):

@@ -18,7 +18,7 @@ import sympy as sp
 
 from cflow_sym import expansion
 from cflow_sym.derivation import Step
-from cflow_sym.exact import Point, add, agree, draw, is_zero, random_point, scale, source
+from cflow_sym.exact import Point, add, agree, draw, is_zero, on_average, random_point, scale, source
 from cflow_sym.filters import CanonicalForm, in_updated_averages, shorter
 from cflow_sym.momentum import SAMPLES, hyperparameter_samples
 from cflow_sym.notation import Coordinate, contract, latex_of, orient, symbols
@@ -170,26 +170,30 @@ def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str)
     start = _increment(state, new, keep) * (1 - _s.dt) / (1 + keep - (1 - keep) * _s.dt)
 
     def check_average(before: sp.Expr, after: sp.Expr) -> bool:
-        return all(
-            expansion.averages_as_stated(seen, _point(form, seed), before, after, order, seed)
-            for seed in expansion.CASES
+        points = [on_average(_point(form, seed)) for seed in expansion.CASES]
+        return all(_alternates(form, point, leap(state, new), before) for point in points) and all(
+            expansion.averages_as_stated(seen, point, before, after, order, seed)
+            for seed, point in zip(expansion.CASES, points, strict=True)
         )
 
     def check_start(before: sp.Expr, after: sp.Expr) -> bool:
         # with the drive held, the sum of all later deviations is that of the optimizer's own states
-        for seed in range(2):
-            point = random_point(form.spec, seed).with_values({_s.dt: sp.Rational(1, 2)})
-            small = point(keep)
+        for seed in range(3):
+            point = _point(form, seed)
+            h, small = point.values[_s.dt], point(keep)
+            whole = point.with_values({_s.dt: sp.Integer(1)})
+            if small != 0 and not is_zero(whole.vector(after)):  # at step 1 it starts where the optimizer stands
+                return False
             if small == 1:  # a sum moves on a line
-                if not agree(point.vector(after), scale(sp.Rational(1, 4), point.vector(new - state))):
+                if not agree(point.vector(after), scale((1 - h) / 2, point.vector(new - state))):
                     return False
                 continue
-            step = (1 + small - (1 - small) / 2) / (1 + small + (1 - small) / 2)
+            step = (1 + small - (1 - small) * h) / (1 + small + (1 - small) * h)
             rest = add(point.vector(state), scale(1 / (1 - small), point.vector(new - state)))
             deviation = add(point.vector(state), scale(-1, rest))
             begun = add(deviation, point.vector(after))
             total = scale(small / (1 - small), deviation)
-            leaped = scale(step / (1 - step) / 2, begun)
+            leaped = scale(step / (1 - step) * h, begun)
             if not all(is_zero(a - b, 1 + abs(a)) for a, b in zip(total, leaped, strict=True)):
                 return False
         return True
@@ -243,7 +247,10 @@ def _trapezoid_check(form: CanonicalForm, x: sp.Symbol, new: sp.Expr) -> Callabl
 
 
 def _leap_check(form: CanonicalForm, x: sp.Symbol, new: sp.Expr) -> Callable[[sp.Expr, sp.Expr], bool]:
-    """A step of length 1 is the optimizer's; one of length -dt undoes one of dt: symmetric, so of second order."""
+    """A step of length 1 is the optimizer's; one of length -dt undoes one of dt: symmetric, so of second order.
+
+    Its limit for small dt is the rate of the differential equation: at the mean of old and new value the increment.
+    """
 
     def value_of(point: Point, vector: tuple) -> object:
         return vector if isinstance(point.values[x], tuple) else vector[0]
@@ -257,6 +264,10 @@ def _leap_check(form: CanonicalForm, x: sp.Symbol, new: sp.Expr) -> Callable[[sp
                 return False
             if after.has(x) and _kept(x, new) == 1:
                 continue  # not affine: explicit, of first order
+            increment = add(point.vector(new), scale(-1, point.vector(x)))
+            mean = value_of(point, add(point.vector(x), scale(sp.Rational(1, 2), increment)))
+            if not agree(point.with_values({x: mean, _s.dt: sp.Integer(0)}).vector(after), increment):
+                return False
             there = add(point.vector(x), scale(h, point.vector(after)))
             moved = point.with_values({x: value_of(point, there), _s.dt: -h})
             back = add(there, scale(-h, moved.vector(after)))
@@ -265,6 +276,26 @@ def _leap_check(form: CanonicalForm, x: sp.Symbol, new: sp.Expr) -> Callable[[sp
         return True
 
     return check
+
+
+def _alternates(form: CanonicalForm, point: Point, rate: sp.Expr, seen: sp.Expr) -> bool:
+    """Say whether `seen` is the rate with the averages that the optimizer's own updates give in a two-cycle.
+
+    The gradient is displaced to either side, g_mean is in the middle; an average that stands at m in the middle answers
+    with a deviation d = F(-d, kick), F its own update, which is affine.
+    """
+    zero, one = scale(0, point.ones), point.ones
+    for sign in (1, -1):
+        kick = scale(sp.Rational(sign, 3), point.vector(_s.g))
+        there = point.with_values({_s.g: add(point.vector(_s.g), kick)})
+        moved = {}
+        for m in form.states:
+            update = form.spec.sequential_updates[m]
+            kept, fed = (point.with_values({m: x, _s.g: y}).vector(update) for x, y in ((one, zero), (zero, kick)))
+            moved[m] = add(point.vector(m), tuple(f / (1 + k) for f, k in zip(fed, kept, strict=True)))
+        if not agree(there.with_values(moved).vector(rate), there.vector(seen)):
+            return False
+    return True
 
 
 def _memory_check(form: CanonicalForm, b: sp.Expr) -> Callable[[sp.Expr, sp.Expr], bool]:
