@@ -37,7 +37,7 @@ class Step:
     """One step: `quantity` (LaTeX) goes from `before` to `after` by `rule`; `check(before, after)` says if.
 
     `why` is a sentence for the reader, `assumption` what the step takes for granted, `source` where it is
-    published.
+    published. `origin` is where the step must begin, recomputed from the optimizer and earlier steps (`chain.py`).
     """
 
     key: str
@@ -50,9 +50,17 @@ class Step:
     check: Check
     assumption: str = ""
     source: str = "derived"
+    origin: sp.Expr | None = None
 
     def verify(self) -> Step:
         """Run the check and return the step; raises `StepError` naming the step."""
+        from cflow_sym.values import same_value
+
+        if self.origin is not None and not same_value(self.before, self.origin):
+            raise StepError(
+                f"step {self.key!r} ({self.rule}) does not begin where the chain has come to: it begins at "
+                f"{self.before}, an earlier step or the optimizer itself gives {self.origin}."
+            )
         try:
             fine = self.check(self.before, self.after)
         except StepError:
@@ -115,9 +123,12 @@ class Derivation:
         return any(step.key == key for step in self.steps)
 
     def check(self) -> Derivation:
-        """Check every step again; raises `StepError` naming the first one that fails."""
+        """Check every step again, and what is printed of it; raises `StepError` naming the first one that fails."""
+        from cflow_sym.printed import printed_as_meant
+
         for step in self.steps:
             step.verify()
+        printed_as_meant(self)
         return self
 
     def _flow(self, prefix: str) -> Flow:

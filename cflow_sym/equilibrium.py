@@ -179,7 +179,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "With one P for each weight the state is not eliminated by one equation"
         )  # fmt: skip
         steps.append(Step(
-            "sigma_squared", EDGE, "closed form", r"\sigma^2", A_dot, sigma, why + "; the closed form keeps it.",
+            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma, why + "; the closed form keeps it.",
             check_balance, "", f"{CF}, part III",
         ))  # fmt: skip
         return steps

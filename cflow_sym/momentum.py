@@ -256,6 +256,27 @@ def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     ]  # fmt: skip
 
 
+def reduced_edge_step(form: CanonicalForm, P: sp.Expr, c: sp.Expr, edge: sp.Expr) -> Step:
+    """Return the step that holds the reduced flow's edge against the optimizer's own, late: v drops out of c P.
+
+    `P` and `c` are the optimizer's, `edge` is what the reduced flow takes for c P, with c by name where that is short.
+    """
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        for seed in range(SAMPLES):
+            point = random_point(form.spec, seed)
+            named = point.with_values({_s.c: point(c)})
+            if not agree(named.vector(after), point.vector(before)):
+                return False
+        return True
+
+    return Step(
+        "reduced_edge", REDUCED, "hold the edge against the optimizer's", r"c_{\rm red}P_{\rm red}", c * P, edge,
+        r"Momentum's steady factor cancels: with $P/v$ and $vc$ the curvature at which the oscillation begins is the "
+        "optimizer's own.", check,
+    )  # fmt: skip
+
+
 # Checks
 
 

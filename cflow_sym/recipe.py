@@ -22,6 +22,7 @@ from cflow_sym import (
     stable_flow,
     stationary,
 )
+from cflow_sym.chain import Chain
 from cflow_sym.derivation import Derivation, DerivationError, Step
 from cflow_sym.exact import agree, random_point
 from cflow_sym.filters import canonical_form, has_momentum, without_momentum
@@ -72,10 +73,11 @@ def _derive(key: _Key, order: str) -> Derivation:
     bare = without_momentum(form.late) if filtered else key.spec
     spec = stable_flow.with_memory(bare)
     steps: list[Step] = []
+    chain = Chain(key.spec, spec)
 
     def record(new: list[Step]) -> dict:
         found = [replace(s, section=f"{s.section} (reduced flow)") if eliminated else s for s in new]
-        steps.extend(step.verify() for step in found)
+        steps.extend(chain.linked(step).verify() for step in found)
         return {step.key: step.after for step in new}
 
     eliminated = False
@@ -94,7 +96,9 @@ def _derive(key: _Key, order: str) -> Derivation:
         P, c = late.get("late_preconditioner", P), late.get("late_threshold", c)
         v = record(momentum.reduced_speed_steps(form.late, c))["speed"]
         named = symbols.c if c.free_symbols.isdisjoint(spec.scheduled) else c
+        at_edge = P, c
         P, c = P / v, v * named  # of the reduced flow, a flow without momentum
+        record([momentum.reduced_edge_step(form.late, *at_edge, c * P)])
         eliminated = True
 
     rates = stable_flow.increments(spec)
