@@ -5,7 +5,7 @@ WORKERS ?= 2
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench budget closures limits study notebooks stress constraints clean
+.PHONY: help setup demo test lint quick derivations generated numbers bench budget closures limits mutations study notebooks stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -71,6 +71,9 @@ closures: $(STAMP)  ## closures against the central flow on established edges (a
 
 limits: $(STAMP)  ## where the flow is wrong: derivations/limits.md (a quarter of an hour on one core)
 	$(BIN)/python benchmarks/limits.py
+
+mutations: $(STAMP)  ## put every known fault into the sources, one at a time: each must be caught (ten minutes on one core)
+	$(BIN)/python -m tests.mutations.harness
 
 stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (five minutes on two cores)
 	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed

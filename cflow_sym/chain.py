@@ -19,7 +19,6 @@ import sympy as sp
 
 from cflow_sym.derivation import Step
 from cflow_sym.notation import (
-    NEW,
     OLD,
     Coordinate,
     Frozen,
@@ -170,7 +169,6 @@ class Chain:
         if not self.filters:
             return self.spec.weight_update
         return -self.found["speed"] * _s.g / self._late("preconditioner") - self.spec.decay * _s.w
-
 
 
 def _settled(expr: sp.Expr) -> sp.Expr:

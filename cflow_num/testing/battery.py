@@ -32,12 +32,15 @@ from ..loss import Problem
 from ..measures import values
 from ..problems import problem
 from ..run import run
-from . import phase_space, witnesses
+from . import frames, leaps, phase_space, steps, witnesses
 from .declared import follows_reference, takes_declared_updates
+from .originals import ORIGINALS, follows_optax
 
 EXAMPLES = {True: 8, False: 100}  # of each property, in the quick form and in full
 POINTS = {True: 1, False: 3}  # fresh sets of exact points for the derivation
-PROPERTIES = ("derivation", "autodiff", "update", "threshold", "stable", "edge", "symmetry", "real run")
+PROPERTIES = (
+    "derivation", "autodiff", "update", "threshold", "stable", "edge", "frame", "steps", "symmetry", "real run",
+)  # fmt: skip
 STEPS = {True: 250, False: 600}  # of the real run
 WARM_START = 5
 BEATS = 1.0  # D_central / D_stable of the real run must stay below
@@ -182,6 +185,13 @@ class _Tried:
             "threshold": ("bisection on quadratics finds the threshold", self.threshold),
             "stable": ("below the edge the central flow is the stable flow", self.stable),
             "edge": ("at the edge X >= 0, A + dA >= 0 and <X, A + dA> = 0", self.edge),
+            "frame": ("what is evaluated in a frame is what dense matrices give", self.frame),
+            "steps": (
+                "leapfrog steps, their start and the reduced flow are the optimizer's own, averaged"
+                if has_momentum(self.spec)
+                else "steps are of second order, below the edge and on it",
+                self.steps,
+            ),
             "symmetry": (f"the flow keeps {self.symmetries()}", self.symmetry),
             "real run": ("on a small network the central flow beats the stable flow", self.real_run),
         }
@@ -263,6 +273,27 @@ class _Tried:
 
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
 
+    def frame(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int, k: int) -> None:
+            e = witnesses.edge_state(flow, seed, k, 1.0, values)
+            frames.frame_is_dense(e, seed)
+            if not (flow.FILTERED_STATES or flow.MEMORYLESS):
+                frames.an_infeasible_start_is_relieved(witnesses.edge_state(flow, seed, k, frames.EXCESS, values))
+                frames.the_ablated_flow_keeps_the_edge_alone(e)
+
+        return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
+
+    def steps(self, flow: CompiledFlow) -> str:
+        def test(values: dict, seed: int, k: int) -> None:
+            e = witnesses.edge_state(flow, seed, k, 1.0, values)
+            if flow.FILTERED_STATES:
+                leaps.steps_of_the_optimizer(flow, witnesses.random_case(flow, seed, values))
+                leaps.the_step_is_the_one_foreseen(e, seed)
+            else:
+                steps.steps_are_of_second_order(e, witnesses.edge_state(flow, seed, k, 0.5, values))
+
+        return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
+
     def symmetry(self, flow: CompiledFlow) -> str:
         def test(values: dict, seed: int, k: int, turn: int) -> None:
             kept = phase_space.symmetries_of_a_step if flow.FILTERED_STATES else witnesses.symmetries_are_kept
@@ -274,13 +305,17 @@ class _Tried:
         spec = self.spec.with_options()
 
         traced = spec.reference is not None and not spec.active_switches  # the original knows no switches
+        published = spec.name in ORIGINALS and spec.reference is None and not spec.active_switches
 
         def test(values: dict, seed: int) -> None:
             takes_declared_updates(spec, flow, values, seed)
             if traced:
                 follows_reference(spec, flow, values, seed)
+            if published:
+                follows_optax(spec.name, flow, values, seed)
 
-        return self.search(test, flow, seed=_SEEDS) + (", also against the original" if traced else "")
+        said = ", also against the original" if traced else ", also against optax" if published else ""
+        return self.search(test, flow, seed=_SEEDS) + said
 
     def real_run(self, flow: CompiledFlow) -> str:
         """Look for a learning rate at which the edge is reached, then run all three processes."""

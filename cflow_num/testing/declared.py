@@ -32,8 +32,8 @@ STEPS = 3
 
 def takes_declared_updates(spec: OptimizerSpec, flow: CompiledFlow, values: Mapping[str, float], seed: int) -> None:
     """Assert that the first steps of the discrete optimizer on a random loss are those of the declared updates."""
-    small, hp = _setting(flow, values, seed)
-    y, path = _path(DiscreteOptimizer(small, hp, flow))
+    small, hp = setting_of(flow, values, seed)
+    y, path = path_of(DiscreteOptimizer(small, hp, flow))
     states = _initial(spec, hp, np.asarray(y.w))
     w = np.asarray(y.w)
     for t in range(STEPS):
@@ -55,8 +55,8 @@ def follows_reference(spec: OptimizerSpec, flow: CompiledFlow, values: Mapping[s
     """Assert that the first steps are those of the program that the spec was traced from."""
     original = spec.reference
     assert original is not None
-    small, hp = _setting(flow, values, seed)
-    y, path = _path(DiscreteOptimizer(small, hp, flow))
+    small, hp = setting_of(flow, values, seed)
+    y, path = path_of(DiscreteOptimizer(small, hp, flow))
     w, state = y.w, None
     for t in range(STEPS):
         now = {name: value_at(hp[name], jnp.asarray(t + 1.0)) for name in values}
@@ -70,7 +70,8 @@ def follows_reference(spec: OptimizerSpec, flow: CompiledFlow, values: Mapping[s
         w = after
 
 
-def _setting(flow: CompiledFlow, values: Mapping[str, float], seed: int) -> tuple[Problem, dict[str, Any]]:
+def setting_of(flow: CompiledFlow, values: Mapping[str, float], seed: int) -> tuple[Problem, dict[str, Any]]:
+    """Return a random loss and the hyperparameters as arrays or schedules."""
     rng = np.random.default_rng(seed)
     A, T = rng.normal(size=(N, N)), 0.1 * rng.normal(size=(N, N, N))
     small = local_problem(rng.normal(size=N), rng.normal(size=N), A @ A.T / N, T, 0.0)
@@ -78,7 +79,8 @@ def _setting(flow: CompiledFlow, values: Mapping[str, float], seed: int) -> tupl
 
 
 @eqx.filter_jit
-def _path(discrete: DiscreteOptimizer) -> tuple[FlowState, FlowState]:
+def path_of(discrete: DiscreteOptimizer) -> tuple[FlowState, FlowState]:
+    """Return the state before the first step and those after it, stacked."""
     y = discrete.first(discrete.problem.w0)
     return y, discrete.steps(y, STEPS)
 

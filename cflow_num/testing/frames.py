@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from cflow_sym.interface import Moments
+
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow
 from ..time_stepping import Log, described, empty_log
-from .witnesses import Edge, N, at_least, close
+from .witnesses import Edge, N, at_least, close, solve
 
 MOVED = 0.05  # how far from the frame's point its tangent is taken
 RELIEF = 0.05  # of the threshold
@@ -50,7 +52,7 @@ def _in_frame(flow: CentralFlow, y: FlowState, there: FlowState, V: Array, X: Ar
 
 
 def frame_is_dense(e: Edge, seed: int) -> None:
-    """Slack, metric, moments and the log of an oscillation, away from the frame's point, are those of dense matrices."""
+    """Away from the frame's point slack, metric, moments and the log of an oscillation are those of dense matrices."""
     flow, there, k = plain_central(e), moved_from(e, seed), e.k
     factor = np.random.default_rng(seed).normal(size=(k, k))
     X = np.zeros((flow.capacity, flow.capacity))
@@ -74,14 +76,6 @@ def frame_is_dense(e: Edge, seed: int) -> None:
     close("the predicted squared gradient", log.squared_gradient, np.asarray(g) ** 2 + variance, 1e-7)
 
 
-@eqx.filter_jit
-def _balanced(flow: CentralFlow, y: FlowState, V: Array, relief: Array) -> tuple:
-    tangent = flow.linearize(y, V)
-    still, nothing = jax.tree.map(jnp.zeros_like, y), jnp.zeros((flow.capacity, flow.capacity))
-    rates, X, _ = flow.equilibrium(tangent, still, jnp.asarray(WEIGHT), nothing, relief)
-    return rates, X, tangent.frame.U
-
-
 def _slack_rate(e: Edge, rates: FlowState, U: np.ndarray) -> np.ndarray:
     opt, hp = e.flow.optimizer, e.flow.hp
     edge = lambda s: jnp.broadcast_to(opt.threshold(s, hp) * opt.preconditioner(s, hp), (N,))  # noqa: E731
@@ -92,16 +86,23 @@ def _slack_rate(e: Edge, rates: FlowState, U: np.ndarray) -> np.ndarray:
 def an_infeasible_start_is_relieved(e: Edge) -> None:
     """Above the threshold only as much is taken back as the relief allows, and complementarity holds with that."""
     relief = RELIEF * e.c
-    rates, X, U = _balanced(plain_central(e), e.y, e.V, jnp.asarray(relief))
+    rates, X, _, U = solve(e.flow, e.y, e.V, WEIGHT, relief)
     U, X = np.asarray(U)[:, : e.k], np.asarray(X)[: e.k, : e.k]
     _complementary(e, X, -relief * np.eye(e.k) + WEIGHT * _slack_rate(e, rates, U))
 
 
 def the_ablated_flow_keeps_the_edge_alone(e: Edge) -> None:
-    """Without the shift of the gradient the weights follow -P^{-1} g, and the states alone keep the edge."""
-    flow = plain_central(e, sharpness_reduction=False)
-    rates, *_ = _balanced(flow, e.y, e.V, jnp.asarray(np.inf))
-    close("dw/dt of the ablated flow", rates.w, flow.weights_drift(e.y, jnp.asarray(e.b)), 1e-9)
+    """Without the shift of the gradient an oscillation moves the states, as ever, and not the weights."""
+    shift, variance = jnp.asarray(e.b)[None], jnp.asarray(e.b)[None] ** 2
+    with_shift, without = (
+        plain_central(e, sharpness_reduction=on).affine(e.y, jnp.asarray(e.b), Moments(shift, variance))[1]
+        for on in (True, False)
+    )
+    speed = float(e.flow.speed(e.y))
+    close("what a shift adds to dw/dt", with_shift.w[0], -speed * e.b / e.P, 1e-9)
+    close("what it adds to dw/dt of the ablated flow", without.w, jnp.zeros_like(without.w))
+    for name, value in with_shift.slow.items():
+        close(f"what it adds to d{name}/dt of the ablated flow", without.slow[name], value)
 
 
 def _complementary(e: Edge, X: np.ndarray, A: np.ndarray) -> None:

@@ -40,7 +40,7 @@ class Toy(NamedTuple):
     slope: Any
 
     def gradient(self, w):
-        x, y, v, s = ROTATION.T @ w
+        x, y, v, _ = ROTATION.T @ w
         S = self.S0 + y + 0.5 * v + 0.15 * v**2
         slope = jnp.stack([
             S * x + 0.3 * x**2 - self.quartic * x**3 / 6,
@@ -164,7 +164,7 @@ def paths(case: Case, eps):
     hp |= {"learning_rate": eta} | case.hp | ({"beta2": beta2} if "beta2" in hp else {})
     hp = {name: jnp.asarray(value) for name, value in hp.items()}
     w = jnp.asarray(ROTATION @ np.array([0.0, 0.0, 0.8, 0.0]))
-    count = STEPS // 2 // 1
+    count = STEPS // 2
     size = eps if case.averages else jnp.ones_like(eps)
     spread = 3 * jnp.array([0.9, 1.3, 0.7, 1.1])
     slow = {n: size * (spread if kind == "elementwise" else 1.0) for n, kind in opt.SLOW_STATES.items()}
@@ -218,6 +218,19 @@ def _adagrad_norm(eta: Any, beta2: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda w: optax.ScaleByRmsState(jnp.zeros(())), update)
 
 
+def _scalar_adam(eta: Any, beta2: Any) -> optax.GradientTransformation:
+    """Adam with one second moment for all weights."""
+
+    def update(g, state, params=None):
+        count = state.count + 1
+        mu, nu = 0.3 * state.mu + 0.7 * g, beta2 * state.nu + (1 - beta2) * jnp.sum(g**2)
+        step = -eta * mu / (1 - 0.3**count) / jnp.sqrt(nu / (1 - beta2**count))
+        return step, optax.ScaleByAdamState(count, mu, nu)
+
+    init = lambda w: optax.ScaleByAdamState(jnp.zeros((), jnp.int32), jnp.zeros_like(w), jnp.zeros(()))  # noqa: E731
+    return optax.GradientTransformation(init, update)
+
+
 def _heavy_ball_ema(eta: Any, beta2: Any) -> optax.GradientTransformation:
     return optax.chain(optax.ema(0.5, debias=False), optax.scale_by_learning_rate(eta))
 
@@ -244,10 +257,11 @@ CASES = (
     Case("adagrad_norm", _adagrad_norm, {}, {"nu": "nu"}, averages=False),
     Case("adagrad", lambda eta, b2: optax.adagrad(eta, 0.0, eps=0.0), {}, {"nu": "sum_of_squares"}, averages=False),
     Case("rmsprop", lambda eta, b2: optax.rmsprop(eta, b2, eps=0.0), {}, {"nu": "nu"}),
-    Case("adam", lambda eta, b2: optax.adam(eta, 0.3, b2, eps=0.0), {"beta1": 0.3}, M_NU, quartic=200.0),
-    Case("adamw", lambda eta, b2: optax.adamw(eta, 0.3, b2, eps=0.0, weight_decay=1e-3),
-         {"beta1": 0.3, "weight_decay": 1e-3}, M_NU, quartic=200.0),
-    Case("nadam", lambda eta, b2: optax.nadam(eta, 0.3, b2, eps=0.0), {"beta1": 0.3}, M_NU, quartic=200.0),
+    Case("scalar_adam", _scalar_adam, {"beta1": 0.3}, M_NU, quartic=60.0),
+    Case("adam", lambda eta, b2: optax.adam(eta, 0.2, b2, eps=0.0), {"beta1": 0.2}, M_NU, quartic=60.0),
+    Case("adamw", lambda eta, b2: optax.adamw(eta, 0.2, b2, eps=0.0, weight_decay=1e-3),
+         {"beta1": 0.2, "weight_decay": 1e-3}, M_NU, quartic=60.0),
+    Case("nadam", lambda eta, b2: optax.nadam(eta, 0.5, b2, eps=0.0), {"beta1": 0.5}, M_NU, quartic=60.0),
     Case("adabelief", lambda eta, b2: optax.adabelief(eta, 0.3, b2, eps=0.0, eps_root=0.0), {"beta1": 0.3}, M_NU,
          quartic=200.0),
 )  # fmt: skip
