@@ -144,6 +144,8 @@ class _Reader:
         for sign, kind in _SUMS.items():
             if self.take(sign):
                 return kind(self.between(r"\left[", r"\right]"))
+        if self.rest().startswith(r"\left|"):
+            return sp.Abs(self.between(r"\left|", r"\right|"))
         for opening, closing in ((r"\left(", r"\right)"), ("(", ")"), ("{", "}")):
             if self.rest().startswith(opening):
                 return self.between(opening, closing)

@@ -91,9 +91,6 @@ MUTANTS: tuple[Mutant, ...] = (
            "return self.optimizer.leapfrog(y.slow, self.hp, 0.0).weight[0]", "row nesterov steps"),
     Mutant("the step limit begins at the threshold alone", "cflow_sym.momentum",
            r'r"\Delta t_{\max}", v * c, limit', r'r"\Delta t_{\max}", c, limit', "check nesterov"),
-    Mutant("corrections of bias stay in the reduced flow's update of states", "cflow_sym.filters",
-           "return replace(self, phi=phi, r=_late(self.r), P=_late(self.P), slow=slow)",
-           "return replace(self, phi=phi, r=_late(self.r), P=self.P, slow=slow)", "check adam"),
 
     # Equilibrium
     Mutant("the equilibrium begins at cP in one direction less", "cflow_sym.equilibrium",
