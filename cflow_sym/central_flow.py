@@ -26,7 +26,7 @@ from cflow_sym.exact import (
     scale,
     two_point_average,
 )
-from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, symbols
+from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, orient, symbols
 from cflow_sym.spec import OptimizerSpec
 
 from .algebra import in_factors
@@ -96,7 +96,7 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
         averaged = rate if name == "t" else expansion.expand(rate, order)
         steps.append(Step(
             f"ansatz_{name}", ANSATZ, "average the rate", rf"\dot{{{latex_of(name)}}}",
-            rate, _grouped(averaged, rate),
+            rate, _grouped(averaged, rate, spec.all_symbols[name]) if name != "t" else averaged,
             "Functions of the gradient are averaged to second order in the amplitude." if name != "t" else
             "A counter does not see the oscillation.",
             _rate_check(spec, rate, order), "", f"{CF}, parts II and III" if name != "t" else "derived",
@@ -104,8 +104,12 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
     return steps
 
 
-def _grouped(averaged: sp.Expr, rate: sp.Expr) -> sp.Expr:
+def _grouped(averaged: sp.Expr, rate: sp.Expr, state: sp.Symbol) -> sp.Expr:
     """Return kappa (q + moments - nu) as one factored expression where that is what it is."""
+    decay = orient(in_factors(-averaged.diff(state)))
+    if rate.has(_s.g_mean) and decay != 0 and not decay.has(state):
+        driven = sp.collect(sp.expand(averaged + decay * state), _s.gradient_variance, evaluate=False)
+        return decay * (sp.Add(*(in_factors(q / decay) * m for m, q in driven.items())) - state)
     factored = in_factors(averaged)
     flipped = in_factors(-averaged)
     prefactor, bracket = rate.as_independent(*rate.atoms(Coordinate), _s.grad_sq_norm, as_Add=False)

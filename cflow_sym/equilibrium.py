@@ -211,11 +211,13 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
 
 
 def _normalization(coefficient: sp.Expr) -> sp.Expr:
-    return sp.expand(coefficient).coeff(_s.grad_S_sq_norm, 1) or sp.Integer(1)
+    squares = [_s.grad_S_sq_norm, *(e for e in coefficient.atoms(Total) if e.has(_s.grad_S))]
+    found = [sp.expand(coefficient).coeff(e, 1) for e in squares]
+    return next((q for q in found if q != 0), sp.Integer(1)) if len(squares) <= 2 else sp.Integer(1)
 
 
 def _quotient(numerator: sp.Expr, denominator: sp.Expr) -> sp.Expr:
-    """Return numerator / denominator with the coefficient of |grad S|^2 scaled to 1, as it is read."""
+    """Return numerator / denominator with the coefficient of |grad S|^2 (in its metric) scaled to 1, as it is read."""
     unit = _normalization(denominator)
     return _terms(numerator, unit) / _terms(denominator, unit)
 
@@ -227,10 +229,19 @@ def _terms(expr: sp.Expr, unit: sp.Expr) -> sp.Expr:
 def _collected(expr: sp.Expr) -> sp.Expr:
     """Collect by contraction, each coefficient factored."""
     if expr.atoms(Coordinate):
-        return expr
+        return by_contraction(expr)
     named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
     collected = sp.collect(expr, named)
     return sp.collect(expr, named, in_factors) if collected.is_Add else in_factors(expr)
+
+
+def by_contraction(expr: sp.Expr) -> sp.Expr:
+    """Collect terms with the same contractions, each coefficient factored."""
+    groups: dict[sp.Expr, sp.Expr] = {}
+    for term in sp.Add.make_args(expr):
+        totals = sp.Mul(*(f for f in sp.Mul.make_args(term) if f.has(Total)))
+        groups[totals] = groups.get(totals, sp.Integer(0)) + term / totals
+    return sp.Add(*(totals * in_factors(coefficient) for totals, coefficient in groups.items()))
 
 
 def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]:

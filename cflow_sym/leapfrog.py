@@ -103,7 +103,7 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     steps = []
     for m, (b, _) in zip(averages, form.averages, strict=True):
         new = b * m + (1 - b) * _s.g_mean
-        latex = rf"{_name(m)}"
+        latex = latex_of(m)
         steps += [
             Step(
                 f"centre_{m}", SECTION, "rewrite the increment in terms of the mean", rf"\dot{{{latex}}}", new - m,
@@ -156,14 +156,10 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     return steps
 
 
-def _name(m: sp.Symbol) -> str:
-    return rf"\bar {latex_of(m.name.removeprefix('mean_'))}"
-
-
 def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str) -> list[Step]:
     name, latex, keep = state.name, latex_of(state), _kept(state, new)
     seen = leap(state, form.seen(new))
-    whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order).xreplace({_s.g_mean: _s.g}))
+    whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order))
     zero = dict.fromkeys((_s.gradient_variance, _s.gradient_shift), sp.Integer(0))
     added = orient(in_factors(contract(sp.expand(whole - contract(whole.xreplace(zero))))))
     averaged = rate_of_leap(keep) * (_increment(state, new, keep) + added)

@@ -72,9 +72,10 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
         ),
         Step(
             "threshold", SECTION, "period two: z = -1", "c", equation.subs(_s.z, -1), c,
-            r"The period-two instability begins at $z=-1$. For $\lambda$ below $c$ every other root stays inside the "
-            "unit disc; this is checked exactly at samples of the hyperparameters (resultant and Sturm sequences) and "
-            "numerically at those of a run.", _threshold_check(form),
+            r"The period-two instability begins at $z=-1$, provided that every other root stays inside the unit disc "
+            r"for $\lambda$ below $c$: tried exactly at samples of the hyperparameters (resultant and Sturm "
+            "sequences), and proved below for all of them where no weight of the filter is negative.",
+            _threshold_check(form),
             "Slow states are frozen over one period of the oscillation.",
         ),
     ]  # fmt: skip

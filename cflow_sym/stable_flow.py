@@ -227,6 +227,7 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
 
 def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr) -> list[Step]:
     latex, old = latex_of(state), old_symbol(state)
+    still = _tidy(rate.xreplace({_s.g_mean: _s.g})) if rate.has(_s.g_mean) else rate  # without oscillation
     source = spec.source if state != _s.t else "derived"
 
     def check_increment(before: sp.Expr, after: sp.Expr) -> bool:
@@ -244,6 +245,7 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
         # implicit Euler of step 1 must be the optimizer: take the step back, then apply the update
         for seed in range(4):
             end = random_point(spec, seed)
+            end = end.with_values({_s.g_mean: end.values[_s.g]})
             back = tuple(a - b for a, b in zip(end.vector(state), end.vector(after), strict=True))
             value = back if isinstance(end.values[state], tuple) else back[0]
             start = end.with_values({state: value, _s.t: end.values[_s.t] - (0 if state == _s.t else 1)})
@@ -262,8 +264,9 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
             check_increment, "" if state == _s.t else CONVENTION, source,
         ),
         Step(
-            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, rate,
+            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, still,
             "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back exactly."
+            + (r" Without oscillation $\bar g=g$." if rate.has(_s.g_mean) else "")
             + (" " + spec.remarks[f"stable_{state.name}"] if f"stable_{state.name}" in spec.remarks else ""),
             check_euler, CONVENTION, source,
         ),
