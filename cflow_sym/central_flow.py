@@ -89,8 +89,9 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
     steps.append(Step(
         "ansatz_w", ANSATZ, "average the step", r"\dot w", spec.weight_update, w_rate,
         "The step is linear in the gradient, so its average needs the averaged gradient only.", check_w,
-        "Slow states do not oscillate; what their alternating part adds is a named "
-        "remainder.", f"{CF}, parts I to III",
+        "" if set(spec.state_updates) <= {_s.t} else
+        "Slow states do not oscillate; what their alternating part adds, where it adds anything, is named under what "
+        "the flow drops.", f"{CF}, parts I to III",
     ))  # fmt: skip
     for name, rate in rates.items():
         averaged = rate if name == "t" else expansion.expand(rate, order)
@@ -185,9 +186,8 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
         return True
 
     why = (
-        "At the edge the state is a function of the sharpness, so the effective step size is c/S whatever "
-        "the learning "
-        "rate; the learning rate acts through the variance only. Valid while the variance is positive."
+        "At the edge the state is a function of the sharpness, so that the step is as long as the sharpness allows, "
+        "whatever the learning rate: that acts through the variance only. Valid while the variance is positive."
         if edge
         else "P has no state to eliminate: the flow over the weights is the central flow itself."
     )

@@ -11,7 +11,7 @@ second moment, where there is one, it raises P. Each answers with a delay, and t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mpmath
 import sympy as sp
@@ -28,14 +28,14 @@ _s = symbols
 SMALL = sp.Rational(1, 10**20)  # of an oscillation, or of the root of a rate
 NEGLIGIBLE = 1e-10
 PLACES = 200  # digits
-VALLEY = "One critical eigenvalue that changes along a straight valley, where nothing but the loops damps."
+VALLEY = "One critical eigenvalue that changes along a straight valley, where nothing but the loops damps; no decay."
 PLAIN_NU = sp.Symbol("nu", positive=True)
 
 
-def growth_steps(form: CanonicalForm, gain: sp.Expr, c: sp.Expr) -> list[Step]:
+def growth_steps(form: CanonicalForm) -> list[Step]:
     """Return the steps for the delay of the loop, the burst index, and the growth with a second moment.
 
-    Where decay or a schedule is on there are none.
+    Decoupled decay and schedules are slow, and left out.
 
     >>> import cflow_sym as cs
     >>> d = cs.derive("heavy_ball_ema")
@@ -44,9 +44,8 @@ def growth_steps(form: CanonicalForm, gain: sp.Expr, c: sp.Expr) -> list[Step]:
     >>> cs.derive("scalar_rmsprop")["cycle_growth_nu"]
     a - kappa2/2
     """
-    if form.decay != 0 or form.spec.scheduled:
-        return []
-    edge = Edge.of(form, gain, c)
+    form = replace(form, decay=sp.Integer(0))
+    edge = Edge.of(form)
     steps = [_delay_step(form, edge), _index_step(form, edge)]
     if second_moment(form.late) is not None:
         steps.append(_second_moment_step(form, edge))
@@ -59,7 +58,7 @@ class Edge:
 
     >>> import cflow_sym as cs
     >>> from cflow_sym.filters import canonical_form
-    >>> Edge.of(canonical_form(cs.optimizer("gradient_descent")), sp.Integer(2), sp.Integer(2)).delay
+    >>> Edge.of(canonical_form(cs.optimizer("gradient_descent"))).delay
     1
     """
 
@@ -67,14 +66,16 @@ class Edge:
     named: bool
 
     @classmethod
-    def of(cls, form: CanonicalForm, gain: sp.Expr, c: sp.Expr) -> Edge:
-        """Read them off the filter; gain and threshold are those derived, corrections of bias died out."""
+    def of(cls, form: CanonicalForm) -> Edge:
+        """Read them off the filter without decay, its corrections of bias died out."""
         G = form.late.transfer(_s.z)
+        slope = G.diff(_s.z)
+        c = 2 / G.subs(_s.z, -1)
         values = {
-            _s.c: _late_value(c),
-            GAIN: _late_value(gain),
-            _s.lag_ratio: (G.diff(_s.z) / G).subs(_s.z, 1),
-            _s.bend_at_edge: G.diff(_s.z, 2).subs(_s.z, -1),
+            _s.c: shorter(c),
+            GAIN: shorter(2 / (1 + c * slope.subs(_s.z, -1))),
+            _s.lag_ratio: (slope / G).subs(_s.z, 1),
+            _s.bend_at_edge: slope.diff(_s.z).subs(_s.z, -1),
         }
         return cls(values, len(form.states) > 1)
 
@@ -99,11 +100,6 @@ class Edge:
     def delay_of_amplitude(self) -> sp.Expr:
         """Theta of the loop through the second moment."""
         return self.shown(-_s.c * GAIN * _s.bend_at_edge / 4)
-
-
-def _late_value(expr: sp.Expr) -> sp.Expr:
-    """Let corrections of bias die out."""
-    return shorter(expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)}))
 
 
 def second_moment(late: CanonicalForm) -> sp.Symbol | None:

@@ -24,8 +24,9 @@ from cflow_sym.notation import contract, latex_of, orient, symbols
 _s = symbols
 CF = "arXiv:2410.24206"
 PERIOD_TWO = (
-    r"The oscillation has period two: the displacement is $\delta$ and $-\delta$ in turn, so that odd "
-    "moments vanish."
+    r"The oscillation has period two, $\delta$ and $-\delta$ in neighbouring steps; its sizes along the critical "
+    r"directions change slowly, and $E[\cdot]$ is the mean over these slow cycles, too: odd moments vanish, and "
+    r"$\Sigma=E[\delta\delta^\top]$ may have any rank."
 )
 SECTION, DROPPED = "Averages over the oscillation", "What the flow drops"
 CASES = (1, 2, 3)

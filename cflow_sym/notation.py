@@ -272,12 +272,13 @@ def rebias(expr: sp.Expr) -> sp.Expr:
 
 
 def orient(expr: sp.Expr) -> sp.Expr:
-    """Write factors beta - 1 as -(1 - beta), which is how rates are read.
+    """Write factors beta - 1 as -(1 - beta), which is how rates are read; likewise with powers of the count.
 
     >>> orient(symbols.eta * (symbols.beta2 - 1) * symbols.nu)
     -eta*nu*(1 - beta2)
     """
-    flipped = {h - 1: sp.Dummy(positive=True) for h in (symbols.beta1, symbols.beta2)}
+    powers = [p for p in sp.sympify(expr).atoms(sp.Pow) if p.exp.has(symbols.t)]
+    flipped = {h - 1: sp.Dummy(positive=True) for h in (symbols.beta1, symbols.beta2, *powers)}
     signed = expr.xreplace({old: -new for old, new in flipped.items()})
     return signed.xreplace({new: -old for old, new in flipped.items()})
 
@@ -292,15 +293,21 @@ def entry(symbol: sp.Symbol | str) -> Entry | None:
 
 
 def latex_of(symbol: sp.Symbol | str) -> str:
-    """Return the LaTeX of a symbol; a name outside the table is set upright.
+    """Return the LaTeX of a symbol; outside the table what follows an underscore is set as an index.
 
-    >>> latex_of("nu")
-    '\\\\nu'
+    >>> latex_of("nu"), latex_of("m_slow"), latex_of("beta3")
+    ('\\\\nu', 'm_{\\\\rm slow}', '\\\\beta_{3}')
     """
     row = entry(symbol)
     if str(symbol).startswith("mean_"):
         return rf"\tilde {{{latex_of(str(symbol).removeprefix('mean_'))}}}"
-    return row.latex if row else rf"\mathrm{{{str(symbol).replace('_', ' ')}}}"
+    if row:
+        return row.latex
+    letter, _, index = str(symbol).partition("_")
+    base = row_of.latex if (row_of := entry(letter)) else sp.latex(sp.Symbol(letter))
+    base = base if len(letter) == 1 or "\\" in base or "_" in base else rf"\mathrm{{{letter}}}"
+    words = index.replace("_", r"\ ")
+    return base + (rf"_{{{words}}}" if len(words) == 1 else rf"_{{\rm {words}}}" if words else "")
 
 
 def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
@@ -313,7 +320,7 @@ def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
     names: dict[sp.Symbol, str] = {}
     for symbol in expr.atoms(sp.Symbol):
         row = entry(symbol)
-        if row is not None or "_" in symbol.name:
+        if row is not None or not symbol.name.startswith("root"):
             names[symbol] = latex_of(symbol)
         for suffix, pattern in decorated.items():
             base = symbol.name.removesuffix(suffix)

@@ -79,7 +79,7 @@ def _derive(key: _Key, order: str) -> Derivation:
 
     def record(new: list[Step]) -> dict:
         found = [replace(s, section=f"{s.section} (reduced flow)") if eliminated else s for s in new]
-        steps.extend(step.verify() for step in found)
+        steps.extend(replace(step, source=source_of(step, key.spec)).verify() for step in found)
         return {step.key: step.after for step in new}
 
     eliminated = False
@@ -113,6 +113,9 @@ def _derive(key: _Key, order: str) -> Derivation:
 
     central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
     sigma = record(equilibrium.equilibrium_steps(spec, P, central, c))["sigma_squared"]
+    if filtered and form.settled.P != form.late.P:
+        when = momentum.memories(form, of_states=False)
+        record([equilibrium.closed_form_in_time(spec, form.settled.P / v, central, c, when)])
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
     record(stationary.stationary_steps(spec, ansatz))
@@ -124,10 +127,21 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(predictions.prediction_steps(spec, *edge, squared))
     record(closures.closure_steps(form, polynomial, found["gain"], edge[1]))
     record(cycles.cycle_steps(form, found["gain"], edge[1]))
-    record(cycle_growth.growth_steps(form, found["gain"], edge[1]))
+    record(cycle_growth.growth_steps(form))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))
+
+
+def source_of(step: Step, spec: OptimizerSpec) -> str:
+    """Return the source of a step: what is published for three optimizers is derived for all others.
+
+    Averages of the gradient and of the loss know no optimizer.
+    """
+    general = step.section == expansion.SECTION or step.key == "predicted_loss"
+    if general or expansion.CF not in step.source or expansion.CF in spec.source:
+        return step.source
+    return "derived" if has_momentum(spec) else "derived, by the rule of arXiv:2410.24206 for RMSProp"
 
 
 def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:

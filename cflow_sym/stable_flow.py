@@ -174,12 +174,20 @@ def name_rates(spec: OptimizerSpec, expr: sp.Expr) -> sp.Expr:
     """
     for rate, value in rate_names(spec).items():
         decay = next(iter(value.free_symbols))
+        direct = expr.replace(lambda e, d=decay: _holds_rate(e, d), lambda e, r=rate, v=value: r * (e / v))
+        if not any(p.has(decay) and _rational(p) for p in direct.atoms(sp.Pow)) and direct.subs(decay, 0) == direct:
+            expr = direct
+            continue
         hidden = {p: sp.Dummy(positive=True) for p in expr.atoms(sp.Pow, sp.log) if p.has(decay) and not _rational(p)}
         inside = expr.xreplace(hidden).xreplace({decay: 1 / (1 + rate)})
         named = _factor_parts(inside).xreplace({v: k for k, v in hidden.items()})
         if named.has(rate):
             expr = named
     return expr
+
+
+def _holds_rate(expr: sp.Expr, decay: sp.Symbol) -> bool:
+    return expr.is_Mul and 1 - decay in expr.args and 1 / decay in expr.args
 
 
 def _rational(p: sp.Expr) -> bool:
