@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cflow_sym.derivation import Derivation
+from cflow_sym.filters import shorter
 from cflow_sym.notation import symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.recipe import derive
 from cflow_sym.typesetting import latex, shown
 
 _s = symbols
-LONG = 110  # characters of a formula that fits a cell
+LONG = 170  # characters of a formula that fits a cell
 IN_THE_NOTE = "in the note"
 HEAD = r"""# Derivations
 
@@ -57,7 +58,7 @@ def index_row(name: str) -> str:
     late = {p: 0 for p in d.gain.atoms() | d.gain.atoms(type(_s.beta1**_s.t)) if p.is_Pow and p.exp.has(_s.t)}
     named = d["burst_index"].has(_s.bend_at_edge)
     index = IN_THE_NOTE if named or d.spec.memoryless else _cell(latex(d["burst_index"]))
-    cells = [_cell(latex(e)) for e in (P, c, d.gain.xreplace(late))]
+    cells = [_cell(latex(e)) for e in (P, c, shorter(d.gain.xreplace(late)))]
     return f"| [{d.spec.title}]({name}.md) | {' | '.join(cells)} | {index} | {_variance(d)} |"
 
 
@@ -65,7 +66,7 @@ def _variance(d: Derivation) -> str:
     if d.spec.memoryless:
         return "none, see the note"
     text = latex(shown(d, d.sigma_squared))
-    return _cell(text, longest=2 * LONG)
+    return _cell(text, longest=LONG + 100)
 
 
 def _cell(text: str, longest: int = LONG) -> str:

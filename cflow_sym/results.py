@@ -10,7 +10,8 @@ import sympy as sp
 
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation import Derivation
-from cflow_sym.filters import canonical_form, has_momentum
+from cflow_sym.filters import CanonicalForm, canonical_form, has_momentum, shorter
+from cflow_sym.leapfrog import average_symbols, memory_left
 from cflow_sym.momentum import memories
 from cflow_sym.notation import latex_of, orient, symbols
 from cflow_sym.stable_flow import rate_names
@@ -65,7 +66,7 @@ def _edge(d: Derivation) -> list[tuple[str, str]]:
 
 
 def _late(expr: sp.Expr) -> sp.Expr:
-    return expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)})
+    return shorter(expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)}))
 
 
 def _flow(d: Derivation) -> list[tuple[str, str]]:
@@ -80,11 +81,12 @@ def _rates(d: Derivation) -> str:
 def _edge_sentence(d: Derivation) -> str:
     drops = " The gain and the burst index are those of late times." if d.gain.has(_s.t) else ""
     index = (
-        r", and cycles of the oscillation grow by $e$ to the power of the burst index $\Gamma\theta$ per relative "
-        "sharpening that it prevents"
+        r", and the cycles of oscillation and curvature about the flow grow by $\Gamma\theta$, the burst index, in "
+        r"$e$-folds per relative sharpening that the oscillation prevents"
         if not d.spec.memoryless
         else ""
     )
+    index += " ($P$ held fixed; what its motion adds is in *Other closures*)" if "cycle_growth_nu" in d else ""
     return (
         rf"The step is $-P^{{-1}}$ times the {'filtered ' if has_momentum(d.spec) else ''}gradient"
         r"; it is stable along an eigenvector of $P^{-1}H$ with eigenvalue $\lambda$ while $\lambda<c$. Beyond, the "
@@ -117,7 +119,7 @@ def _with_momentum(d: Derivation) -> list[str]:
     centre = [(rf"\dot{{{latex_of(n)}}}", latex(e)) for n, e in d.centre_flow.items()]
     for name in d.spec.slow_states:
         if name != "t":
-            rate = d[f"leap_average_{name}"].xreplace({_s.dt: sp.Integer(0)})
+            rate = d[f"leap_average_{name}"].xreplace(_read(form)).xreplace({_s.dt: sp.Integer(0)})
             centre.append((rf"\dot{{{latex_of(name)}}}", latex(_relaxing(rate, d.spec.state_symbols[name]))))
     tilde = ", ".join(f"${latex_of(n)}$" for n in d.centre_flow if n != "w")
     slow = " and slow states" if len(d.spec.slow_states) > 1 or d.preconditioner.has(_s.t) else ""
@@ -148,6 +150,14 @@ def _with_momentum(d: Derivation) -> list[str]:
             aligned([(r"\sigma^2(t)", latex(shown(d, d["sigma_squared_in_time"])))]),
         ]
     return parts
+
+
+def _read(form: CanonicalForm) -> dict[sp.Symbol, sp.Expr]:
+    """Return the averages that slow states read, updated a step of length dt after those of the centre flow."""
+    found = {}
+    for m, average, b in zip(form.states, average_symbols(form), form.b, strict=False):
+        found[m] = form.steady[m] * (_s.g - memory_left(b) * (_s.g_mean - average))
+    return found
 
 
 def _relaxing(rate: sp.Expr, state: sp.Symbol) -> sp.Expr:
