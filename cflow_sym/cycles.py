@@ -11,6 +11,7 @@ closed cycles of any size. Whether cycles grow or settle is a matter of the next
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import sympy as sp
@@ -127,14 +128,14 @@ def _points(form: CanonicalForm, named: dict[sp.Symbol, sp.Expr]) -> list[dict[s
     return found
 
 
-def _once_around(stiff: mpmath.mpf, a: mpmath.mpf, b: mpmath.mpf) -> tuple[mpmath.mpf, mpmath.mpf]:
+def _once_around(stiff: Any, a: Any, b: Any) -> tuple[Any, Any]:
     """Return the period of a cycle on which x^2 reaches e^2 times its mean, and the integral of x^2 over it.
 
     With q = log(b x^2/a): q' = 2 stiff (lambda - c), and stiff (lambda - c)^2 + a (e^q - 1 - q) keeps its value. In the
     angle of q between its ends the integrand is smooth and periodic, so that equal steps converge exponentially.
     """
     with mpmath.workdps(QUADRATURE):
-        potential: Callable[[mpmath.mpf], mpmath.mpf] = lambda q: mpmath.expm1(q) - q  # noqa: E731
+        potential: Callable[[Any], Any] = lambda q: mpmath.expm1(q) - q  # noqa: E731
         top = mpmath.mpf(2)
         bottom = mpmath.findroot(lambda q: potential(q) - potential(top), (-8, -6))
         period = squares = mpmath.mpf(0)

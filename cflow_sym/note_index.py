@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cflow_sym.derivation import Derivation
-from cflow_sym.filters import shorter
 from cflow_sym.notation import symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.recipe import derive
+from cflow_sym.results import late_value
 from cflow_sym.typesetting import latex, shown
 
 _s = symbols
@@ -55,10 +55,9 @@ def index_row(name: str) -> str:
     """Return the row of one optimizer in the index."""
     d = derive(optimizer(name))
     P, c = (d[f"late_{n}"] if f"late_{n}" in d else d[n] for n in ("preconditioner", "threshold"))
-    late = {p: 0 for p in d.gain.atoms() | d.gain.atoms(type(_s.beta1**_s.t)) if p.is_Pow and p.exp.has(_s.t)}
     named = d["burst_index"].has(_s.bend_at_edge)
     index = IN_THE_NOTE if named or d.spec.memoryless else _cell(latex(d["burst_index"]))
-    cells = [_cell(latex(e)) for e in (P, c, shorter(d.gain.xreplace(late)))]
+    cells = [_cell(latex(e)) for e in (P, c, late_value(d.gain))]
     return f"| [{d.spec.title}]({name}.md) | {' | '.join(cells)} | {index} | {_variance(d)} |"
 
 

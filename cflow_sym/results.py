@@ -58,14 +58,19 @@ def _edge(d: Derivation) -> list[tuple[str, str]]:
     of_time = r"(t)" if d.preconditioner.has(_s.t) else ""
     rows = [(f"P{of_time}", latex(d.preconditioner))]
     rows.append(("c(t)" if d.threshold.has(_s.t) else "c", latex(d.threshold)))
-    gain = _late(d.gain)
+    gain = late_value(d.gain)
     rows.append((r"\Gamma", latex(gain) if len(latex(gain)) < LONG else r"\frac{2}{1+c\,G'(-1)}"))
     if not d.spec.memoryless:
         rows.append((r"\Gamma\theta", latex(d["burst_index"])))
     return rows
 
 
-def _late(expr: sp.Expr) -> sp.Expr:
+def late_value(expr: sp.Expr) -> sp.Expr:
+    """Return the value after the corrections of bias.
+
+    >>> late_value(_s.eta / (1 - _s.beta1**_s.t))
+    eta
+    """
     return shorter(expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)}))
 
 
