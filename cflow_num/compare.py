@@ -281,10 +281,11 @@ def _discrete_sharpness(run: Run, crossing: int | None) -> Row:
 
 
 def _gain(run: Run) -> list[Row]:
-    gain = run.config.get("gain")
-    return (
-        [] if gain is None or gain <= 2 else [Row("gain", gain, note="expect bursts" if run.config.get("note") else "")]
-    )
+    gain, index = run.config.get("gain"), run.config.get("burst_index")
+    if gain is None or gain <= 2:
+        return []
+    rows = [Row("gain", gain, note="expect bursts" if run.config.get("note") else "")]
+    return rows if index is None else [*rows, Row("burst_index", index)]
 
 
 def _cost(run: Run) -> Row:

@@ -22,11 +22,12 @@ _SAMPLES = 400  # of the effective eigenvalue below the threshold
 
 
 class EdgeOfFilter(NamedTuple):
-    """Threshold c, gain d log|z| / d log lambda there, and the memory of the averages by weight (the lag), in steps."""
+    """Threshold c, gain d log|z| / d log lambda there, memory of the averages by weight in steps, burst index."""
 
     threshold: float
     gain: float
     memory: float
+    burst_index: float
 
 
 def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> EdgeOfFilter:
@@ -36,8 +37,8 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> Ed
 
     >>> from cflow_sym import generated
     >>> edge = check_filter(generated.load("heavy_ball"), {"learning_rate": 0.1, "beta1": 0.9, "weight_decay": 0.0})
-    >>> round(edge.threshold, 6), round(edge.gain, 6), round(edge.memory, 6)
-    (3.8, 38.0, 9.5)
+    >>> round(edge.threshold, 6), round(edge.gain, 6), round(edge.memory, 6), round(edge.burst_index, 6)
+    (3.8, 38.0, 9.5, 722.0)
     """
     shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
     counts = jnp.arange(1.0, last + 1)
@@ -47,7 +48,8 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> Ed
     refuse_other_periods(flow.filter_coefficients(late, held), f"{flow.NAME} with {shown}")
     k = flow.leapfrog(late, held, 0.0)
     memory = jnp.sum(k.weight / k.rate) / jnp.sum(k.weight)
-    return EdgeOfFilter(*(float(x) for x in (flow.threshold(late, held), flow.gain(late, held), memory)))
+    found = flow.threshold(late, held), flow.gain(late, held), memory, flow.burst_index(late, held)
+    return EdgeOfFilter(*(float(x) for x in found))
 
 
 def refuse_other_periods(f: Filter, name: str) -> None:
@@ -78,8 +80,9 @@ def warning(flow: CompiledFlow, edge: EdgeOfFilter) -> str:
         return ""
     return (
         f"the gain of {flow.NAME} at the edge is {edge.gain:.3g} (2 without momentum): its oscillation grows by "
-        f"{edge.gain:.3g} % a step for every percent beyond the threshold, so expect bursts, which no flow follows: "
-        "use less momentum or read the flow as an average over bursts"
+        f"{edge.gain:.3g} % a step for every percent beyond the threshold, and cycles about the flow by "
+        f"{edge.burst_index / 100:.3g} e-folds for every percent of sharpening prevented, so expect bursts, which no "
+        "flow follows: use less momentum or read the flow as an average over bursts"
     )
 
 

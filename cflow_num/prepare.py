@@ -94,6 +94,7 @@ def prepare(
         "onset": onset,
         "average_start": average_start,
         "gain": edge.gain,
+        "burst_index": edge.burst_index,
         "memory": edge.memory,
         "note": filters.warning(flow, edge),
         "eig_every": eig_every,

@@ -155,6 +155,12 @@ DEFINITIONS = {
         "How fast the oscillation grows per relative excess of the curvature: 2 without momentum. Above 10 expect "
         "bursts, which no flow follows.",
     ),
+    "burst_index": (
+        "burst index",
+        "By how many e-folds cycles of oscillation and curvature about the flow grow per relative sharpening that the "
+        "oscillation prevents, in a straight valley: 2 for gradient descent. Over a run that prevents the relative "
+        "sharpening q they grow by q times this, and are bursts once that makes up for how small they began.",
+    ),
     "cost": (
         "cost [gradients per step]",
         "Gradient equivalents of the central flow per unit of flow time, which is one step, by count: "

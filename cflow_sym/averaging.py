@@ -45,13 +45,17 @@ def sign_average(expr: sp.Expr) -> sp.Expr:
 def orders_of_average(f: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """Return the terms of E[f(gradient)] of order 0, 2 and 4 in the amplitude, in D1, ..., D4.
 
+    Where f reads `g_mean`, that is the average of the gradient itself.
+
     >>> orders_of_average(symbols.g**2)[1]
     D1**2 + D2*g
+    >>> orders_of_average((symbols.g - symbols.g_mean) ** 2)
+    (0, D1**2, D1*D3/3)
     """
     displaced = displaced_gradient().xreplace(
         {d: AMPLITUDE**k * d for k, d in enumerate((_s.D1, _s.D2, _s.D3, _s.D4), 1)}
     )
-    path = expand_names(f).xreplace({_s.g: displaced})
+    path = expand_names(f).xreplace({_s.g: displaced, _s.g_mean: sign_average(displaced)})
     terms = []
     for k in (0, 2, 4):
         coefficient = path.diff(AMPLITUDE, k) / sp.factorial(k) if k else path

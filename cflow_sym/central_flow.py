@@ -26,7 +26,7 @@ from cflow_sym.exact import (
     scale,
     two_point_average,
 )
-from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, symbols
+from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, orient, symbols
 from cflow_sym.spec import OptimizerSpec
 
 from .algebra import in_factors
@@ -89,14 +89,15 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
     steps.append(Step(
         "ansatz_w", ANSATZ, "average the step", r"\dot w", spec.weight_update, w_rate,
         "The step is linear in the gradient, so its average needs the averaged gradient only.", check_w,
-        "Slow states do not oscillate; what their alternating part adds is a named "
-        "remainder.", f"{CF}, parts I to III",
+        "" if set(spec.state_updates) <= {_s.t} else
+        "Slow states do not oscillate; what their alternating part adds, where it adds anything, is named under what "
+        "the flow drops.", f"{CF}, parts I to III",
     ))  # fmt: skip
     for name, rate in rates.items():
         averaged = rate if name == "t" else expansion.expand(rate, order)
         steps.append(Step(
             f"ansatz_{name}", ANSATZ, "average the rate", rf"\dot{{{latex_of(name)}}}",
-            rate, _grouped(averaged, rate),
+            rate, _grouped(averaged, rate, spec.all_symbols[name]) if name != "t" else averaged,
             "Functions of the gradient are averaged to second order in the amplitude." if name != "t" else
             "A counter does not see the oscillation.",
             _rate_check(spec, rate, order), "", f"{CF}, parts II and III" if name != "t" else "derived",
@@ -104,8 +105,12 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
     return steps
 
 
-def _grouped(averaged: sp.Expr, rate: sp.Expr) -> sp.Expr:
+def _grouped(averaged: sp.Expr, rate: sp.Expr, state: sp.Symbol) -> sp.Expr:
     """Return kappa (q + moments - nu) as one factored expression where that is what it is."""
+    decay = orient(in_factors(-averaged.diff(state)))
+    if rate.has(_s.g_mean) and decay != 0 and not decay.has(state):
+        driven = sp.collect(sp.expand(averaged + decay * state), _s.gradient_variance, evaluate=False)
+        return decay * (sp.Add(*(in_factors(q / decay) * m for m, q in driven.items())) - state)
     factored = in_factors(averaged)
     flipped = in_factors(-averaged)
     prefactor, bracket = rate.as_independent(*rate.atoms(Coordinate), _s.grad_sq_norm, as_Add=False)
@@ -181,9 +186,8 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
         return True
 
     why = (
-        "At the edge the state is a function of the sharpness, so the effective step size is c/S whatever "
-        "the learning "
-        "rate; the learning rate acts through the variance only. Valid while the variance is positive."
+        "At the edge the state is a function of the sharpness, so that the step is as long as the sharpness allows, "
+        "whatever the learning rate: that acts through the variance only. Valid while the variance is positive."
         if edge
         else "P has no state to eliminate: the flow over the weights is the central flow itself."
     )

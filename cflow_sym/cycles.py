@@ -1,7 +1,7 @@
 """Cycles about the central flow: the oscillation grows, the sharpness falls, the oscillation dies, the sharpness rises.
 
-The central flow is the average of these cycles. Their frequency follows from the gain; whether they grow or decay from
-one to the next is a matter of how late amplitude and sharpness answer each other.
+The central flow is their average: to first order for small cycles, and exactly, at leading order in the rates, for
+closed cycles of any size. Whether cycles grow or settle is a matter of the next order (`cycle_growth.py`).
 """
 
 # SymPy annotates most results as Basic, so these checks say nothing here:
@@ -10,35 +10,38 @@ one to the next is a matter of how late amplitude and sharpness answer each othe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
 import sympy as sp
 
 from cflow_sym.closures import GAIN, SECTION, X
-from cflow_sym.derivation import Check, DerivationError, Step
+from cflow_sym.derivation import Step
 from cflow_sym.exact import agree, draw, is_zero, source
 from cflow_sym.filters import CanonicalForm, shorter
 from cflow_sym.momentum import hyperparameter_samples
-from cflow_sym.notation import OLD, expand_names, state_symbol, symbols
+from cflow_sym.notation import symbols
 
 _s = symbols
 SHARPENING = sp.Symbol("a", positive=True)
 LEVER = sp.Symbol("b", positive=True)  # d lambda/dt = a - b x**2
+SLOW = "One critical eigenvalue, and slow rates of its change."
+QUADRATURE = 30  # digits
 
 
 def cycle_steps(form: CanonicalForm, gain: sp.Expr, c: sp.Expr) -> list[Step]:
-    """Return the steps for frequency and growth of the cycles; growth only where P, decay and schedules do not move.
+    """Return the steps for the frequency of small cycles and for the averages over closed cycles of any size.
 
     >>> import cflow_sym as cs
     >>> d = cs.derive("heavy_ball_ema")
-    >>> d["cycle"], d["cycle_growth"].subs(cs.symbols.beta1, 0)
-    (2*Gamma*a/c, 1)
+    >>> d["cycle"], d["theorem_mean_square"]
+    (2*Gamma*a/c, a/b)
     """
     named = {GAIN: gain, _s.c: c}
     shown = {} if form.states else named  # with momentum both are long and have been derived: by name
     squared = shorter((2 * SHARPENING * GAIN / _s.c).xreplace(shown))
-    steps = [_cycle_step(form, squared, named)]
-    if set(form.slow) <= {_s.t} and form.decay == 0 and not form.spec.scheduled:
-        steps.append(_growth_step(form, c))
-    return steps
+    return [_cycle_step(form, squared, named), *_closed_cycle_steps(form, shown, named)]
 
 
 def _cycle_step(form: CanonicalForm, squared: sp.Expr, named: dict[sp.Symbol, sp.Expr]) -> Step:
@@ -62,89 +65,86 @@ def _cycle_step(form: CanonicalForm, squared: sp.Expr, named: dict[sp.Symbol, sp
 
     return Step(
         "cycle", SECTION, "linearize about the central flow", r"\omega^2", X * growth, squared,
-        r"Without oscillation the effective eigenvalue would rise at the rate $a$, an oscillation $x$ lowers it by "
-        r"$bx^2$. At rest $\lambda=c$ and $x^2=a/b$, the variance of the central flow. About it amplitude and "
-        r"eigenvalue cycle with the frequency $\omega$, without damping at this order: the central flow is the average "
-        "of the cycles, not where they settle.", check, "One critical eigenvalue, and slow rates of its change.",
+        r"Without oscillation the effective eigenvalue would rise at the rate $a$; an oscillation of the size $x$ "
+        r"lowers it by $bx^2$, so that $\dot\lambda=a-bx^2$. At rest $\lambda=c$ and $x^2=a/b$, the variance of the "
+        r"central flow. About it amplitude and eigenvalue cycle with the frequency $\omega$, at this order without "
+        r"growth or damping. This is where three scales of time must be apart: one step, a cycle of $1/\omega$ steps, "
+        r"and the $1/\varepsilon$ steps in which the flow itself changes ($a$ and $b$ are of size $\varepsilon$, so "
+        r"$\omega$ of size $\sqrt\varepsilon$).", check, SLOW,
     )  # fmt: skip
 
 
-def _growth_step(form: CanonicalForm, c: sp.Expr) -> Step:
-    """tau: the loop (Z - 1)(1 + Z - c G(-Z)) + 2 a G(Z) G(-Z)/G(1) = 0, with Z = exp(s), expanded at s = 0."""
-    Z = _s.z
-    G, Gm = form.transfer(Z), form.transfer(-Z)
-    loop = (Z - 1) * (1 + Z - _s.c * Gm) + 2 * SHARPENING * G * Gm / form.speed
-    lag = -(G.diff(Z) / G).subs(Z, 1)  # of the averaged path
-    slope, bend = (G.diff(Z, n).subs(Z, -1) for n in (1, 2))
-    A = 1 + c * slope  # 2 / Gamma
-    tau = shorter(sp.Rational(1, 2) + lag + (A - c * bend / A) / 2)
-    return Step(
-        "cycle_growth", SECTION, "next order of the loop", r"\tau", loop, tau,
-        r"Followed step by step, a small cycle is $e^{st}$ with $s=i\omega+\frac12\omega^2\tau$: amplitude and "
-        r"eigenvalue answer each other late, by $\tau$ steps in all: half a step, the averaged path's lag, and that of "
-        r"the amplitude. So cycles grow by the factor $e^{\pi\omega\tau}$ from one to the next, unless the "
-        "loss damps them: the larger the momentum, the sooner they are bursts.", _growth_check(form, c),
-        "One critical eigenvalue that changes along a straight valley, where nothing but the loop damps.",
-    )  # fmt: skip
+def _closed_cycle_steps(
+    form: CanonicalForm, shown: dict[sp.Symbol, sp.Expr], named: dict[sp.Symbol, sp.Expr]
+) -> list[Step]:
+    growth = GAIN * (_s.lam - _s.c) / _s.c
+    level = X**2 * LEVER / SHARPENING
+    first_integral = GAIN * (_s.lam - _s.c) ** 2 / (2 * _s.c) + SHARPENING * (level - 1 - sp.log(level)) / 2
 
-
-def _growth_check(form: CanonicalForm, c: sp.Expr) -> Check:
-    """Linearize the optimizer's own step in a valley about its period-two orbit: exp(s) is a multiplier there.
-
-    With q_ij the coefficient of u^i x^(2j) in det(1 + u - J), and s and x of one order, the two lowest orders are
-    q20 s^2 + q01 x^2 = 0 and (q20 + q30) s^3 + q11 s x^2, which s = i omega + omega^2 tau/2 must make zero. The same
-    holds for the loop, of which a takes the place of x^2.
-    """
-
-    def answers(
-        loop: sp.Expr, sample: dict[sp.Symbol, sp.Expr], threshold: sp.Expr, gain: sp.Expr, tau: sp.Expr
-    ) -> bool:
-        here = sp.sympify(loop).xreplace(sample).xreplace({_s.c: threshold})
-        still, moved = here.subs(SHARPENING, 0), here.diff(SHARPENING)
-        q = [still.diff(_s.z, i).subs(_s.z, 1) / sp.factorial(i) for i in range(4)]
-        q01, q11 = (moved.diff(_s.z, i).subs(_s.z, 1) for i in range(2))
-        alike = agree(q01 / q[2], 2 * gain / threshold) and agree(1 + q[3] / q[2] - q11 / q01, tau)
-        return is_zero(q[0]) and is_zero(q[1]) and alike
-
-    def check(before: sp.Expr, after: sp.Expr) -> bool:
-        for sample in hyperparameter_samples(form.spec):
-            P, threshold, v, tau = (sp.sympify(e).xreplace(sample) for e in (form.P, c, form.speed, after))
-            x, u = sp.symbols("x u")
-            of_step = sp.Poly(_valley_polynomial(form, sample, P * threshold, x).subs(_s.z, 1 + u), u, x)
-            q00, q10, q20, q30, q01, q11 = (
-                of_step.coeff_monomial(u**i * x ** (2 * j)) for i, j in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1))
-            )
-            slope = form.transfer(_s.z).diff(_s.z).xreplace(sample).subs(_s.z, -1)
-            gain = 2 / (1 + threshold * slope)
-            squared = gain * v / threshold / P**2  # omega^2/x^2: a = v p/P^2 and p = x^2/2
-            if not is_zero(q00) or not is_zero(q10) or not agree(q01 / q20, squared):
-                return False
-            if not agree(1 + q30 / q20 - q11 / q01, tau) or not answers(before, sample, threshold, gain, tau):
+    def check_integral(before: sp.Expr, after: sp.Expr) -> bool:
+        for values in _points(form, named):
+            here = after.xreplace(named)
+            slope = here.diff(X) * X * growth.xreplace(named) + here.diff(_s.lam) * (SHARPENING - LEVER * X**2)
+            rest = values | {X: sp.sqrt(values[SHARPENING] / values[LEVER]), _s.lam: named[_s.c].xreplace(values)}
+            stiff = here.diff(_s.lam, 2) - (GAIN / _s.c).xreplace(named)
+            if not all(is_zero(sp.sympify(e).xreplace(at)) for e, at in ((slope, values), (here, rest), (stiff, rest))):
                 return False
         return True
 
-    return check
+    def check_means(before: sp.Expr, after: sp.Expr) -> bool:
+        # once around a large cycle, by quadrature: dt = d log x / (d log x/dt) on the level set of the first integral
+        for values in _points(form, named)[:2]:
+            drives = (e.xreplace(named).xreplace(values) for e in (GAIN / _s.c, SHARPENING, LEVER))
+            period, squares = _once_around(*(mpmath.mpmathify(sp.N(e, QUADRATURE)) for e in drives))
+            stated = after.xreplace(named).xreplace(values)
+            if not stated.is_number or abs(squares / period / mpmath.mpmathify(sp.N(stated, QUADRATURE)) - 1) > 1e-12:
+                return False
+        return True
+
+    return [
+        Step(
+            "theorem_first_integral", SECTION, "find a first integral", "I", growth, first_integral.xreplace(shown),
+            r"With $\frac{d}{dt}\log x=\Gamma(\lambda-c)/c$ and $\dot\lambda=a-bx^2$, $a$ and $b$ constant, $I$ does "
+            r"not change: every motion is a closed cycle about the central flow, and $I$, zero there, says how large.",
+            check_integral, SLOW,
+        ),
+        Step(
+            "theorem_mean_square", SECTION, "average around a closed cycle", r"\langle x^2\rangle_{\rm cycle}",
+            SHARPENING - LEVER * X**2, SHARPENING / LEVER,
+            r"Around a closed cycle $\log x$ and $\lambda$ return to where they began, so that the means of their "
+            r"rates vanish: $\langle\lambda\rangle=c$ and $\langle x^2\rangle=a/b$ *exactly*, for large bursts as for "
+            r"small cycles. At leading order the central flow is the exact average over the cycles, whether or not "
+            "they settle.", check_means, SLOW,
+        ),
+    ]  # fmt: skip
 
 
-def _valley_polynomial(form: CanonicalForm, sample: dict[sp.Symbol, sp.Expr], S: sp.Expr, x: sp.Expr) -> sp.Expr:
-    """Return det(z - J) of a step on L = (S + y) x^2/2 - p y about the oscillation x at rest, p = x^2/2.
+def _points(form: CanonicalForm, named: dict[sp.Symbol, sp.Expr]) -> list[dict[sp.Symbol, sp.Expr]]:
+    found = []
+    for seed, sample in enumerate(hyperparameter_samples(form.spec)):
+        rng = source(f"closed-{seed}")
+        drawn = {name: draw(rng, 1, 3) for name in (SHARPENING, LEVER, X, _s.lam)}
+        found.append(sample | drawn)
+    return found
 
-    Displacement and its averages count with the sign that they have after a step, so that the orbit is a fixed point.
+
+def _once_around(stiff: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """Return the period of a cycle on which x^2 reaches e^2 times its mean, and the integral of x^2 over it.
+
+    With q = log(b x^2/a): q' = 2 stiff (lambda - c), and stiff (lambda - c)^2 + a (e^q - 1 - q) keeps its value. In the
+    angle of q between its ends the integrand is smooth and periodic, so that equal steps converge exponentially.
     """
-    place = sp.symbols("w_x w_y")
-    gradient = ((S + place[1]) * place[0], (place[0] ** 2 - x**2) / 2)
-    start: dict[sp.Symbol, sp.Expr] = {}
-    after: list[sp.Expr] = []
-    for i, (sign, at_rest) in enumerate(((-1, x), (1, sp.Integer(0)))):
-        averages = {m: sp.Symbol(f"{m}_{i}") for m in form.states}
-        here = {_s.g: gradient[i], _s.w: place[i], **averages, **sample}
-        updated = {m: expand_names(form.spec.sequential_updates[m]).xreplace(here) for m in form.states}
-        old = {state_symbol(m.name + OLD, "filtered"): averages[m] for m in form.states}
-        step = expand_names(form.spec.weight_update).xreplace({**here, **old, **updated})
-        start |= {place[i]: at_rest}
-        start |= {averages[m]: (-f * S * at_rest).xreplace(sample) for m, f in form.alternating.items()}
-        after += [sign * (place[i] + step), *(sign * updated[m] for m in form.states)]
-    variables = list(start)
-    if not all(is_zero(f.xreplace(start) - start[v]) for f, v in zip(after, variables, strict=True)):
-        raise DerivationError(f"optimizer {form.spec.name!r}: the oscillation at the threshold is not at rest")
-    return sp.Matrix(after).jacobian(variables).xreplace(start).charpoly().as_expr(_s.z)
+    with mpmath.workdps(QUADRATURE):
+        potential: Callable[[Any], Any] = lambda q: mpmath.expm1(q) - q  # noqa: E731
+        top = mpmath.mpf(2)
+        bottom = mpmath.findroot(lambda q: potential(q) - potential(top), (-8, -6))
+        period = squares = mpmath.mpf(0)
+        count = 200
+        for k in range(count):  # half a cycle, the other half is its mirror image
+            angle = mpmath.pi * (k + mpmath.mpf(1) / 2) / count
+            q = (top + bottom) / 2 + (top - bottom) / 2 * mpmath.cos(angle)
+            speed = mpmath.sqrt(4 * stiff * a * (potential(top) - potential(q)))
+            share = (top - bottom) / 2 * mpmath.sin(angle) / speed * mpmath.pi / count
+            period += 2 * share
+            squares += 2 * share * a / b * mpmath.exp(q)
+        return period, squares

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import sympy as sp
 
@@ -31,6 +32,10 @@ from .algebra import in_factors
 
 _s = symbols
 MOTION = "How the edge moves"
+WHERE = (
+    r"It holds at the edge while it is positive: below the edge $\sigma^2=0$, and a negative value means that the "
+    "eigenvalue leaves it."
+)
 SYMBOLS_OF_THRESHOLD = 2  # with more of them, as with momentum and decay together, elimination takes minutes
 
 
@@ -49,7 +54,12 @@ def drift(f: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
     """
     rates = {s: rate_symbol(s) for s in spec.state_updates}
     rates |= {s: rate_symbol(s) * rates[_s.t] for s in spec.scheduled}
-    return sp.Add(*(rebias(in_factors(debias(f.diff(s)))) * rate for s, rate in rates.items()))
+    return sp.Add(*(_shortest_slope(f, s) * rate for s, rate in rates.items()))
+
+
+def _shortest_slope(f: sp.Expr, s: sp.Symbol) -> sp.Expr:
+    plain = debias(f.diff(s))
+    return rebias(min((in_factors(plain), plain), key=lambda e: e.count_ops()))
 
 
 def speeds_of(spec: OptimizerSpec, point: Point, flow: Mapping[str, sp.Expr]) -> dict[sp.Symbol, Vector]:
@@ -75,9 +85,16 @@ def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
 
 def threshold_drift_step(spec: OptimizerSpec, c: sp.Expr) -> Step:
     """Return the step for dc/dt."""
+    causes = [
+        "while corrections of bias in the filter die out" if c.has(_s.t) else "",
+        "with the schedule that shifts it through decoupled decay"
+        if not c.free_symbols.isdisjoint(spec.scheduled)
+        else "",
+    ]
+    moved = " and ".join(cause for cause in causes if cause)
     return Step(
         "threshold_drift", MOTION, "differentiate along the flow", r"\dot c", c, drift(c, spec),
-        "The threshold moves with a schedule only where decoupled decay shifts it.", _chain_rule_check(spec),
+        f"The threshold moves {moved}." if moved else "The threshold does not move.", _chain_rule_check(spec),
     )  # fmt: skip
 
 
@@ -179,7 +196,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "With one P for each weight the state is not eliminated by one equation"
         )  # fmt: skip
         steps.append(Step(
-            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma, why + "; the closed form keeps it.",
+            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma, why + "; the closed form keeps it. " + WHERE,
             check_balance, "", f"{CF}, part III",
         ))  # fmt: skip
         return steps
@@ -203,19 +220,31 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
 
     steps.append(Step(
         "sigma_squared", EDGE, "insert the edge", r"\sigma^2", sigma, reduced,
-        "The closed form in terms of the loss and the hyperparameters; a negative value means that the "
-        "eigenvalue leaves "
-        "the edge.", check_balance, "", "derived; arXiv:2410.24206 for gradient descent and Scalar RMSProp",
+        "The closed form in terms of the loss and the hyperparameters. " + WHERE, check_balance, "",
+        "derived" if edge else f"{CF}, part I",
     ))  # fmt: skip
     return steps
 
 
+def closed_form_in_time(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Expr], c: sp.Expr, when: str) -> Step:
+    """Return the closed form with corrections of bias in P: as at late times, with P(t) and its share of dP/dt."""
+    moved = central | {"w": -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w}
+    last = equilibrium_steps(spec, P, moved, c)[-1]
+    why = (
+        f"The same with the corrections of bias that $P(t)$ has from {when} on; they also move $P$ by themselves, "
+        r"through $\partial_tP$. At late times it is the closed form above. "
+    )
+    return replace(last, key="sigma_squared_in_time", rule="keep the correction of bias", why=why + WHERE)
+
+
 def _normalization(coefficient: sp.Expr) -> sp.Expr:
-    return sp.expand(coefficient).coeff(_s.grad_S_sq_norm, 1) or sp.Integer(1)
+    squares = [_s.grad_S_sq_norm, *(e for e in coefficient.atoms(Total) if e.has(_s.grad_S))]
+    found = [sp.expand(coefficient).coeff(e, 1) for e in squares]
+    return next((q for q in found if q != 0), sp.Integer(1)) if len(squares) <= 2 else sp.Integer(1)
 
 
 def _quotient(numerator: sp.Expr, denominator: sp.Expr) -> sp.Expr:
-    """Return numerator / denominator with the coefficient of |grad S|^2 scaled to 1, as it is read."""
+    """Return numerator / denominator with the coefficient of |grad S|^2 (in its metric) scaled to 1, as it is read."""
     unit = _normalization(denominator)
     return _terms(numerator, unit) / _terms(denominator, unit)
 
@@ -227,10 +256,19 @@ def _terms(expr: sp.Expr, unit: sp.Expr) -> sp.Expr:
 def _collected(expr: sp.Expr) -> sp.Expr:
     """Collect by contraction, each coefficient factored."""
     if expr.atoms(Coordinate):
-        return expr
+        return by_contraction(expr)
     named = (_s.grad_sq_norm, _s.grad_dot_grad_S, _s.grad_S_sq_norm, _s.w_dot_grad_S, _s.S)
     collected = sp.collect(expr, named)
     return sp.collect(expr, named, in_factors) if collected.is_Add else in_factors(expr)
+
+
+def by_contraction(expr: sp.Expr) -> sp.Expr:
+    """Collect terms with the same contractions, each coefficient factored."""
+    groups: dict[sp.Expr, sp.Expr] = {}
+    for term in sp.Add.make_args(expr):
+        totals = sp.Mul(*(f for f in sp.Mul.make_args(term) if f.has(Total)))
+        groups[totals] = groups.get(totals, sp.Integer(0)) + term / totals
+    return sp.Add(*(totals * in_factors(coefficient) for totals, coefficient in groups.items()))
 
 
 def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tuple[sp.Symbol, sp.Expr]]:

@@ -14,18 +14,19 @@ import sympy as sp
 
 from cflow_sym.averaging import displaced_gradient, name_moments, orders_of_average
 from cflow_sym.derivation import Step
-from cflow_sym.exact import agree, draw_vector, moments, random_model, scale, second_order, two_point_average
+from cflow_sym.exact import LocalModel, Vector, agree, draw_vector, moments, random_model, scale, second_order
 
 from .algebra import in_factors
 
-from cflow_sym.exact import STEP, Point, add, mean, source  # isort: skip
+from cflow_sym.exact import STEP, Point, add, mean, source, two_point_average  # isort: skip
 from cflow_sym.notation import contract, latex_of, orient, symbols
 
 _s = symbols
 CF = "arXiv:2410.24206"
 PERIOD_TWO = (
-    r"The oscillation has period two: the displacement is $\delta$ and $-\delta$ in turn, so that odd "
-    "moments vanish."
+    r"The oscillation has period two, $\delta$ and $-\delta$ in neighbouring steps; its sizes along the critical "
+    r"directions change slowly, and $E[\cdot]$ is the mean over these slow cycles, too: odd moments vanish, and "
+    r"$\Sigma=E[\delta\delta^\top]$ may have any rank."
 )
 SECTION, DROPPED = "Averages over the oscillation", "What the flow drops"
 CASES = (1, 2, 3)
@@ -57,10 +58,16 @@ def averages_as_stated(f: sp.Expr, point: Point, before: sp.Expr, after: sp.Expr
     model = random_model(seed, point.ones, degree=2 if order == "published" else 5, gradient=point.vector(_s.g))
     deltas = displacements(seed, point.dimension)
     zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), scale(0, point.ones))
-    brute = second_order(model, deltas, lambda g: point.with_values({_s.g: g})(f))
+    averaged = with_mean(point, model, deltas)
+    brute = second_order(model, deltas, lambda g: averaged.with_values({_s.g: g})(f))
     full, bare = point.with_values(moments(model, deltas))(after), point.with_values(zero)(after)
     stated = add(full, scale(-1, bare)) if isinstance(full, tuple) else full - bare
-    return agree(bare, point(f)) and agree(brute, stated)
+    return agree(bare, point.with_values({_s.g_mean: point.values[_s.g]})(f)) and agree(brute, stated)
+
+
+def with_mean(point: Point, model: LocalModel, deltas: list[Vector], size: sp.Expr = STEP) -> Point:
+    """Return the point with the averaged gradient of displacements that are scaled down to a size."""
+    return point.with_values({_s.g_mean: two_point_average(model, [scale(size, d) for d in deltas], lambda g: g)})
 
 
 def gradient_steps() -> list[Step]:
@@ -138,7 +145,7 @@ def squared_gradient_step(order: str) -> Step:
 def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
     """Return the dropped terms of E[f(gradient)], f the rate of a state: cross term and fourth order."""
     _, second, fourth = orders_of_average(f)
-    cross = sp.expand(name_moments(second)[1].xreplace({_s.g_mean: _s.g}))
+    cross = sp.expand(name_moments(second)[1])
     steps: list[Step] = []
 
     def check_cross(before: sp.Expr, after: sp.Expr) -> bool:
@@ -146,7 +153,8 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
             point: Point = point_of(seed)
             deltas = displacements(seed, point.dimension)
             cubic, flat = (random_model(seed, point.ones, degree=d, gradient=point.vector(_s.g)) for d in (5, 2))
-            both = [second_order(m, deltas, lambda g, p=point: p.with_values({_s.g: g})(f)) for m in (cubic, flat)]
+            averaged = [(m, with_mean(point, m, deltas)) for m in (cubic, flat)]
+            both = [second_order(m, deltas, lambda g, p=p: p.with_values({_s.g: g})(f)) for m, p in averaged]
             difference = add(both[0], scale(-1, both[1])) if isinstance(both[0], tuple) else both[0] - both[1]
             if not agree(difference, point.with_values(moments(cubic, deltas))(after)):
                 return False
@@ -158,8 +166,9 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
         model = random_model(4, point.ones, gradient=point.vector(_s.g))
 
         def average(amplitude: sp.Expr) -> tuple:
+            averaged = with_mean(point, model, [delta], amplitude)
             return two_point_average(
-                model, [scale(amplitude, delta)], lambda g: point.with_values({_s.g: g}).vector(f)
+                model, [scale(amplitude, delta)], lambda g: averaged.with_values({_s.g: g}).vector(f)
             )  # fmt: skip
 
         # fourth difference in the amplitude: the coefficient of amplitude**4, up to O(STEP**2)

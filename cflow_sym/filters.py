@@ -12,7 +12,8 @@ z the shift by one step. Whatever is outside this form is refused with a sentenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import sympy as sp
@@ -96,9 +97,17 @@ class CanonicalForm:
     @property
     def late(self) -> CanonicalForm:
         """The form at a large count, where corrections of bias have died out."""
-        phi = tuple(_late(q) for q in self.phi)
-        slow = {s: _late(e) if s != _s.t else e for s, e in self.slow.items()}
-        return replace(self, phi=phi, r=_late(self.r), P=_late(self.P), slow=slow)
+        return self._without(lambda base: True)
+
+    @property
+    def settled(self) -> CanonicalForm:
+        """The form after the memory of the filter, where those corrections of bias are left that belong to states."""
+        return self._without(lambda base: base in self.b)
+
+    def _without(self, gone: Callable[[sp.Expr], bool]) -> CanonicalForm:
+        late = functools.partial(_late, gone=gone)
+        slow = {s: late(e) if s != _s.t else e for s, e in self.slow.items()}
+        return replace(self, phi=tuple(map(late, self.phi)), r=late(self.r), P=late(self.P), slow=slow)
 
     def seen(self, expr: sp.Expr) -> sp.Expr:
         """Write updated filtered states as the mean that they stand for plus their alternating part.
@@ -109,9 +118,9 @@ class CanonicalForm:
         return sp.sympify(expr).xreplace(parts)
 
 
-def _late(expr: sp.Expr) -> sp.Expr:
-    """Drop decays to the power of the count."""
-    return expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)})
+def _late(expr: sp.Expr, gone: Callable[[sp.Expr], bool]) -> sp.Expr:
+    """Drop those decays to the power of the count that are gone."""
+    return expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t) and gone(p.base)})
 
 
 def shorter(expr: sp.Expr) -> sp.Expr:

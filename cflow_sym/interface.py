@@ -203,6 +203,10 @@ class CompiledFlow(Protocol):
         """Return d log|z| / d log lambda at the edge: how sharply the oscillation grows beyond it."""
         ...
 
+    def burst_index(self, state: State, hp: Hyperparameters) -> Scalar:
+        """Return by how many e-folds cycles about the flow grow per relative sharpening that they prevent."""
+        ...
+
     def characteristic_polynomial(self, state: State, lam: Scalar, hp: Hyperparameters) -> Float[Array, " powers"]:
         """Return the coefficients, falling, of the polynomial whose roots multiply a mode of effective eigenvalue lam.
 

@@ -21,7 +21,7 @@ from cflow_sym.derivation import Step
 from cflow_sym.exact import Point, add, agree, draw, is_zero, on_average, random_point, scale, source
 from cflow_sym.filters import CanonicalForm, in_updated_averages, shorter
 from cflow_sym.momentum import SAMPLES, hyperparameter_samples
-from cflow_sym.notation import Coordinate, contract, latex_of, orient, symbols
+from cflow_sym.notation import Coordinate, contract, latex_names, latex_of, orient, symbols
 
 from .algebra import in_factors
 
@@ -103,13 +103,18 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     steps = []
     for m, (b, _) in zip(averages, form.averages, strict=True):
         new = b * m + (1 - b) * _s.g_mean
-        latex = rf"{_name(m)}"
+        latex = latex_of(m)
         steps += [
             Step(
                 f"centre_{m}", SECTION, "rewrite the increment in terms of the mean", rf"\dot{{{latex}}}", new - m,
                 (_s.g_mean - m) / relaxation_time(b),
-                "The average, normalized to the gradient in the steady state. Its increment in terms of the mean of "
-                "old and new value: its memory, the inverse rate, is at least half a step.",
+                rf"${latex}$ is the average normalized to the gradient in the steady state" + (
+                    r", and $\bar g=E[\nabla L]=g+\tfrac12T[\Sigma]$ what drives it. Its increment in terms of the "
+                    r"mean of old and new value gives its memory $\tau$, the inverse of the rate, here "
+                    rf"$\tau={sp.latex(relaxation_time(b), symbol_names=latex_names(b))}$ steps; it is at least half a "
+                    "step." if b != 0 else
+                    r", here without memory: what stands for the gradient itself in the step, with $\tau=\tfrac12$ as "
+                    r"the step is taken half a step late. It is driven by $\bar g=E[\nabla L]=g+\tfrac12T[\Sigma]$."),
                 _trapezoid_check(form, m, new), MEAN,
             ),
             Step(
@@ -156,14 +161,10 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     return steps
 
 
-def _name(m: sp.Symbol) -> str:
-    return rf"\bar {latex_of(m.name.removeprefix('mean_'))}"
-
-
 def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str) -> list[Step]:
     name, latex, keep = state.name, latex_of(state), _kept(state, new)
     seen = leap(state, form.seen(new))
-    whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order).xreplace({_s.g_mean: _s.g}))
+    whole = contract(expansion.expand(sp.expand(form.seen(new) - state), order))
     zero = dict.fromkeys((_s.gradient_variance, _s.gradient_shift), sp.Integer(0))
     added = orient(in_factors(contract(sp.expand(whole - contract(whole.xreplace(zero))))))
     averaged = rate_of_leap(keep) * (_increment(state, new, keep) + added)

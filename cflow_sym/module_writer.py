@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import sympy as sp
 
+from cflow_sym.cycle_growth import Edge
 from cflow_sym.derivation import Derivation
 from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
@@ -84,6 +86,7 @@ class ModuleWriter(StepWriter):
                 "threshold_drift(state, state_dot, hp)", "Return dc/dt, zero where c is constant.", d.threshold_drift
             ),
             self.gain(),
+            self.burst_index(),
             self.characteristic_polynomial(),
             self.state_function(
                 "slow_drift(state, g, hp)", "Return the rates of the slow states without oscillation.", stable
@@ -206,6 +209,18 @@ class ModuleWriter(StepWriter):
         rows += [(name, self.code(e), shape) for name, e, shape in parts]
         doc = "Return d log|z| / d log lambda at the edge: 2 without momentum and decay."
         return layout("gain(state, hp)", doc, rows, 'Gamma * jnp.ones_like(state["t"])')
+
+    def burst_index(self) -> str:
+        """Write the burst index of late times, with what it is made of by name where it is long."""
+        index, edge = self.d["burst_index"], Edge.of(replace(self.form, decay=sp.Integer(0)))
+        names = {sp.Symbol("Gamma", positive=True): "Gamma", _s.c: "c", _s.lag_ratio: "lag", _s.bend_at_edge: "bend"}
+        used = [x for x in names if index.has(x)]
+        parts = [(names[x], edge.values[x], "()") for x in used]
+        parts.append(("index", index.xreplace({x: sp.Symbol(names[x]) for x in used}), "()"))
+        rows = self.unpack([e for _, e, _ in parts], "burst_index(state, hp)")
+        rows += [(name, self.code(e), shape) for name, e, shape in parts]
+        doc = "Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."
+        return layout("burst_index(state, hp)", doc, rows, 'index * jnp.ones_like(state["t"])')
 
     def characteristic_polynomial(self) -> str:
         """Write the coefficients of the characteristic polynomial, that of the highest power first."""

@@ -72,9 +72,10 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
         ),
         Step(
             "threshold", SECTION, "period two: z = -1", "c", equation.subs(_s.z, -1), c,
-            r"The period-two instability begins at $z=-1$. For $\lambda$ below $c$ every other root stays inside the "
-            "unit disc; this is checked exactly at samples of the hyperparameters (resultant and Sturm sequences) and "
-            "numerically at those of a run.", _threshold_check(form),
+            r"The period-two instability begins at $z=-1$, provided that every other root stays inside the unit disc "
+            r"for $\lambda$ below $c$: tried exactly at samples of the hyperparameters (resultant and Sturm "
+            "sequences), and proved below for all of them where no weight of the filter is negative.",
+            _threshold_check(form),
             "Slow states are frozen over one period of the oscillation.",
         ),
     ]  # fmt: skip
@@ -211,9 +212,24 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
             steps.append(Step(
                 f"late_{name}", REDUCED, "let the corrections of bias die out", rf"{latex}_{{t\to\infty}}",
                 before, after,
-                "The reduced flow is stated for late times, when the corrections have died out.", check,
+                "The closed forms are stated for late times, when the corrections of bias have died out: "
+                + memories(form) + ". What runs, and the flow at the head of this note, has them at every time.", check,
             ))  # fmt: skip
     return steps
+
+
+def memories(form: CanonicalForm, of_states: bool = True) -> str:
+    """Return which time is late, as a condition on t; without `of_states` late for the averages of the gradient.
+
+    >>> import cflow_sym as cs
+    >>> from cflow_sym.filters import canonical_form
+    >>> print(memories(canonical_form(cs.optimizer("adam"))))
+    $t\\gg1/(1-\\beta_1),\\ 1/(1-\\beta_2)$
+    """
+    slow = (new.diff(s) for s, new in form.slow.items() if s != _s.t and of_states)
+    decays = [*form.b, *slow]
+    named = dict.fromkeys(b for b in decays if b.is_Symbol)
+    return r"$t\gg" + r",\ ".join(f"1/(1-{latex_of(b)})" for b in named) + "$"
 
 
 def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
@@ -246,7 +262,8 @@ def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
             r"Momentum multiplies the steady step: $\dot w=-vP^{-1}E[\nabla L]$. The flow over the weights alone is "
             "one without momentum, with $P/v$ in place of $P$ and $vc$ in place of $c$; it is the documented "
             "alternative to the centre flow, and it knows nothing of the filter's lag.", check_speed,
-            "The gradient changes little over the filter's memory.",
+            "The gradient changes little over the memory of every average, and the run is longer than each of them: "
+            + memories(form) + ".",
         ),
         Step(
             "step_limit", REDUCED, "bound the time step of an explicit method", r"\Delta t_{\max}", v * c, limit,

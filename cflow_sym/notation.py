@@ -1,4 +1,4 @@
-"""The symbol table: every letter of the theory once, with its LaTeX, its shape and its meaning.
+"""The notation: the symbols of the table (`symbol_table.py`), sums over coordinates, and how both are written.
 
 A vector quantity is written as *its representative coordinate*: `g` stands for g_i, `nu / g**2` acts
 elementwise. Contractions are written with two linear functions, `Total`, the sum over all coordinates, and
@@ -13,14 +13,12 @@ contractions a name: Total(g**2) becomes `grad_sq_norm`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import sympy as sp
 
-
-class Coordinate(sp.Symbol):
-    """The representative coordinate of a vector of shape (n,)."""
+from cflow_sym.algebra import in_factors
+from cflow_sym.symbol_table import TABLE, Coordinate, Entry
 
 
 class BlockCoordinate(Coordinate):
@@ -93,92 +91,6 @@ class Frozen(sp.Function):
     def _latex(self, printer: Any, exp: str | None = None) -> str:
         return rf"\mathrm{{sign}}\left({printer._print(self.args[0])}\right)"
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the symbol table; `identifier` is the name in the Python interfaces."""
-
-    name: str
-    latex: str
-    identifier: str
-    shape: str
-    meaning: str
-    assumption: str = "real"
-
-    def symbol(self) -> sp.Symbol:
-        """Return the SymPy symbol of this row."""
-        kind = Coordinate if self.shape == "(n,)" else sp.Symbol
-        return kind(self.name, **{self.assumption: True})
-
-
-# fmt: off
-TABLE: tuple[Entry, ...] = (
-    Entry("eta", r"\eta", "learning_rate", "()", "learning rate", "positive"),
-    Entry("beta1", r"\beta_1", "beta1", "()", "decay of the first moment", "positive"),
-    Entry("beta2", r"\beta_2", "beta2", "()", "decay of the second moment", "positive"),
-    Entry("epsilon", r"\epsilon", "epsilon", "()", "small constant that keeps a denominator from "
-                                                   "0", "nonnegative"),
-    Entry("gamma", r"\gamma", "weight_decay", "()", "decoupled weight decay: the weights shrink beside the "
-                                                   "step", "nonnegative"),
-    Entry("rho", r"\rho", "l2", "()", "coupled weight decay: the loss gains rho/2 times the squared norm of the "
-                                     "weights", "nonnegative"),
-    Entry("t", "t", "t", "()", "number of updates of the states made so far, the current one "
-                               "included", "positive"),
-    Entry("nu", r"\nu", "nu", "()", "second moment: a running average or sum of squared "
-                                    "gradients", "positive"),
-    Entry("nu_0", r"\nu_0", "initial_accumulator", "()", "second moment before the first step", "nonnegative"),
-    Entry("nu_hat", r"\hat\nu", "nu_hat", "()", "second moment after bias correction", "positive"),
-    Entry("denominator", "D", "denominator", "()", "what the gradient is divided by", "positive"),
-    Entry("kappa1", r"\kappa_1", "kappa1", "()", "rate of the first moment in continuous time", "positive"),
-    Entry("kappa2", r"\kappa_2", "kappa2", "()", "rate of the second moment in continuous time", "positive"),
-    Entry("P", "P", "preconditioner", "()", "preconditioner: a step is minus the inverse of P times the "
-                                            "gradient", "positive"),
-    Entry("c", "c", "threshold", "()", "no period-two instability iff H <= c P", "positive"),
-    Entry("lam", r"\lambda", "effective_eigenvalue", "()", "an eigenvalue of the inverse of P times "
-                                                           "H", "positive"),
-    Entry("S", "S", "sharpness", "()", "critical curvature along the unit vector u; the top eigenvalue of H "
-                                       "for a scalar P", "positive"),
-    Entry("sigma_squared", r"\sigma^2", "sigma_squared", "()", "variance of the oscillation along the unit "
-        "vector u"),
-    Entry("x", "x", "x", "()", "sign of the oscillation, +1 and -1 in turn"),
-    Entry("grad_sq_norm", r"\|g\|^2", "grad_sq_norm", "()", "squared norm of the gradient", "nonnegative"),
-    Entry("grad_dot_grad_S", r"\langle g,\nabla S\rangle", "grad_dot_grad_S", "()", "gradient of the loss "
-        "times gradient of S"),
-    Entry("grad_S_sq_norm", r"\|\nabla S\|^2", "grad_S_sq_norm", "()", "squared norm of the gradient of "
-        "S", "positive"),
-    Entry("w_dot_grad_S", r"\langle w,\nabla S\rangle", "w_dot_grad_S", "()", "weights times gradient of "
-        "S"),
-    Entry("grad_dot_u", r"\langle g,u\rangle", "grad_dot_u", "()", "gradient along the critical direction"),
-    Entry("loss", "L", "loss", "()", "training loss"),
-    Entry("curvature_of_oscillation", r"\langle\Sigma,H\rangle", "curvature_of_oscillation", "()", "Hessian "
-        "contracted with the covariance"),
-    Entry("X_kl", "X_{kl}", "X", "()", "covariance of the oscillation in critical coordinates"),
-    Entry("trace_X", r"\mathrm{tr}X", "trace_X", "()", "sum of the eigenvalues of X", "nonnegative"),
-    Entry("dt", r"\Delta t", "dt", "()", "time step of the leapfrog, in optimizer steps", "positive"),
-    Entry("z", "z", "z", "()", "shift by one step forward in time"),
-    Entry("g", "g", "g", "(n,)", "gradient of the loss"),
-    Entry("g_mean", r"\bar g", "g_mean", "(n,)", "time average of the gradient, g plus its shift"),
-    Entry("m", "m", "m", "(n,)", "first moment: a running average or sum of gradients"),
-    Entry("w", "w", "w", "(n,)", "weights"),
-    Entry("u", "u", "u", "(n,)", "critical direction, a unit vector"),
-    Entry("Hu", "(Hu)", "Hu", "(n,)", "Hessian times u"),
-    Entry("grad_S", r"\nabla S", "grad_S", "(n,)", "gradient of the curvature along u, u held fixed"),
-    Entry("gradient_shift", r"\tfrac12T[\Sigma]", "gradient_shift", "(n,)", "averaged gradient minus "
-        "gradient"),
-    Entry("gradient_variance", r"\mathrm{diag}(H\Sigma H)", "gradient_variance", "(n,)", "variance of the "
-        "gradient"),
-    Entry("D1", r"H\delta", "D1", "(n,)", "first derivative of g along the displacement"),
-    Entry("D2", r"D^2g[\delta^2]", "D2", "(n,)", "second derivative of g along the displacement"),
-    Entry("D3", r"D^3g[\delta^3]", "D3", "(n,)", "third derivative of g along the displacement"),
-    Entry("D4", r"D^4g[\delta^4]", "D4", "(n,)", "fourth derivative of g along the displacement"),
-    Entry("u_i", "u_i", "u_i", "(n,)", "i-th critical direction"),
-    Entry("u_j", "u_j", "u_j", "(n,)", "j-th critical direction"),
-    Entry("Hu_k", "(Hu_k)", "Hu_k", "(n,)", "Hessian times the k-th critical direction"),
-    Entry("Hu_l", "(Hu_l)", "Hu_l", "(n,)", "Hessian times the l-th critical direction"),
-    Entry("d_ij", "d_{ij}", "d_ij", "(n,)", "gradient of u_i'H u_j, both held fixed"),
-    Entry("d_kl", "d_{kl}", "d_kl", "(n,)", "gradient of u_k'H u_l, both held fixed"),
-)
-# fmt: on
 
 _ENTRIES = {entry.name: entry for entry in TABLE}
 _SYMBOLS = {entry.name: entry.symbol() for entry in TABLE}
@@ -291,7 +203,7 @@ def contract(expr: sp.Expr) -> sp.Expr:
         result: sp.Expr = sp.Integer(0)
         for term in sp.Add.make_args(sp.expand(argument)):
             inside, outside = sp.Integer(1), sp.Integer(1)
-            for factor in sp.Mul.make_args(term):
+            for factor in (part for whole in sp.Mul.make_args(term) for part in _factors_of_sum(whole)):
                 if stays(factor):
                     inside *= factor
                 else:
@@ -301,6 +213,18 @@ def contract(expr: sp.Expr) -> sp.Expr:
         return result
 
     return sp.sympify(expr).replace(lambda e: isinstance(e, _Sum), lambda e: contract_one(e.func, e.args[0]))
+
+
+def _factors_of_sum(factor: sp.Expr) -> tuple[sp.Expr, ...]:
+    """Return the power of a sum as what all its terms share of coordinates, and the rest."""
+    base, exponent = factor.as_base_exp()
+    if not isinstance(base, sp.Add) or not is_elementwise(base):
+        return (factor,)
+    shared = {sp.Mul(*(f for f in sp.Mul.make_args(term) if is_elementwise(f))) for term in base.args}
+    if len(shared) != 1:
+        return (factor,)
+    (vector,) = shared
+    return vector**exponent, in_factors(sp.Add(*(term / vector for term in base.args))) ** exponent
 
 
 def expand_names(expr: sp.Expr) -> sp.Expr:
@@ -348,12 +272,13 @@ def rebias(expr: sp.Expr) -> sp.Expr:
 
 
 def orient(expr: sp.Expr) -> sp.Expr:
-    """Write factors beta - 1 as -(1 - beta), which is how rates are read.
+    """Write factors beta - 1 as -(1 - beta), which is how rates are read; likewise with powers of the count.
 
     >>> orient(symbols.eta * (symbols.beta2 - 1) * symbols.nu)
     -eta*nu*(1 - beta2)
     """
-    flipped = {h - 1: sp.Dummy(positive=True) for h in (symbols.beta1, symbols.beta2)}
+    powers = [p for p in sp.sympify(expr).atoms(sp.Pow) if p.exp.has(symbols.t)]
+    flipped = {h - 1: sp.Dummy(positive=True) for h in (symbols.beta1, symbols.beta2, *powers)}
     signed = expr.xreplace({old: -new for old, new in flipped.items()})
     return signed.xreplace({new: -old for old, new in flipped.items()})
 
@@ -368,15 +293,21 @@ def entry(symbol: sp.Symbol | str) -> Entry | None:
 
 
 def latex_of(symbol: sp.Symbol | str) -> str:
-    """Return the LaTeX of a symbol; a name outside the table is set upright.
+    """Return the LaTeX of a symbol; outside the table what follows an underscore is set as an index.
 
-    >>> latex_of("nu")
-    '\\\\nu'
+    >>> latex_of("nu"), latex_of("m_slow"), latex_of("beta3")
+    ('\\\\nu', 'm_{\\\\rm slow}', '\\\\beta_{3}')
     """
     row = entry(symbol)
     if str(symbol).startswith("mean_"):
-        return rf"\bar {{{latex_of(str(symbol).removeprefix('mean_'))}}}"
-    return row.latex if row else rf"\mathrm{{{str(symbol).replace('_', ' ')}}}"
+        return rf"\tilde {{{latex_of(str(symbol).removeprefix('mean_'))}}}"
+    if row:
+        return row.latex
+    letter, _, index = str(symbol).partition("_")
+    base = row_of.latex if (row_of := entry(letter)) else sp.latex(sp.Symbol(letter))
+    base = base if len(letter) == 1 or "\\" in base or "_" in base else rf"\mathrm{{{letter}}}"
+    words = index.replace("_", r"\ ")
+    return base + (rf"_{{{words}}}" if len(words) == 1 else rf"_{{\rm {words}}}" if words else "")
 
 
 def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
@@ -389,7 +320,7 @@ def latex_names(expr: sp.Basic) -> dict[sp.Symbol, str]:
     names: dict[sp.Symbol, str] = {}
     for symbol in expr.atoms(sp.Symbol):
         row = entry(symbol)
-        if row is not None or "_" in symbol.name:
+        if row is not None or not symbol.name.startswith("root"):
             names[symbol] = latex_of(symbol)
         for suffix, pattern in decorated.items():
             base = symbol.name.removesuffix(suffix)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sympy as sp
 
 from cflow_sym.central_flow import CF, CRITICAL, edge_point
-from cflow_sym.derivation import Step
+from cflow_sym.derivation import Check, Step
 from cflow_sym.exact import (
     STEP,
     Point,
@@ -21,6 +21,7 @@ from cflow_sym.exact import (
     second_order,
 )
 from cflow_sym.expansion import CASES, DROPPED, displacements
+from cflow_sym.filters import CanonicalForm
 from cflow_sym.notation import (
     Total,
     contract,
@@ -118,20 +119,28 @@ def alternating_part(state: sp.Symbol, new: sp.Expr, kick: sp.Expr) -> sp.Expr:
     return sp.Mul(response, 1 / (1 + new.diff(state)))
 
 
-def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> list[Step]:
-    """Return what the alternating part of each state adds to the mean step: two named remainders a state."""
+def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, form: CanonicalForm) -> list[Step]:
+    """Return what the alternating part of each state adds to the mean step: two named remainders a state.
+
+    `spec`, `P` and `c` are those of the flow over the weights alone; with momentum the step alternates by the share
+    G(-1)/G(1) of what it would without.
+    """
     kick = _s.Hu if is_elementwise(P) else _s.S * _s.u
+    share = form.late.transfer(sp.Integer(-1)) / form.late.speed if form.states else sp.Integer(1)
     steps: list[Step] = []
     for state, new in spec.state_updates.items():
         if state == _s.t or not P.has(state):
             continue
-        B = alternating_part(state, new, kick)
-        cross = -(1 / P).diff(state) * B * kick * _s.sigma_squared
+        B = alternating_part(state, new, kick).xreplace({_s.g_mean: _s.g})
+        if sp.expand(B) == 0:
+            continue
+        cross = -(1 / P).diff(state) * B * share * kick * _s.sigma_squared
         square = -(1 / P).diff(state, 2) * B**2 * _s.g * _s.sigma_squared / 2
         for key, expr, kind, why in (
             ("alternating", cross, "cross",
              "In phase with the gradient the state alternates, too; the product of the two has a mean, which "
-             "weakens the step along the critical direction; small when the average is long."),
+             "weakens the step along the critical direction; small when the average is long."
+             + (" What alternates of the step is the filter's answer at the edge." if form.states else "")),
             ("alternating_squared", square, "square",
              "The square of the alternating part meets the curvature of $1/P$; smaller again by the share of "
              "the alternating part."),
@@ -140,7 +149,7 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> list[Step]
                 f"remainder_{key}_{state.name}", DROPPED, "keep the remainder", r"\text{dropped from }\dot w",
                 spec.weight_update, _tidy(expr), why + f" Dropped: the flow's ${latex_of(state)}$ does not "
                                                        f"alternate.",
-                _alternating_check(spec, P, c, state, kind),
+                _alternating_check(spec, P, c, state, kind, form),
             ))  # fmt: skip
     return steps
 
@@ -149,17 +158,26 @@ def _tidy(expr: sp.Expr) -> sp.Expr:
     return orient(rebias(in_factors(sp.expand(debias(contract(expr))))))
 
 
-def _alternating_check(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Symbol, kind: str):
+def _alternating_check(
+    spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Symbol, kind: str, form: CanonicalForm
+) -> Check:
     """Solve for the state's period-two part with the optimizer's own update, then average its own step."""
-    new = spec.state_updates[state]
+    new, late = form.late.slow[state] if form.states else spec.state_updates[state], form.late
+    step = -late.direction / late.P if form.states else spec.weight_update
+
+    def filtered(point: Point, sign: int, kick: tuple) -> Point:
+        """Return the point with gradient and updated averages of an oscillation that has always been there."""
+        steady = {m: scale(point(s), point.vector(_s.g)) for m, s in form.steady.items()}
+        turned = {m: scale(sign * point(f), kick) for m, f in form.alternating.items()}
+        averages = {m: add(steady[m], turned[m]) for m in form.states}
+        return point.with_values({_s.g: add(point.vector(_s.g), scale(sign, kick)), **averages})
 
     def half(point: Point, b: tuple, kick: tuple) -> tuple:
         ends = []
         for sign in (1, -1):
             before = add(point.vector(state), scale(-sign, b))
-            g = add(point.vector(_s.g), scale(sign, kick))
             value = before if isinstance(point.values[state], tuple) else before[0]
-            ends.append(point.with_values({state: value, _s.g: g}).vector(new))
+            ends.append(filtered(point, sign, kick).with_values({state: value}).vector(new))
         return scale(sp.Rational(1, 2), add(ends[0], scale(-1, ends[1])))
 
     def mean_step(point: Point, b: tuple, kick: tuple, relative: tuple[int, ...]) -> tuple:
@@ -168,8 +186,7 @@ def _alternating_check(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Sy
             for turn in relative:
                 value = add(point.vector(state), scale(sign * turn, b))
                 inserted = value if isinstance(point.values[state], tuple) else value[0]
-                g = add(point.vector(_s.g), scale(sign, kick))
-                moved.append(point.with_values({state: inserted, _s.g: g}).vector(spec.weight_update))
+                moved.append(filtered(point, sign, kick).with_values({state: inserted}).vector(step))
         return scale(sp.Rational(1, len(moved)), add(*moved))
 
     def check(before: sp.Expr, after: sp.Expr) -> bool:
@@ -180,7 +197,7 @@ def _alternating_check(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Sy
             second = half(point, first, kick)
             b = tuple(f * f / (2 * f - s) for f, s in zip(first, second, strict=True))  # secant on half(b) = b
             in_phase, mixed = (mean_step(point, b, kick, r) for r in ((1,), (1, -1)))
-            still = point.vector(spec.weight_update)
+            still = filtered(point, 0, kick).vector(step)
             brute = add(in_phase, scale(-1, mixed)) if kind == "cross" else add(mixed, scale(-1, still))
             stated = point.with_values({_s.sigma_squared: sp.Integer(1)}).vector(after)
             if not all(is_zero(x / STEP**2 - y, 1 + abs(y)) for x, y in zip(brute, stated, strict=True)):

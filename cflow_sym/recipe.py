@@ -10,13 +10,17 @@ import sympy as sp
 from cflow_sym import (
     central_flow,
     closures,
+    cycle_growth,
     cycles,
+    edge_theorems,
     equilibrium,
     expansion,
     leapfrog,
     momentum,
     multiplier,
+    other_roots,
     predictions,
+    remainders,
     sdcp,
     stability,
     stable_flow,
@@ -77,7 +81,8 @@ def _derive(key: _Key, order: str) -> Derivation:
 
     def record(new: list[Step]) -> dict:
         found = [replace(s, section=f"{s.section} (reduced flow)") if eliminated else s for s in new]
-        steps.extend(chain.linked(step).verify() for step in found)
+        named = [replace(step, source=source_of(step, key.spec)) for step in found]
+        steps.extend(chain.linked(step).verify() for step in named)
         return {step.key: step.after for step in new}
 
     eliminated = False
@@ -87,8 +92,10 @@ def _derive(key: _Key, order: str) -> Derivation:
     found = record(momentum.momentum_steps(form) if filtered else stability.stability_steps(spec, form.P))
     P, c = found["preconditioner"], found["threshold"]
     found |= record([] if filtered else [momentum.gain_step(form, c)])
+    record(other_roots.other_roots_steps(form))
     polynomial = record([multiplier.multiplier_step(form)])["characteristic_polynomial"]
     record([equilibrium.drift_step(spec, P), equilibrium.threshold_drift_step(spec, c)])
+    record([remainders.edge_shift_step(form), *remainders.exact_remainder_steps()])
     record(leapfrog.leapfrog_steps(form, order))
     edge = P, c
     if filtered:
@@ -107,21 +114,39 @@ def _derive(key: _Key, order: str) -> Derivation:
     ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
-    record([] if filtered else predictions.alternating_steps(spec, P, c))
+    record(predictions.alternating_steps(spec, P, c, form))
 
     central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
-    record(equilibrium.equilibrium_steps(spec, P, central, c))
+    sigma = record(equilibrium.equilibrium_steps(spec, P, central, c))["sigma_squared"]
+    if filtered and form.settled.P != form.late.P:
+        when = momentum.memories(form, of_states=False)
+        record([equilibrium.closed_form_in_time(spec, form.settled.P / v, central, c, when)])
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
     record(stationary.stationary_steps(spec, ansatz))
     record(stationary.memoryless_steps(bare, spec, P, c, {s.key: s.after for s in steps}))
     eliminated = False
+    if not key.spec.memoryless:
+        record(edge_theorems.loss_steps(spec, P, c, ansatz, filtered))
+        record(edge_theorems.learning_rate_steps(spec, P, c, sigma, ansatz))
     record(predictions.prediction_steps(spec, *edge, squared))
     record(closures.closure_steps(form, polynomial, found["gain"], edge[1]))
     record(cycles.cycle_steps(form, found["gain"], edge[1]))
+    record(cycle_growth.growth_steps(form))
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))
+
+
+def source_of(step: Step, spec: OptimizerSpec) -> str:
+    """Return the source of a step: what is published for three optimizers is derived for all others.
+
+    Averages of the gradient and of the loss know no optimizer.
+    """
+    general = step.section == expansion.SECTION or step.key == "predicted_loss"
+    if general or expansion.CF not in step.source or expansion.CF in spec.source:
+        return step.source
+    return "derived" if has_momentum(spec) else "derived, by the rule of arXiv:2410.24206 for RMSProp"
 
 
 def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:

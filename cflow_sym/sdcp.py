@@ -16,12 +16,10 @@ import sympy as sp
 
 from cflow_sym.central_flow import CF, CRITICAL, substitute
 from cflow_sym.derivation import Step
-from cflow_sym.equilibrium import drift, path_rate, rates_of
+from cflow_sym.equilibrium import by_contraction, drift, path_rate, rates_of
 from cflow_sym.exact import LocalModel, Point, Vector, add, is_zero, random_model, random_point, scale
 from cflow_sym.notation import Total, contract, debias, orient, rebias, symbols
 from cflow_sym.spec import OptimizerSpec
-
-from .algebra import in_factors
 
 _s = symbols
 SEVERAL = "Several critical eigenvalues"
@@ -41,7 +39,7 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
 
     A0 = A_rate(zero)
     A1 = A_rate(pair).coeff(_s.X_kl, 1)
-    A0, A1 = (orient(rebias(_by_contraction(a))) for a in (A0, A1))
+    A0, A1 = (orient(rebias(by_contraction(a))) for a in (A0, A1))
 
     def check(after: sp.Expr, linear: bool) -> bool:
         for seed in range(2):
@@ -49,10 +47,10 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
             curvature, g = point(c), point.vector(_s.g)
             model = random_model(seed, point.vector(P), curvature=curvature, critical=2, degree=3, gradient=g)
             X = sp.Matrix([[2, sp.Rational(1, 2)], [sp.Rational(1, 2), 1]])
-            still, moving = (point.with_values(_moments_of(model, a * X)) for a in (0, 1))
+            still, moving = (point.with_values(moments_of(model, a * X)) for a in (0, 1))
             for i in range(2):
                 for j in range(2):
-                    gap = _entry_of_gap(model, c * P, i, j)
+                    gap = entry_of_gap(model, c * P, i, j)
                     slope = path_rate(spec, still, model, ansatz, gap)
                     here = point.with_values(_pair(model, i, j))
                     stated = here(after)
@@ -83,16 +81,8 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
     ]  # fmt: skip
 
 
-def _by_contraction(expr: sp.Expr) -> sp.Expr:
-    """Collect terms with the same contractions, each coefficient factored."""
-    groups: dict[sp.Expr, sp.Expr] = {}
-    for term in sp.Add.make_args(expr):
-        totals = sp.Mul(*(f for f in sp.Mul.make_args(term) if f.has(Total)))
-        groups[totals] = groups.get(totals, sp.Integer(0)) + term / totals
-    return sp.Add(*(totals * in_factors(coefficient) for totals, coefficient in groups.items()))
-
-
-def _entry_of_gap(model: LocalModel, cP: sp.Expr, i: int, j: int) -> Callable[[sp.Matrix, Point], sp.Expr]:
+def entry_of_gap(model: LocalModel, cP: sp.Expr, i: int, j: int) -> Callable[[sp.Matrix, Point], sp.Expr]:
+    """Return u_i'(cP - H)u_j as a function of the Hessian and of a point."""
     left, right = sp.Matrix(model.directions[i]), sp.Matrix(model.directions[j])
     return lambda H, point: (left.T * (sp.diag(*point.vector(cP)) - H) * right)[0]
 
@@ -111,7 +101,7 @@ def _other_pair(model: LocalModel, k: int, m: int) -> dict[sp.Symbol, Vector]:
     }
 
 
-def _moments_of(model: LocalModel, X: sp.Matrix) -> dict[sp.Symbol, Vector]:
+def moments_of(model: LocalModel, X: sp.Matrix) -> dict[sp.Symbol, Vector]:
     """Return the moments of Sigma = V X V'."""
     V = model.directions
     HV = [model.derivative(v) for v in V]

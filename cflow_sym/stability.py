@@ -156,6 +156,6 @@ def stability_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
             "Negative curvature is "
             "unstable, too, but does not oscillate.",
             check_threshold, "Slow states are frozen over one period of the oscillation.",
-            "arXiv:2410.24206; arXiv:2207.14484",
+            "arXiv:2207.14484" if spec.decay == 0 else "derived",
         ),
     ]  # fmt: skip

@@ -180,12 +180,20 @@ def name_rates(spec: OptimizerSpec, expr: sp.Expr) -> sp.Expr:
     """
     for rate, value in rate_names(spec).items():
         decay = next(iter(value.free_symbols))
+        direct = expr.replace(lambda e, d=decay: _holds_rate(e, d), lambda e, r=rate, v=value: r * (e / v))
+        if not any(p.has(decay) and _rational(p) for p in direct.atoms(sp.Pow)) and direct.subs(decay, 0) == direct:
+            expr = direct
+            continue
         hidden = {p: sp.Dummy(positive=True) for p in expr.atoms(sp.Pow, sp.log) if p.has(decay) and not _rational(p)}
         inside = expr.xreplace(hidden).xreplace({decay: 1 / (1 + rate)})
         named = _factor_parts(inside).xreplace({v: k for k, v in hidden.items()})
         if named.has(rate):
             expr = named
     return expr
+
+
+def _holds_rate(expr: sp.Expr, decay: sp.Symbol) -> bool:
+    return expr.is_Mul and 1 - decay in expr.args and 1 / decay in expr.args
 
 
 def _rational(p: sp.Expr) -> bool:
@@ -233,6 +241,7 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
 
 def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr) -> list[Step]:
     latex, old = latex_of(state), old_symbol(state)
+    still = _tidy(rate.xreplace({_s.g_mean: _s.g})) if rate.has(_s.g_mean) else rate  # without oscillation
     source = spec.source if state != _s.t else "derived"
 
     def check_increment(before: sp.Expr, after: sp.Expr) -> bool:
@@ -250,6 +259,7 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
         # implicit Euler of step 1 must be the optimizer: take the step back, then apply the update
         for seed in range(4):
             end = random_point(spec, seed)
+            end = end.with_values({_s.g_mean: end.values[_s.g]})
             back = tuple(a - b for a, b in zip(end.vector(state), end.vector(after), strict=True))
             value = back if isinstance(end.values[state], tuple) else back[0]
             start = end.with_values({state: value, _s.t: end.values[_s.t] - (0 if state == _s.t else 1)})
@@ -268,8 +278,9 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
             check_increment, "" if state == _s.t else CONVENTION, source,
         ),
         Step(
-            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, rate,
+            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, still,
             "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back exactly."
+            + (r" Without oscillation $\bar g=g$." if rate.has(_s.g_mean) else "")
             + (" " + spec.remarks[f"stable_{state.name}"] if f"stable_{state.name}" in spec.remarks else ""),
             check_euler, CONVENTION, source,
         ),

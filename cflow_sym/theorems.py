@@ -63,9 +63,8 @@ def descent(d: Derivation) -> list[Step]:
     return [Step(
         "theorem_descent", SECTION, "prove", r"\dot L=\langle g,\dot w\rangle", rate, -P * w_dot,
         r"Insert the variance of the edge: the loss falls at the rate $\|\dot w\|^2/\eta$, so $\dot L\le0$ "
-        r"for a constant "
-        "learning rate. Oscillation does not cost descent: the flow is the gradient flow projected on the "
-        "constraint.",
+        "for a constant learning rate. The flow is the gradient flow projected on the constraint: what it descends "
+        "is what the projection leaves of the gradient.",
         check, "One critical eigenvalue, constant learning rate.", "arXiv:2410.24206; arXiv:2209.15594",
     )]  # fmt: skip
 

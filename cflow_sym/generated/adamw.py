@@ -112,21 +112,17 @@ def preconditioner_drift(state, state_dot, hp):
     P_nu = debias_beta1 / (2 * eta * jnp.sqrt(debias_beta2) * jnp.sqrt(nu))       # (n,)
     P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
     P_t = (
-        (
-            debias_beta1 * jnp.log(beta2) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
-            - 2 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
-            - 2 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
-            - debias_beta1 * debias_beta2 * jnp.log(beta2) * jnp.sqrt(nu)
-        )
+        debias_beta1
+        * jnp.log(beta2)
+        * jnp.sqrt(nu)
+        * (1 - debias_beta2)
         / (2 * eta * debias_beta2**(3 / 2))
+        - jnp.log(jnp.maximum(beta1, 1e-30))
+        * (1 - debias_beta1)
+        * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2))
+        / eta
     )                                                                             # (n,)
-    P_eta = (
-        -debias_beta1
-        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
-        / (eta**2 * jnp.sqrt(debias_beta2))
-    )                                                                             # (n,)
+    P_eta = -debias_beta1 * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2)) / eta**2  # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -157,6 +153,13 @@ def gain(state, hp):
     gamma = hp["weight_decay"]                                                    # ()
     Gamma = (2 - eta * gamma) / (1 - beta1 * (2 - eta * gamma) / (1 + beta1))     # ()
     return Gamma * jnp.ones_like(state["t"])
+
+
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    index = 2 * (1 + beta1)**2 / (1 - beta1)**2                                   # ()
+    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):

@@ -125,7 +125,7 @@ def preconditioner_drift(state, state_dot, hp):
     P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # (n,)
     P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # (n,)
-    P_eta = -(jnp.sqrt(nu) + epsilon * jnp.sqrt(debias)) / (eta**2 * jnp.sqrt(debias))  # (n,)
+    P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -156,39 +156,20 @@ def threshold_drift(state, state_dot, hp):
     t_dot = state_dot["t"]                                                        # ()
     debias_beta1 = 1 - beta1**t                                                   # ()
     return (
-        (1 + beta1)
-        * debias_beta1
-        * eta_dot
+        -eta_dot
         * gamma
         * t_dot
-        * (1 + beta3)
-        / (
-            beta1
-            + beta1 * beta3
-            + alpha * beta3 * debias_beta1
-            + alpha * beta1 * beta3 * debias_beta1
-            - 1
-            - beta3
-            - alpha * debias_beta1
-            - alpha * beta1 * debias_beta1
-        )
-        - (1 + beta1)
-        * (beta1 - 1)
+        / (alpha * (1 - beta3) / (1 + beta3) + (1 - beta1) / ((1 + beta1) * debias_beta1))
+        - (1 - beta1)
         * t_dot
-        * (1 + beta3)**2
         * jnp.log(jnp.maximum(beta1, 1e-30))
+        * (2 - eta * gamma)
         * (1 - debias_beta1)
-        * (eta * gamma - 2)
         / (
-            beta1
-            + beta1 * beta3
-            + alpha * beta3 * debias_beta1
-            + alpha * beta1 * beta3 * debias_beta1
-            - 1
-            - beta3
-            - alpha * debias_beta1
-            - alpha * beta1 * debias_beta1
-        )**2
+            (1 + beta1)
+            * (alpha * (1 - beta3) / (1 + beta3) + (1 - beta1) / ((1 + beta1) * debias_beta1))**2
+            * debias_beta1**2
+        )
     )
 
 
@@ -212,6 +193,32 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    beta3 = hp["beta3"]                                                           # ()
+    alpha = hp["alpha"]                                                           # ()
+    Gamma = (
+        2
+        / (
+            1
+            + 2
+            * (-(1 - beta1) * beta1 / (1 + beta1)**2 - alpha * beta3 * (1 - beta3) / (1 + beta3)**2)
+            / ((1 - beta1) / (1 + beta1) + alpha * (1 - beta3) / (1 + beta3))
+        )
+    )                                                                             # ()
+    c = 2 / ((1 - beta1) / (1 + beta1) + alpha * (1 - beta3) / (1 + beta3))       # ()
+    lag = (-beta1 / (1 - beta1) - alpha * beta3 / (1 - beta3)) / (1 + alpha)      # ()
+    bend = (
+        2 * (1 - beta1) * beta1**2 / (1 + beta1)**3
+        + 2 * alpha * beta3**2 * (1 - beta3) / (1 + beta3)**3
+        - 2 * (1 - beta1) * beta1 / (1 + beta1)**2
+        - 2 * alpha * beta3 * (1 - beta3) / (1 + beta3)**2
+    )                                                                             # ()
+    index = Gamma * (1 / 2 + 1 / Gamma - lag - Gamma * bend * c / 4)              # ()
+    return index * jnp.ones_like(state["t"])
+
+
 def characteristic_polynomial(state, lam, hp):
     """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
     t = state["t"]                                                                # ()
@@ -227,8 +234,8 @@ def characteristic_polynomial(state, lam, hp):
             (
                 eta * gamma
                 + lam
-                * (beta1 + alpha * beta1**t + alpha * beta3 - 1 - alpha - alpha * beta3 * beta1**t)
-                / (beta1**t - 1)
+                * (1 + alpha + alpha * beta3 * beta1**t - beta1 - alpha * beta1**t - alpha * beta3)
+                / (1 - beta1**t)
                 - 1
                 - beta1
                 - beta3

@@ -121,22 +121,10 @@ def threshold_drift(state, state_dot, hp):
     gamma = hp["weight_decay"]                                                    # ()
     t_dot = state_dot["t"]                                                        # ()
     return (
-        -3
-        * eta_dot
+        -eta_dot
         * gamma
         * t_dot
-        * (1 + beta_a)
-        * (1 + beta_b)
-        * (1 + beta_c)
-        / (
-            3
-            + 2 * beta_a
-            + 2 * beta_b
-            + 2 * beta_c
-            + beta_a * beta_b
-            + beta_a * beta_c
-            + beta_b * beta_c
-        )
+        / (1 / (3 * (1 + beta_a)) + 1 / (3 * (1 + beta_b)) + 1 / (3 * (1 + beta_c)))
     )
 
 
@@ -160,6 +148,45 @@ def gain(state, hp):
     )                                                                             # ()
     Gamma = (2 - eta * gamma) / (1 + G_slope * (2 - eta * gamma) / G_edge)        # ()
     return Gamma * jnp.ones_like(state["t"])
+
+
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta_a = hp["beta_a"]                                                         # ()
+    beta_b = hp["beta_b"]                                                         # ()
+    beta_c = hp["beta_c"]                                                         # ()
+    Gamma = (
+        2
+        / (
+            1
+            + 2
+            * (
+                -beta_a / (3 * (1 + beta_a)**2)
+                - beta_b / (3 * (1 + beta_b)**2)
+                - beta_c / (3 * (1 + beta_c)**2)
+            )
+            / (1 / (3 * (1 + beta_a)) + 1 / (3 * (1 + beta_b)) + 1 / (3 * (1 + beta_c)))
+        )
+    )                                                                             # ()
+    c = 2 / (1 / (3 * (1 + beta_a)) + 1 / (3 * (1 + beta_b)) + 1 / (3 * (1 + beta_c)))  # ()
+    lag = (
+        (
+            -beta_a / (3 * (1 - beta_a)**2)
+            - beta_b / (3 * (1 - beta_b)**2)
+            - beta_c / (3 * (1 - beta_c)**2)
+        )
+        / (1 / (3 * (1 - beta_a)) + 1 / (3 * (1 - beta_b)) + 1 / (3 * (1 - beta_c)))
+    )                                                                             # ()
+    bend = (
+        2 * beta_a**2 / (3 * (1 + beta_a)**3)
+        + 2 * beta_b**2 / (3 * (1 + beta_b)**3)
+        + 2 * beta_c**2 / (3 * (1 + beta_c)**3)
+        - 2 * beta_a / (3 * (1 + beta_a)**2)
+        - 2 * beta_b / (3 * (1 + beta_b)**2)
+        - 2 * beta_c / (3 * (1 + beta_c)**2)
+    )                                                                             # ()
+    index = Gamma * (1 / 2 + 1 / Gamma - lag - Gamma * bend * c / 4)              # ()
+    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):

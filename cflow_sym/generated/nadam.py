@@ -112,7 +112,7 @@ def preconditioner_drift(state, state_dot, hp):
     P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # (n,)
     P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # (n,)
-    P_eta = -(jnp.sqrt(nu) + epsilon * jnp.sqrt(debias)) / (eta**2 * jnp.sqrt(debias))  # (n,)
+    P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -139,51 +139,21 @@ def threshold_drift(state, state_dot, hp):
     t_dot = state_dot["t"]                                                        # ()
     debias_beta1 = 1 - beta1**t                                                   # ()
     return (
-        (1 + beta1)
-        * t_dot
-        * jnp.log(jnp.maximum(beta1, 1e-30))
+        t_dot
+        * (2 - eta * gamma)
         * (
-            debias_beta1
-            + beta1 * debias_beta1
-            + 2 * beta1 * (1 - debias_beta1)
-            + 2 * beta1**2 * (1 - debias_beta1)
-            + debias_beta1 * (1 - debias_beta1)**2 * beta1**2
-            + debias_beta1 * (1 - debias_beta1)**2 * beta1**3
-            - 1
-            - beta1
-            - (1 - debias_beta1)**2 * beta1**2
-            - (1 - debias_beta1)**2 * beta1**3
-            - 2 * beta1 * debias_beta1 * (1 - debias_beta1)
-            - 2 * debias_beta1 * beta1**2 * (1 - debias_beta1)
-            - beta1**2 * debias_beta1**2 * (1 - debias_beta1)
+            -(1 - beta1) * jnp.log(jnp.maximum(beta1, 1e-30)) * (1 - debias_beta1) / debias_beta1**2
+            - (1 - beta1)
+            * beta1
+            * beta1**(1 + t)
+            * jnp.log(jnp.maximum(beta1, 1e-30))
+            / ((1 + beta1) * (1 - beta1**(1 + t))**2)
         )
-        * (eta * gamma - 2)
-        / (
-            (beta1 - 1)
-            * (
-                beta1 * (1 - debias_beta1)
-                + beta1**2 * (1 - debias_beta1)
-                - 1
-                - beta1
-                - beta1 * debias_beta1
-            )**2
-        )
-        + (1 + beta1)
-        * debias_beta1
-        * eta_dot
+        / ((1 - beta1) / debias_beta1 + (1 - beta1) * beta1 / ((1 + beta1) * (1 - beta1**(1 + t))))**2
+        - eta_dot
         * gamma
         * t_dot
-        * (beta1 * (1 - debias_beta1) - 1)
-        / (
-            (beta1 - 1)
-            * (
-                beta1 * (1 - debias_beta1)
-                + beta1**2 * (1 - debias_beta1)
-                - 1
-                - beta1
-                - beta1 * debias_beta1
-            )
-        )
+        / ((1 - beta1) / debias_beta1 + (1 - beta1) * beta1 / ((1 + beta1) * (1 - beta1**(1 + t))))
     )
 
 
@@ -207,6 +177,18 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    index = (
+        2
+        * (1 + 4 * beta1 + 3 * beta1**2 + 6 * beta1**4 - 2 * beta1**3)
+        * (1 + beta1)
+        / ((1 - beta1) * (1 + 3 * beta1)**2)
+    )                                                                             # ()
+    return index * jnp.ones_like(state["t"])
+
+
 def characteristic_polynomial(state, lam, hp):
     """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
     t = state["t"]                                                                # ()
@@ -227,7 +209,7 @@ def characteristic_polynomial(state, lam, hp):
                 - beta1
             )
             * one,
-            (beta1 + (1 - beta1) * beta1 * lam / (beta1**t - 1) - beta1 * eta * gamma) * one,
+            (beta1 + (beta1 - beta1**2) * lam / (beta1**t - 1) - beta1 * eta * gamma) * one,
         ])
     )
 

@@ -100,7 +100,7 @@ def threshold_drift(state, state_dot, hp):
     beta1 = hp["beta1"]                                                           # ()
     gamma = hp["weight_decay"]                                                    # ()
     t_dot = state_dot["t"]                                                        # ()
-    return -(1 + beta1) * eta_dot * gamma * t_dot / (1 + 2 * beta1)
+    return -eta_dot * gamma * t_dot / (1 + beta1 / (1 + beta1))
 
 
 def gain(state, hp):
@@ -113,6 +113,18 @@ def gain(state, hp):
         -(1 + 2 * beta1) * (1 + beta1) * (eta * gamma - 2) / (1 + 3 * beta1 + eta * gamma * beta1**2)
     )                                                                             # ()
     return Gamma * jnp.ones_like(state["t"])
+
+
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    index = (
+        2
+        * (1 + 4 * beta1 + 3 * beta1**2 + 6 * beta1**4 - 2 * beta1**3)
+        * (1 + beta1)
+        / ((1 - beta1) * (1 + 3 * beta1)**2)
+    )                                                                             # ()
+    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):

@@ -121,6 +121,32 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    q = hp["momentum_share"]                                                      # ()
+    index = (
+        2
+        * (1 + beta1)
+        * (
+            1
+            + 2 * beta1
+            + 2 * beta1**2 * q**2
+            + 12 * q * beta1**3
+            + 8 * beta1**3 * q**3
+            + 2 * q * beta1**4
+            - 2 * beta1**3
+            - beta1**4
+            - 4 * beta1 * q
+            - 2 * q * beta1**2
+            - 16 * beta1**3 * q**2
+            - 2 * beta1**4 * q**2
+        )
+        / ((1 - beta1) * (4 * beta1 * q - 1 - 2 * beta1 - beta1**2)**2)
+    )                                                                             # ()
+    return index * jnp.ones_like(state["t"])
+
+
 def characteristic_polynomial(state, lam, hp):
     """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
     t = state["t"]                                                                # ()

@@ -98,7 +98,7 @@ def preconditioner_drift(state, state_dot, hp):
     P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # ()
     P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # ()
-    P_eta = -(jnp.sqrt(nu) + epsilon * jnp.sqrt(debias)) / (eta**2 * jnp.sqrt(debias))  # ()
+    P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # ()
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -126,6 +126,12 @@ def gain(state, hp):
     gamma = hp["weight_decay"]                                                    # ()
     Gamma = 2 - eta * gamma                                                       # ()
     return Gamma * jnp.ones_like(state["t"])
+
+
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    index = 2                                                                     # ()
+    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):

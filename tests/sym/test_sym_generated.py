@@ -258,5 +258,5 @@ def test_a_note_of_chosen_parts():
     assert part.index("aligned") < part.index("c=2") < part.index(r"\boxed")  # in the order of the derivation
     assert part._repr_markdown_() == part
     assert "kappa_2=" in d.to_markdown("stable_nu")  # the rate is named where it first stands
-    with pytest.raises(KeyError, match="no part 'sigma': the parts are update, expansion"):
+    with pytest.raises(KeyError, match="no part 'sigma': the parts are update, results, expansion"):
         d.to_markdown("sigma")
