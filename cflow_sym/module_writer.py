@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import sympy as sp
@@ -36,16 +37,18 @@ class ModuleWriter(StepWriter):
         corrected = {x.name for x in debias(d.preconditioner).atoms(sp.Symbol) if x.name.startswith("debias_")}
         self.debiased = sorted(name.removeprefix("debias_") for name in corrected)
         self.P_shape = "(n,)" if self.vector_P else "()"
+        closed = [h.symbol for h in d.spec.active_hyperparameters if h.closed_below and h.lower == 0]
+        self.zero = frozenset([_s.g, *d.spec.all_symbols.values(), *closed])  # what may be 0
 
-    def code(self, expr: sp.Expr, shape: str = "(n,)") -> str:
-        """Return JAX code; the only bias correction needs no index."""
-        text = super().code(expr, shape)
+    def code(self, expr: sp.Expr, shape: str = "(n,)", still: bool = False) -> str:
+        """Return JAX code, quotients with their limits; the only bias correction needs no index."""
+        text = jax_code(expr, blockwise=shape == "(B,)", zero=self.zero, still=still)
         return text.replace(f"debias_{self.debiased[0]}", "debias") if len(self.debiased) == 1 else text
 
     # Pieces
 
-    def header(self) -> str:
-        """Return the module's docstring, imports and constants."""
+    def header(self, functions: str) -> str:
+        """Return the module's docstring, imports and constants, for the text of its functions."""
         spec = self.spec
         switches = f" with {', '.join(spec.active_switches)}" if spec.active_switches else ""
         return "\n".join([
@@ -54,6 +57,7 @@ class ModuleWriter(StepWriter):
             *self.update_lines(), '"""', "", HEADER, "",
             "import math", "",
             "import jax.numpy as jnp", "",
+            *_boundary_imports(functions),
             self.imports("Filter", "HyperparameterInfo", "Leapfrog", "Moments"), "",
             *self.names(),
             "MEMORYLESS = " + as_tuple(f'"{n}"' for n in spec.memoryless),
@@ -71,7 +75,7 @@ class ModuleWriter(StepWriter):
         leap_rest, leap_more = _parted({n: d[f"leap_average_{n}"] for n in slow if n != "t"})
         start = {n: d[f"start_{n}"] for n in slow if n != "t"}
         return [
-            *self.step_functions(),
+            *StepWriter(spec).step_functions(),  # the optimizer's own, as it is
             self.named_function(
                 "preconditioner(state, hp)", f"Return P, shape {self.P_shape}: w' - w = -g / P - decay w.",
                 d.preconditioner, self.P_shape,
@@ -154,9 +158,8 @@ class ModuleWriter(StepWriter):
         rows += [(n, self.code(e), shape) for n, e, shape in parts]
         for s, e in slopes.items():
             shape = "(n,)" if is_elementwise(e) else "()"
-            rows.append((f"P_{s}", self.code(e), shape))
-            if s in self.spec.state_updates and s != _s.t:  # a weight without gradient keeps the state 0
-                rows.append((f"P_{s}", f"jnp.where({self.code(s)} > 0, P_{s}, 0)", shape))
+            of_state = s in self.spec.state_updates and s != _s.t  # a weight without gradient keeps the state 0
+            rows.append((f"P_{s}", self.code(e, still=of_state), shape))
         return layout(signature, doc, rows, " + ".join(f"P_{s} * {self.code(moving[s])}" for s in slopes))
 
     def state_function(
@@ -262,7 +265,8 @@ class ModuleWriter(StepWriter):
             return f'\n\ndef {signature}:\n    """{doc}"""\n    raise NotImplementedError(\n        "{reason}"\n    )'
         numerator, denominator = sp.fraction(value, exact=True)
         numerator, denominator = (name_rates(self.spec, debias(e)) for e in (numerator, denominator))
-        parts = [(str(k), v, "()") for k, v in self.rates.items() if numerator.has(k) or denominator.has(k)]
+        parts = [(str(s), e, "()") for s, e in self.edge.items() if value.has(s)]
+        parts += [(str(k), v, "()") for k, v in self.rates.items() if numerator.has(k) or denominator.has(k)]
         parts += self.debias_parts(numerator + denominator)
         c = self.d.threshold
         if (numerator + denominator).has(sp.expand(-c)):  # decoupled decay: the threshold by its name
@@ -275,8 +279,8 @@ class ModuleWriter(StepWriter):
         parts += [(n.name, e, "()") for n, e in zip(names, explicit, strict=True)]
         numerator, denominator = (e.xreplace(dict(zip(explicit, names, strict=True))) for e in (numerator, denominator))
         used = [numerator, denominator, *(v for _, v, _ in parts)]
-        rows = self.unpack(used, signature)
-        rows += [(n, self.code(e), shape) for n, e, shape in parts]
+        rows = [row for row in self.unpack(used, signature) if row[0] not in self.spec.kinds]  # no state is passed
+        rows += [(n, _at_any_time(self.code(e)), shape) for n, e, shape in parts]
         rows += [
             (n, self.code(e), "()") for n, e in zip(("numerator", "denominator"), (numerator, denominator), strict=True)
         ]
@@ -287,9 +291,14 @@ class ModuleWriter(StepWriter):
         if self.vector_P:
             return "P has many entries: the variance needs contractions with the state; use the complementarity problem"
         known = {*SCALAR_ARGUMENTS, *FURTHER_ARGUMENTS, *(h.symbol.name for h in self.spec.active_hyperparameters)}
-        known |= {rate_symbol(s).name for s in self.spec.scheduled}
+        known |= {rate_symbol(s).name for s in self.spec.scheduled} | {s.name for s in self.edge}
         extra = sorted({s.name for s in value.atoms(sp.Symbol)} - known - {_s.c.name})
         return f"the closed form needs {', '.join(extra)} as well; use the complementarity problem" if extra else ""
+
+    @property
+    def edge(self) -> dict[sp.Symbol, sp.Expr]:
+        """The slow states that the edge fixes, in terms of the sharpness."""
+        return {s: self.d[f"edge_{s}"] for s in self.spec.state_updates if f"edge_{s}" in self.d}
 
     # Naming
 
@@ -303,6 +312,17 @@ class ModuleWriter(StepWriter):
         """Return the assignments of bias corrections, debias_beta2 = 1 - beta2**t."""
         names = sorted((s for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")), key=str)
         return [(self.code(s), rebias(s), "()") for s in names]
+
+
+def _at_any_time(code: str) -> str:
+    """Return code whose powers of decays have derivatives at an infinite count, too."""
+    return re.sub(r"\b(\w+)\*\*t\b", r"decayed(\1, t)", code)
+
+
+def _boundary_imports(functions: str) -> list[str]:
+    """Return the line that imports what the functions use at the boundary of their domain."""
+    used = [n for n in ("decayed", "power", "quotient", "root") if re.search(rf"\b{n}\(", functions)]
+    return [f"from cflow_sym.boundary import {', '.join(used)}"] if used else []
 
 
 def _mean(expr: sp.Expr) -> sp.Expr:

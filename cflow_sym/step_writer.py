@@ -255,8 +255,11 @@ def _open_bracket(code: str) -> list[str]:
         depth += (code[i] == ")") - (code[i] == "(")
         if depth == 0 and code[i] == "(":
             inner = code[i + 1 : end - 1]
+            arguments = [part.removeprefix(", ") for part in _split(inner, (", ",), 2)]
             parts = _split(inner, (" + ", " - "))
-            if len(parts) > 1:
+            if len(arguments) > 1:
+                parts = [line for part in arguments for line in _entry(part)]
+            elif len(parts) > 1:
                 parts = [line for part in parts for line in (_break_sum(part) if len(part) > MARGIN else [part])]
             else:
                 parts = _break_sum(inner)
