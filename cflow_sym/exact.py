@@ -160,6 +160,8 @@ class Point:
 
 def draw_hyperparameter(h: Hyperparameter, rng: random.Random) -> sp.Rational:
     """Draw an admissible value."""
+    if h.fixed is not None:
+        return h.fixed
     return draw(rng, h.lower, min(h.upper, h.lower + (h.typical or 2)))
 
 

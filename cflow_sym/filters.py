@@ -110,8 +110,27 @@ class CanonicalForm:
 
 
 def _late(expr: sp.Expr) -> sp.Expr:
-    """Drop decays to the power of the count."""
-    return expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)})
+    """Return the limit for a large count, in which decays to the power of the count vanish.
+
+    >>> _late((2**symbols.t - 1) * symbols.nu / 2**symbols.t), _late(1 - symbols.beta2 ** (symbols.t + 1))
+    (nu, 1)
+    """
+    left: dict[sp.Expr, sp.Symbol] = {}  # what is left of the past, by decay
+
+    def decaying(p: sp.Pow) -> sp.Expr:
+        slope = p.exp.diff(_s.t)
+        grows = p.base.is_Rational and p.base > 1  # (1/2)**t reads 2**(-t)
+        base = 1 / p.base if grows else p.base
+        x = left.setdefault(base, sp.Dummy(positive=True))
+        return x ** (-slope if grows else slope) * p.base ** (p.exp - slope * _s.t)
+
+    powers = {p: decaying(p) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t) and not p.exp.diff(_s.t).has(_s.t)}
+    moving = expr.xreplace(powers)
+    for x in left.values():
+        there = moving.xreplace({x: sp.Integer(0)})
+        undefined = there.has(sp.nan, sp.zoo, sp.oo) or sp.together(moving).as_numer_denom()[1].subs(x, 0) == 0
+        moving = sp.limit(sp.together(moving), x, 0, "+") if undefined else there
+    return moving
 
 
 def shorter(expr: sp.Expr) -> sp.Expr:

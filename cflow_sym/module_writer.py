@@ -26,9 +26,14 @@ FURTHER_ARGUMENTS = {"t": "t=math.inf", "w_dot_grad_S": "w_dot_grad_S=0.0"}
 
 
 class ModuleWriter(StepWriter):
-    """Writes the functions of one module; holds nothing but what it was made from."""
+    """Writes the functions of one module; holds nothing but what it was made from.
+
+    The optimizer's own step has its numbers as they are; all else has names for them (`numerals.py`).
+    """
 
     def __init__(self, d: Derivation) -> None:
+        self.own = StepWriter(d.spec)
+        d = d.symbolic or d
         super().__init__(d.spec)
         self.d = d
         self.form = canonical_form(d.spec)
@@ -54,7 +59,7 @@ class ModuleWriter(StepWriter):
         return "\n".join([
             f'"""{spec.title}{switches}: what its flows need besides the Hessian.', "",
             "One step, first the states, then the weights with the updated states (t counts updates):", "",
-            *self.update_lines(), '"""', "", HEADER, "",
+            *self.own.update_lines(), '"""', "", HEADER, "",
             "import math", "",
             "import jax.numpy as jnp", "",
             *_boundary_imports(functions),
@@ -62,7 +67,7 @@ class ModuleWriter(StepWriter):
             *self.names(),
             "MEMORYLESS = " + as_tuple(f'"{n}"' for n in spec.memoryless),
             "STATIONARY = " + as_tuple(f'"{n}"' for n in self.d.stationary),
-            f'SOURCE_HASH = "{source_hash(spec, self.d.order)}"',
+            f'SOURCE_HASH = "{source_hash(self.own.spec, self.d.order)}"',
         ])  # fmt: skip
 
     def functions(self) -> list[str]:
@@ -75,7 +80,7 @@ class ModuleWriter(StepWriter):
         leap_rest, leap_more = _parted({n: d[f"leap_average_{n}"] for n in slow if n != "t"})
         start = {n: d[f"start_{n}"] for n in slow if n != "t"}
         return [
-            *StepWriter(spec).step_functions(),  # the optimizer's own, as it is
+            *self.own.step_functions(),  # the optimizer's own, as it is
             self.named_function(
                 "preconditioner(state, hp)", f"Return P, shape {self.P_shape}: w' - w = -g / P - decay w.",
                 d.preconditioner, self.P_shape,

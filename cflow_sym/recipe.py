@@ -16,6 +16,7 @@ from cflow_sym import (
     leapfrog,
     momentum,
     multiplier,
+    numerals,
     predictions,
     sdcp,
     stability,
@@ -68,6 +69,9 @@ class _Key:
 def _derive(key: _Key, order: str) -> Derivation:
     from cflow_sym.theorems import theorem_steps
 
+    with_decays = numerals.with_symbols(key.spec)
+    if with_decays is not key.spec:
+        return _with_numbers(_derive(_Key(with_decays), order), key.spec)
     form, filtered = canonical_form(key.spec), has_momentum(key.spec)
     bare = without_momentum(form.late) if filtered else key.spec
     spec = stable_flow.with_memory(bare)
@@ -118,6 +122,13 @@ def _derive(key: _Key, order: str) -> Derivation:
 
     record(theorem_steps(Derivation(key.spec, order, tuple(steps))))
     return Derivation(key.spec, order, tuple(steps))
+
+
+def _with_numbers(d: Derivation, spec: OptimizerSpec) -> Derivation:
+    """Return a derivation with the numbers of the spec in place of the symbols it was made with."""
+    numbers = numerals.numbers_of(d.spec)
+    steps = tuple(replace(s, before=s.before.xreplace(numbers), after=s.after.xreplace(numbers)) for s in d.steps)
+    return Derivation(spec, d.order, steps, symbolic=d)
 
 
 def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:
