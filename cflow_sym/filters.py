@@ -130,6 +130,10 @@ def _late(expr: sp.Expr) -> sp.Expr:
         there = moving.xreplace({x: sp.Integer(0)})
         undefined = there.has(sp.nan, sp.zoo, sp.oo) or sp.together(moving).as_numer_denom()[1].subs(x, 0) == 0
         moving = sp.limit(sp.together(moving), x, 0, "+") if undefined else there
+    if moving.has(sp.nan, sp.zoo, sp.oo, sp.Limit):
+        raise DerivationError(
+            f"{expr} has no limit for a large count that could be found; write it with decays below 1."
+        )
     return moving
 
 
