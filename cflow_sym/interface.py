@@ -36,11 +36,19 @@ class Moments(NamedTuple):
     """What a slow state can feel of the oscillation; each entry is linear in Sigma.
 
     - `gradient_shift (n,)`: T[Sigma]/2, the averaged gradient minus the gradient;
-    - `gradient_variance (n,)`: diag(H Sigma H), the averaged squared gradient minus the squared gradient.
+    - `gradient_variance (n,)`: diag(H Sigma H), the averaged squared gradient minus the squared gradient;
+    - `signs_at (n,)`: the variance at which signs in the rates are taken, `gradient_variance` where it is None. With
+      it given the rates are affine in the first two: a sign stays what it is while the variance is solved for.
     """
 
     gradient_shift: Vector
     gradient_variance: Vector
+    signs_at: Vector | None = None
+
+    @property
+    def held_variance(self) -> Vector:
+        """The variance of the gradient for which signs are taken."""
+        return self.gradient_variance if self.signs_at is None else self.signs_at
 
 
 class Filter(NamedTuple):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import sympy as sp
 
 from cflow_sym.derivation import Derivation
+from cflow_sym.expansion import hold_signs
 from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.leapfrog import average_symbols, rate_of_leap
@@ -75,9 +76,10 @@ class ModuleWriter(StepWriter):
         d, spec = self.d, self.spec
         slow = [s.name for s in spec.state_updates]
         stable = {n: _mean(d.stable_flow.get(n, sp.Integer(0))) for n in slow}
-        added = {n: contract(sp.expand(_mean(d.ansatz.get(n, stable[n])) - stable[n])) for n in slow}
+        ansatz = {n: hold_signs(d.ansatz.get(n, stable[n])) for n in slow}
+        added = {n: contract(sp.expand(_mean(ansatz[n]) - stable[n])) for n in slow}
         at_rest, more = _parted({n: _mean(e) for n, e in d.stationary.items()})
-        leap_rest, leap_more = _parted({n: d[f"leap_average_{n}"] for n in slow if n != "t"})
+        leap_rest, leap_more = _parted({n: hold_signs(d[f"leap_average_{n}"]) for n in slow if n != "t"})
         start = {n: d[f"start_{n}"] for n in slow if n != "t"}
         return [
             *self.own.step_functions(),  # the optimizer's own, as it is
@@ -336,8 +338,8 @@ def _mean(expr: sp.Expr) -> sp.Expr:
 
 
 def _parted(values: Mapping[str, sp.Expr]) -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
-    """Return the parts of expressions without moments of the oscillation, and the parts linear in them."""
-    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    """Return the parts of expressions without moments of the oscillation, and what these add."""
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance, _s.held_variance), sp.Integer(0))
     still = {n: contract(e.xreplace(zero)) for n, e in values.items()}
     return still, {n: _added(e, still[n]) for n, e in values.items()}
 
@@ -348,7 +350,7 @@ def _added(expr: sp.Expr, still: sp.Expr) -> sp.Expr:
         brackets = [f for f in expr.args if f.has(_s.gradient_shift, _s.gradient_variance)]
         rest = sp.Mul(*brackets)
         factors = expr / rest
-    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance, _s.held_variance), sp.Integer(0))
     return factors * contract(sp.expand(rest - contract(rest.xreplace(zero))))
 
 

@@ -105,6 +105,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(stable_flow.memory_steps(bare, spec))
     record(stable_flow.stable_steps(spec, P))
     ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
+    ansatz = {name: expansion.hold_signs(rate) for name, rate in ansatz.items()}
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
     record([] if filtered else predictions.alternating_steps(spec, P, c))

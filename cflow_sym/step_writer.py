@@ -158,7 +158,7 @@ class StepWriter:
         rows += [(n, f'state["{n}"]', self.shape(n)) for n in states]
         dots = [n for n in (*self.spec.kinds, "t") if f"{n}_dot" in names]
         rows += [(f"{n}_dot", f'state_dot["{n}"]', self.shape(n)) for n in dots]
-        moments = [n for n in ("gradient_shift", "gradient_variance") if n in names]
+        moments = [n for n in ("gradient_shift", "gradient_variance", "held_variance") if n in names]
         return rows + [(n, f"moments.{n}", "(n,)") for n in moments]
 
     def update_lines(self) -> list[str]:
