@@ -157,7 +157,8 @@ class CompiledFlow(Protocol):
     used in the step that leaves w_t (published convention): `update_state(initial_state(w), g(w_0))` starts a flow.
 
     States in `STATIONARY` have a value at which they stand still, `stationary_state`; those in `MEMORYLESS` are there
-    at every time, so their rates are not used. Everywhere `g` is the gradient of the loss plus
+    at every time, so their rates are not used. Rates of those in `PIECEWISE` depend on signs that the oscillation may
+    change (`Moments.signs_at`). Everywhere `g` is the gradient of the loss plus
     `l2_penalty(hp)`/2 |w|^2. Hyperparameters are arrays `()` or, where schedulable, schedules.
 
     With momentum (`FILTERED_STATES`), `slow_drift`, `sigma_squared` and what else is in the published convention belong
@@ -173,6 +174,7 @@ class CompiledFlow(Protocol):
     FILTERED_STATES: tuple[str, ...]
     MEMORYLESS: tuple[str, ...]
     STATIONARY: tuple[str, ...]
+    PIECEWISE: tuple[str, ...]
     SOURCE_HASH: str
 
     def initial_state(self, w: Vector, hp: Hyperparameters) -> State:

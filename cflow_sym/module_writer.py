@@ -17,7 +17,7 @@ from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.leapfrog import average_symbols, rate_of_leap
 from cflow_sym.multiplier import coefficients
-from cflow_sym.notation import contract, debias, is_elementwise, rate_symbol, rebias, symbols
+from cflow_sym.notation import Frozen, contract, debias, is_elementwise, rate_symbol, rebias, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 from cflow_sym.step_writer import HEADER, Part, StepWriter, as_tuple, contractions, layout, source_hash
 
@@ -68,6 +68,7 @@ class ModuleWriter(StepWriter):
             *self.names(),
             "MEMORYLESS = " + as_tuple(f'"{n}"' for n in spec.memoryless),
             "STATIONARY = " + as_tuple(f'"{n}"' for n in self.d.stationary),
+            "PIECEWISE = " + as_tuple(f'"{s}"' for s, e in spec.state_updates.items() if e.has(Frozen)),
             f'SOURCE_HASH = "{source_hash(self.own.spec, self.d.order)}"',
         ])  # fmt: skip
 
