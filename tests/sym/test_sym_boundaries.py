@@ -132,7 +132,11 @@ def in_one_dimension(expr):
     return drop_sums(expand_names(expr)).replace(cs.notation.Frozen, sp.sign)
 
 
-@pytest.fixture(scope="module", params=[*BUILT_IN, *TRACED])
+CORE = ("rmsprop bias_correction eps_in_sqrt", "scalar_adam", "nadam", "aggmo", "optax.adam", "optax.yogi")
+CASES = [n if n in CORE else pytest.param(n, marks=pytest.mark.slow) for n in (*BUILT_IN, *TRACED)]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request):
     spec = spec_of(request.param)
     d = spec.derive()
