@@ -17,6 +17,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "adam"
@@ -40,6 +41,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "83a9323124f11b31"
 
 
@@ -109,18 +111,17 @@ def preconditioner_drift(state, state_dot, hp):
     t_dot = state_dot["t"]                                                        # ()
     debias_beta1 = 1 - beta1**t                                                   # ()
     debias_beta2 = 1 - beta2**t                                                   # ()
-    P_nu = debias_beta1 / (2 * eta * jnp.sqrt(debias_beta2) * jnp.sqrt(nu))       # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(debias_beta1, 2 * eta * jnp.sqrt(debias_beta2) * root(nu))    # (n,)
     P_t = (
-        (
-            debias_beta1 * jnp.log(beta2) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
-            + 2 * debias_beta1 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
-            - 2 * debias_beta2 * jnp.log(jnp.maximum(beta1, 1e-30)) * jnp.sqrt(nu)
-            - 2 * epsilon * debias_beta2**(3 / 2) * jnp.log(jnp.maximum(beta1, 1e-30))
-            - debias_beta1 * debias_beta2 * jnp.log(beta2) * jnp.sqrt(nu)
-        )
+        debias_beta1
+        * jnp.log(beta2)
+        * jnp.sqrt(nu)
+        * (1 - debias_beta2)
         / (2 * eta * debias_beta2**(3 / 2))
+        - jnp.log(jnp.maximum(beta1, 1e-30))
+        * (1 - debias_beta1)
+        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
+        / (eta * jnp.sqrt(debias_beta2))
     )                                                                             # (n,)
     P_eta = (
         -debias_beta1
@@ -232,7 +233,11 @@ def leapfrog(state, hp, dt):
         ])
     )                                                                             # (F,)
     weight = jnp.stack([one])                                                     # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
+    left = (
+        jnp.stack([
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([one])                                                     # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
@@ -244,7 +249,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 
