@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import sympy as sp
 import sympy.core.random
 
+from cflow_sym.constants import stands_for
+
 
 def before_update(x: sp.Symbol, new: sp.Expr) -> sp.Expr | None:
     """Return the old value of x in terms of the new one, which takes its name; None where the update forgets it.
@@ -59,9 +61,9 @@ def simplified(expr: sp.Expr) -> sp.Expr:
 
 
 def exact_numbers(expr: sp.Expr) -> sp.Expr:
-    """Write floating-point numbers as the rationals that their shortest decimals stand for.
+    """Write floating-point numbers as the rationals that they stand for (`constants.py`).
 
     >>> exact_numbers(sp.Symbol("nu") ** 0.25)
     nu**(1/4)
     """
-    return expr.xreplace({x: sp.Rational(repr(float(x))) for x in expr.atoms(sp.Float)})
+    return expr.xreplace({x: stands_for(float(x)) for x in expr.atoms(sp.Float)})

@@ -31,7 +31,8 @@ def generate(d: Derivation) -> str:
     True
     """
     writer = ModuleWriter(d)
-    return "\n".join([writer.header(), *writer.functions()]) + "\n"
+    functions = writer.functions()
+    return "\n".join([writer.header("".join(functions)), *functions]) + "\n"
 
 
 def compile(d: Derivation) -> ModuleType:

@@ -9,7 +9,7 @@ differentiation), see `exact.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import sympy as sp
@@ -103,6 +103,8 @@ class Flow(Mapping[str, sp.Expr]):
 class Derivation:
     """The checked steps for one optimizer, and the results read off them.
 
+    `symbolic` is the same derivation with symbols for decays that the optimizer holds as numbers, if it holds any.
+
     >>> import cflow_sym as cs
     >>> d = cs.derive("gradient_descent")
     >>> d.threshold, d.sigma_squared
@@ -112,6 +114,7 @@ class Derivation:
     spec: OptimizerSpec
     order: str
     steps: tuple[Step, ...]
+    symbolic: Derivation | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> sp.Expr:
         for step in reversed(self.steps):  # a later result of the same name stands for the earlier one

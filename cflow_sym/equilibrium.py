@@ -62,6 +62,30 @@ def _shortest_slope(f: sp.Expr, s: sp.Symbol) -> sp.Expr:
     return rebias(min((in_factors(plain), plain), key=lambda e: e.count_ops()))
 
 
+def chain_rule(f: sp.Expr, spec: OptimizerSpec) -> sp.Expr:
+    """Return df/dt like `drift`, bias corrections one by one: no term is infinite where their sum is finite.
+
+    >>> import cflow_sym as cs
+    >>> spec = cs.optimizer("rmsprop", bias_correction=True)
+    >>> chain_rule(spec.derive().preconditioner, spec).coeff(rate_symbol(symbols.t))
+    sqrt(nu)*beta2**t*log(beta2)/(2*eta*(1 - beta2**t)**(3/2))
+    """
+    rates = {s: rate_symbol(s) for s in (*spec.state_updates, *spec.scheduled)}
+    moving, total = debias(f), sp.Integer(0)
+    for s in (*spec.state_updates, *spec.scheduled):
+        rate = rates[s] if s in spec.state_updates else rates[s] * rates[_s.t]
+        total += rebias(_by_terms(moving, s)) * rate
+    decaying = sorted((x for x in moving.free_symbols if x.name.startswith("debias_")), key=str)
+    return total + sp.Add(*(rebias(_by_terms(moving, x)) * rebias(x).diff(_s.t) for x in decaying)) * rates[_s.t]
+
+
+def _by_terms(f: sp.Expr, x: sp.Symbol) -> sp.Expr:
+    """Return df/dx in factors, term by term where one of several has a denominator that depends on coordinates."""
+    terms = [in_factors(term.diff(x)) for term in sp.Add.make_args(sp.expand(f))]
+    whole = in_factors(f.diff(x))
+    return sp.Add(*terms) if sp.fraction(whole)[1].atoms(Coordinate) else whole
+
+
 def speeds_of(spec: OptimizerSpec, point: Point, flow: Mapping[str, sp.Expr]) -> dict[sp.Symbol, Vector]:
     """Return how fast everything moves at a point that P and c may depend on."""
     states = {s: point.vector(flow[s.name]) for s in spec.state_updates}
@@ -77,7 +101,7 @@ def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
 def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
     """Return the step for dP/dt."""
     return Step(
-        "preconditioner_drift", MOTION, "differentiate along the flow", r"\dot P", P, drift(P, spec),
+        "preconditioner_drift", MOTION, "differentiate along the flow", r"\dot P", P, chain_rule(P, spec),
         "The chain rule; an explicit dependence on the step count enters through its rate, which is 1, a schedule "
         "through its own.", _chain_rule_check(spec),
     )  # fmt: skip
@@ -190,16 +214,6 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "", f"{CF}, parts I to III",
         ),
     ]  # fmt: skip
-    long = len(c.free_symbols) > SYMBOLS_OF_THRESHOLD
-    if is_elementwise(P) or long:
-        why = "It would be too long without the state" if long else (
-            "With one P for each weight the state is not eliminated by one equation"
-        )  # fmt: skip
-        steps.append(Step(
-            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma, why + "; the closed form keeps it. " + WHERE,
-            check_balance, "", f"{CF}, part III",
-        ))  # fmt: skip
-        return steps
     edge = eliminate_state(spec, P, c)
 
     def check_edge(before: sp.Expr, after: sp.Expr) -> bool:
@@ -215,6 +229,16 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             f"edge_{state.name}", EDGE, "eliminate the state at the edge", latex_of(state), gap, value,
             "At the edge $S=cP$, which gives the state in terms of the sharpness.", check_edge,
         ))  # fmt: skip
+    long = len(c.free_symbols) > SYMBOLS_OF_THRESHOLD
+    if is_elementwise(P) or long:
+        why = "It would be too long without the state" if long else (
+            "With one P for each weight the state is not eliminated by one equation"
+        )  # fmt: skip
+        steps.append(Step(
+            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma,
+            why + "; the closed form keeps it. " + WHERE, check_balance, "", f"{CF}, part III",
+        ))  # fmt: skip
+        return steps
     roots = _rooted(spec, P, c)
     reduced = orient(rebias(_quotient(_eliminate(-driving, roots), _eliminate(coefficient, roots))))
 

@@ -135,7 +135,8 @@ class Point:
 
     def _value(self, e: sp.Expr, i: int) -> sp.Expr:
         if isinstance(e, Frozen):
-            sign = self.values.get(e)  # held fixed whatever the point
+            still = dict.fromkeys((symbols.gradient_variance, symbols.held_variance), sp.Integer(0))
+            sign = self.values.get(e, self.values.get(e.xreplace(still)))  # held fixed whatever point and variance
             if sign is None:
                 return sp.sign(self._coordinate(e.args[0], i))
             return sign[i] if isinstance(sign, tuple) else sign
@@ -160,6 +161,8 @@ class Point:
 
 def draw_hyperparameter(h: Hyperparameter, rng: random.Random) -> sp.Rational:
     """Draw an admissible value."""
+    if h.fixed is not None:
+        return h.fixed
     return draw(rng, h.lower, min(h.upper, h.lower + (h.typical or 2)))
 
 

@@ -19,7 +19,7 @@ from cflow_sym.exact import LocalModel, Vector, agree, draw_vector, moments, ran
 from .algebra import in_factors
 
 from cflow_sym.exact import STEP, Point, add, mean, source, two_point_average  # isort: skip
-from cflow_sym.notation import contract, latex_of, orient, symbols
+from cflow_sym.notation import Frozen, contract, latex_of, orient, symbols
 
 _s = symbols
 CF = "arXiv:2410.24206"
@@ -40,7 +40,30 @@ def expand(f: sp.Expr, order: str) -> sp.Expr:
     """
     value, second, _ = orders_of_average(f)
     variance, shift = name_moments(second)
-    return value + variance + (shift if order == "consistent" else 0)
+    return with_signs_of_averages(value + variance + (shift if order == "consistent" else 0))
+
+
+def with_signs_of_averages(expr: sp.Expr) -> sp.Expr:
+    """Take signs that stay over a period of what is averaged over it: that of nu - g^2 is that of nu - E[g^2].
+
+    >>> with_signs_of_averages(Frozen(symbols.nu - symbols.g**2))
+    Frozen(-g**2 - gradient_variance + nu)
+    """
+    averaged = {}
+    for sign in expr.atoms(Frozen):
+        value, second, _ = orders_of_average(sign.args[0])
+        averaged[sign] = Frozen(contract(value + name_moments(second)[0]))
+    return expr.xreplace(averaged)
+
+
+def hold_signs(expr: sp.Expr) -> sp.Expr:
+    """Give the variance in signs a name of its own, as they stay what they are when the variance is solved for.
+
+    >>> hold_signs(Frozen(symbols.nu - symbols.gradient_variance) * symbols.gradient_variance)
+    gradient_variance*Frozen(-held_variance + nu)
+    """
+    held = {_s.gradient_variance: _s.held_variance}
+    return expr.xreplace({sign: sign.xreplace(held) for sign in expr.atoms(Frozen)})
 
 
 def displacements(seed: int, dimension: int) -> list[tuple]:

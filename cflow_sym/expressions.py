@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import sympy as sp
 
+from cflow_sym.constants import as_read
 from cflow_sym.notation import TABLE, block_norm2, norm2, symbols
 
 MOST_CHARACTERS, MOST_LEVELS, MOST_DIGITS, LARGEST_EXPONENT = 2000, 60, 40, 64
@@ -211,7 +212,7 @@ class _Reader:
         exact = re.sub(r"\D", "", found[1]).strip("0") == ""
         if not exact and not 1 / _LARGEST < float(node.value) < _LARGEST:
             self.fail(node, f"is beyond the range of numbers, {1 / _LARGEST:g} to {_LARGEST:g}: change the units")
-        return _Part(sp.Integer(0) if exact else sp.Rational(found[0].replace("_", "")), float(node.value))
+        return _Part(sp.Integer(0) if exact else as_read(found[0].replace("_", "")), float(node.value))
 
     def name(self, node: ast.Name) -> sp.Expr:
         name = node.id

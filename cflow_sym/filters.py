@@ -119,8 +119,35 @@ class CanonicalForm:
 
 
 def _late(expr: sp.Expr, gone: Callable[[sp.Expr], bool]) -> sp.Expr:
-    """Drop those decays to the power of the count that are gone."""
-    return expr.xreplace({p: sp.Integer(0) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t) and gone(p.base)})
+    """Return the limit for a large count, in which those decays to the power of the count vanish that are gone.
+
+    >>> everything = lambda base: True
+    >>> _late((2**symbols.t - 1) * symbols.nu / 2**symbols.t, everything)
+    nu
+    >>> _late(1 - symbols.beta2 ** (symbols.t + 1), everything)
+    1
+    """
+    left: dict[sp.Expr, sp.Symbol] = {}  # what is left of the past, by decay
+
+    def decay(p: sp.Pow) -> sp.Expr:
+        return 1 / p.base if p.base.is_Rational and p.base > 1 else p.base  # (1/2)**t reads 2**(-t)
+
+    def decaying(p: sp.Pow) -> sp.Expr:
+        slope = p.exp.diff(_s.t)
+        x = left.setdefault(decay(p), sp.Dummy(positive=True))
+        return x ** (slope if decay(p) == p.base else -slope) * p.base ** (p.exp - slope * _s.t)
+
+    counted = (p for p in expr.atoms(sp.Pow) if p.exp.has(_s.t) and not p.exp.diff(_s.t).has(_s.t))
+    moving = expr.xreplace({p: decaying(p) for p in counted if gone(decay(p))})
+    for x in left.values():
+        there = moving.xreplace({x: sp.Integer(0)})
+        undefined = there.has(sp.nan, sp.zoo, sp.oo) or sp.together(moving).as_numer_denom()[1].subs(x, 0) == 0
+        moving = sp.limit(sp.together(moving), x, 0, "+") if undefined else there
+    if moving.has(sp.nan, sp.zoo, sp.oo, sp.Limit):
+        raise DerivationError(
+            f"{expr} has no limit for a large count that could be found; write it with decays below 1."
+        )
+    return moving
 
 
 def shorter(expr: sp.Expr) -> sp.Expr:

@@ -36,11 +36,19 @@ class Moments(NamedTuple):
     """What a slow state can feel of the oscillation; each entry is linear in Sigma.
 
     - `gradient_shift (n,)`: T[Sigma]/2, the averaged gradient minus the gradient;
-    - `gradient_variance (n,)`: diag(H Sigma H), the averaged squared gradient minus the squared gradient.
+    - `gradient_variance (n,)`: diag(H Sigma H), the averaged squared gradient minus the squared gradient;
+    - `signs_at (n,)`: the variance at which signs in the rates are taken, `gradient_variance` where it is None. With
+      it given the rates are affine in the first two: a sign stays what it is while the variance is solved for.
     """
 
     gradient_shift: Vector
     gradient_variance: Vector
+    signs_at: Vector | None = None
+
+    @property
+    def held_variance(self) -> Vector:
+        """The variance of the gradient for which signs are taken."""
+        return self.gradient_variance if self.signs_at is None else self.signs_at
 
 
 class Filter(NamedTuple):
@@ -149,7 +157,8 @@ class CompiledFlow(Protocol):
     used in the step that leaves w_t (published convention): `update_state(initial_state(w), g(w_0))` starts a flow.
 
     States in `STATIONARY` have a value at which they stand still, `stationary_state`; those in `MEMORYLESS` are there
-    at every time, so their rates are not used. Everywhere `g` is the gradient of the loss plus
+    at every time, so their rates are not used. Rates of those in `PIECEWISE` depend on signs that the oscillation may
+    change (`Moments.signs_at`). Everywhere `g` is the gradient of the loss plus
     `l2_penalty(hp)`/2 |w|^2. Hyperparameters are arrays `()` or, where schedulable, schedules.
 
     With momentum (`FILTERED_STATES`), `slow_drift`, `sigma_squared` and what else is in the published convention belong
@@ -165,6 +174,7 @@ class CompiledFlow(Protocol):
     FILTERED_STATES: tuple[str, ...]
     MEMORYLESS: tuple[str, ...]
     STATIONARY: tuple[str, ...]
+    PIECEWISE: tuple[str, ...]
     SOURCE_HASH: str
 
     def initial_state(self, w: Vector, hp: Hyperparameters) -> State:

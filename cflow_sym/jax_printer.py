@@ -10,12 +10,14 @@ States with one value for each block have shape (B,). In an expression of shape 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import sympy as sp
 from sympy.printing.numpy import JaxPrinter
 from sympy.printing.precedence import PRECEDENCE
 
+from cflow_sym.corners import limit_at_zero, vanishes
 from cflow_sym.notation import BlockCoordinate, Coordinate, symbols
 
 _LIGHT = {symbols.beta1, symbols.beta2, symbols.kappa1, symbols.kappa2}
@@ -24,12 +26,20 @@ _LIGHT = {symbols.beta1, symbols.beta2, symbols.kappa1, symbols.kappa2}
 class ModulePrinter(JaxPrinter):
     """SymPy's JAX printer with `jnp` as the module's name and without stray brackets.
 
-    `blockwise` says that the expression has shape (B,), so that states of blocks stand as they are.
+    `blockwise` says that the expression has shape (B,), so that states of blocks stand as they are. Where a denominator
+    vanishes with the symbols in `zero`, the quotient is written with its limit (`boundary.py`); with `still` it is 0
+    there, as a slope is that meets a state at rest.
     """
 
-    def __init__(self, settings: dict[str, Any], blockwise: bool = False) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        blockwise: bool = False,
+        zero: Collection[sp.Symbol] = (),
+        still: bool = False,
+    ) -> None:
         super().__init__(settings)
-        self.blockwise = blockwise
+        self.blockwise, self.zero, self.still, self.guarded = blockwise, zero, still, False
 
     def _over_weights(self, summand: sp.Expr) -> str:
         outer, self.blockwise = self.blockwise, False
@@ -66,14 +76,37 @@ class ModulePrinter(JaxPrinter):
         if coefficient.is_negative:
             return "-" + self.parenthesize(-coefficient * rest, PRECEDENCE["Mul"], strict=True)
         numerator, denominator = sp.fraction(expr, exact=True)
+        quotient = self._with_limit(numerator, denominator)
+        if quotient:
+            return quotient
         if denominator == 1:
             return "*".join(self.parenthesize(f, PRECEDENCE["Mul"], strict=True) for f in reading_order(expr))
         top = self.parenthesize(numerator, PRECEDENCE["Mul"], strict=True)
         return f"{top}/{self.parenthesize(denominator, PRECEDENCE['Pow'], strict=True)}"
 
+    def _with_limit(self, numerator: sp.Expr, denominator: sp.Expr) -> str:
+        """Return the quotient with its limit where the denominator vanishes, nothing where it cannot or has none."""
+        if not self.zero or not vanishes(denominator, self.zero):
+            return ""
+        limit = 0 if self.still else limit_at_zero(numerator, denominator, self.zero)
+        if limit is None:
+            return ""
+        outer, self.guarded = self.guarded, True
+        parts = [self._print(numerator), self._print(denominator), *(["1"] if limit else [])]
+        self.guarded = outer
+        return f"quotient({', '.join(parts)})"
+
+    def _is_root(self, expr: sp.Pow) -> bool:
+        """Say whether the expression is a root of what may be 0, with infinite slopes there."""
+        return expr.exp.is_Rational and not expr.exp.is_Integer and vanishes(expr.base, self.zero)
+
     def _print_Pow(self, expr: Any, rational: bool = False) -> str:
         if expr.exp.could_extract_minus_sign():
-            return "1/" + self.parenthesize(1 / expr, PRECEDENCE["Pow"], strict=True)
+            one = sp.Integer(1)
+            return self._with_limit(one, 1 / expr) or "1/" + self.parenthesize(1 / expr, PRECEDENCE["Pow"], strict=True)
+        if self.zero and (self.guarded or not expr.base.is_Symbol) and self._is_root(expr):
+            base = self._print(expr.base)
+            return f"root({base})" if expr.exp == sp.Rational(1, 2) else f"power({base}, {self._print(expr.exp)})"
         return super()._print_Pow(expr, rational=rational)
 
     def _print_Add(self, expr: Any, order: Any = None) -> str:
@@ -105,14 +138,18 @@ def reading_order(product: sp.Expr) -> list[sp.Expr]:
     return sorted(sp.Mul.make_args(product), key=place)
 
 
-def jax_code(expr: sp.Expr, blockwise: bool = False) -> str:
+def jax_code(expr: sp.Expr, blockwise: bool = False, zero: Collection[sp.Symbol] = (), still: bool = False) -> str:
     """Return JAX code for an expression, elementwise in coordinates (or, of shape (B,), in blocks).
+
+    `zero` holds the symbols that may be 0, where quotients then have their limits; see `ModulePrinter`.
 
     >>> s = symbols
     >>> jax_code(-s.eta * s.g / (sp.sqrt(s.nu) + s.epsilon))
     '-eta * g / (epsilon + jnp.sqrt(nu))'
+    >>> jax_code(s.nu / sp.sqrt(s.nu + s.epsilon), zero={s.nu, s.epsilon})
+    'quotient(nu, root(epsilon + nu))'
     """
-    text = ModulePrinter({"fully_qualified_modules": True}, blockwise).doprint(sp.sympify(expr))
+    text = ModulePrinter({"fully_qualified_modules": True}, blockwise, zero, still).doprint(sp.sympify(expr))
     text = text.replace("**", "\0")
     text = re.sub(r"\s*([*/])\s*", r" \1 ", text)
     return text.replace("\0", "**")

@@ -23,6 +23,7 @@ import numpy as np
 import sympy as sp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from cflow_sym.constants import stands_for
 from cflow_sym.notation import BlockTotal, Total, symbols
 from cflow_sym.spec import SpecError
 
@@ -101,7 +102,7 @@ def _split(term: sp.Expr, kind: type) -> tuple[sp.Expr, sp.Expr]:
 
 
 def exact(number: Any) -> sp.Basic:
-    """Return a number as SymPy's: a boolean, an integer, or the rational of its shortest decimal.
+    """Return a number as SymPy's: a boolean, an integer, or the rational that it stands for.
 
     >>> exact(np.float64(1e-3)), exact(np.int32(2)), exact(np.bool_(True)), exact(np.float32(0.1))
     (1/1000, 2, True, 1/10)
@@ -115,7 +116,7 @@ def exact(number: Any) -> sp.Basic:
         return sp.true if number else sp.false
     if np.issubdtype(number.dtype, np.integer):
         return sp.Integer(int(number))
-    return sp.Rational(str(number)) if np.isfinite(number) else sp.sympify(float(number))
+    return stands_for(number[()]) if np.isfinite(number) else sp.sympify(float(number))
 
 
 class Interpreter:

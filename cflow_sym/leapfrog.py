@@ -327,7 +327,8 @@ def _centre_check(form: CanonicalForm) -> Callable[[sp.Expr, sp.Expr], bool]:
         for seed in range(SAMPLES):
             point = random_point(form.spec, seed)
             P, w = point.vector(form.P)[0], sp.Symbol("w_one")
-            curvature = SMALL * P
+            slowest = max(1 / (1 - point(b)) for b, _ in form.averages)  # the longest memory
+            curvature = SMALL * P / (slowest * (1 + abs(point(form.speed))))
             here = {s: v[0] if isinstance(v, tuple) else v for s, v in point.values.items()}
 
             def at(expr: sp.Expr, values: dict, here: dict = here) -> sp.Expr:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,11 +14,12 @@ import sympy as sp
 
 from cflow_sym.cycle_growth import Edge
 from cflow_sym.derivation import Derivation
+from cflow_sym.expansion import hold_signs
 from cflow_sym.filters import canonical_form
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.leapfrog import average_symbols, rate_of_leap
 from cflow_sym.multiplier import coefficients
-from cflow_sym.notation import contract, debias, is_elementwise, rate_symbol, rebias, symbols
+from cflow_sym.notation import Frozen, contract, debias, is_elementwise, rate_symbol, rebias, symbols
 from cflow_sym.stable_flow import name_rates, rate_names
 from cflow_sym.step_writer import HEADER, Part, StepWriter, as_tuple, contractions, layout, source_hash
 
@@ -27,9 +29,14 @@ FURTHER_ARGUMENTS = {"t": "t=math.inf", "w_dot_grad_S": "w_dot_grad_S=0.0"}
 
 
 class ModuleWriter(StepWriter):
-    """Writes the functions of one module; holds nothing but what it was made from."""
+    """Writes the functions of one module; holds nothing but what it was made from.
+
+    The optimizer's own step has its numbers as they are; all else has names for them (`numerals.py`).
+    """
 
     def __init__(self, d: Derivation) -> None:
+        self.own = StepWriter(d.spec)
+        d = d.symbolic or d
         super().__init__(d.spec)
         self.d = d
         self.form = canonical_form(d.spec)
@@ -38,29 +45,33 @@ class ModuleWriter(StepWriter):
         corrected = {x.name for x in debias(d.preconditioner).atoms(sp.Symbol) if x.name.startswith("debias_")}
         self.debiased = sorted(name.removeprefix("debias_") for name in corrected)
         self.P_shape = "(n,)" if self.vector_P else "()"
+        closed = [h.symbol for h in d.spec.active_hyperparameters if h.closed_below and h.lower == 0]
+        self.zero = frozenset([_s.g, *d.spec.all_symbols.values(), *closed])  # what may be 0
 
-    def code(self, expr: sp.Expr, shape: str = "(n,)") -> str:
-        """Return JAX code; the only bias correction needs no index."""
-        text = super().code(expr, shape)
+    def code(self, expr: sp.Expr, shape: str = "(n,)", still: bool = False) -> str:
+        """Return JAX code, quotients with their limits; the only bias correction needs no index."""
+        text = jax_code(expr, blockwise=shape == "(B,)", zero=self.zero, still=still)
         return text.replace(f"debias_{self.debiased[0]}", "debias") if len(self.debiased) == 1 else text
 
     # Pieces
 
-    def header(self) -> str:
-        """Return the module's docstring, imports and constants."""
+    def header(self, functions: str) -> str:
+        """Return the module's docstring, imports and constants, for the text of its functions."""
         spec = self.spec
         switches = f" with {', '.join(spec.active_switches)}" if spec.active_switches else ""
         return "\n".join([
             f'"""{spec.title}{switches}: what its flows need besides the Hessian.', "",
             "One step, first the states, then the weights with the updated states (t counts updates):", "",
-            *self.update_lines(), '"""', "", HEADER, "",
+            *self.own.update_lines(), '"""', "", HEADER, "",
             "import math", "",
             "import jax.numpy as jnp", "",
+            *_boundary_imports(functions),
             self.imports("Filter", "HyperparameterInfo", "Leapfrog", "Moments"), "",
             *self.names(),
             "MEMORYLESS = " + as_tuple(f'"{n}"' for n in spec.memoryless),
             "STATIONARY = " + as_tuple(f'"{n}"' for n in self.d.stationary),
-            f'SOURCE_HASH = "{source_hash(spec, self.d.order)}"',
+            "PIECEWISE = " + as_tuple(f'"{s}"' for s, e in spec.state_updates.items() if e.has(Frozen)),
+            f'SOURCE_HASH = "{source_hash(self.own.spec, self.d.order)}"',
         ])  # fmt: skip
 
     def functions(self) -> list[str]:
@@ -68,12 +79,13 @@ class ModuleWriter(StepWriter):
         d, spec = self.d, self.spec
         slow = [s.name for s in spec.state_updates]
         stable = {n: _mean(d.stable_flow.get(n, sp.Integer(0))) for n in slow}
-        added = {n: contract(sp.expand(_mean(d.ansatz.get(n, stable[n])) - stable[n])) for n in slow}
+        ansatz = {n: hold_signs(d.ansatz.get(n, stable[n])) for n in slow}
+        added = {n: contract(sp.expand(_mean(ansatz[n]) - stable[n])) for n in slow}
         at_rest, more = _parted({n: _mean(e) for n, e in d.stationary.items()})
-        leap_rest, leap_more = _parted({n: d[f"leap_average_{n}"] for n in slow if n != "t"})
+        leap_rest, leap_more = _parted({n: hold_signs(d[f"leap_average_{n}"]) for n in slow if n != "t"})
         start = {n: d[f"start_{n}"] for n in slow if n != "t"}
         return [
-            *self.step_functions(),
+            *self.own.step_functions(),  # the optimizer's own, as it is
             self.named_function(
                 "preconditioner(state, hp)", f"Return P, shape {self.P_shape}: w' - w = -g / P - decay w.",
                 d.preconditioner, self.P_shape,
@@ -157,9 +169,8 @@ class ModuleWriter(StepWriter):
         rows += [(n, self.code(e), shape) for n, e, shape in parts]
         for s, e in slopes.items():
             shape = "(n,)" if is_elementwise(e) else "()"
-            rows.append((f"P_{s}", self.code(e), shape))
-            if s in self.spec.state_updates and s != _s.t:  # a weight without gradient keeps the state 0
-                rows.append((f"P_{s}", f"jnp.where({self.code(s)} > 0, P_{s}, 0)", shape))
+            of_state = s in self.spec.state_updates and s != _s.t  # a weight without gradient keeps the state 0
+            rows.append((f"P_{s}", self.code(e, still=of_state), shape))
         return layout(signature, doc, rows, " + ".join(f"P_{s} * {self.code(moving[s])}" for s in slopes))
 
     def state_function(
@@ -277,7 +288,8 @@ class ModuleWriter(StepWriter):
             return f'\n\ndef {signature}:\n    """{doc}"""\n    raise NotImplementedError(\n        "{reason}"\n    )'
         numerator, denominator = sp.fraction(value, exact=True)
         numerator, denominator = (name_rates(self.spec, debias(e)) for e in (numerator, denominator))
-        parts = [(str(k), v, "()") for k, v in self.rates.items() if numerator.has(k) or denominator.has(k)]
+        parts = [(str(s), e, "()") for s, e in self.edge.items() if value.has(s)]
+        parts += [(str(k), v, "()") for k, v in self.rates.items() if numerator.has(k) or denominator.has(k)]
         parts += self.debias_parts(numerator + denominator)
         c = self.d.threshold
         if (numerator + denominator).has(sp.expand(-c)):  # decoupled decay: the threshold by its name
@@ -290,8 +302,8 @@ class ModuleWriter(StepWriter):
         parts += [(n.name, e, "()") for n, e in zip(names, explicit, strict=True)]
         numerator, denominator = (e.xreplace(dict(zip(explicit, names, strict=True))) for e in (numerator, denominator))
         used = [numerator, denominator, *(v for _, v, _ in parts)]
-        rows = self.unpack(used, signature)
-        rows += [(n, self.code(e), shape) for n, e, shape in parts]
+        rows = [row for row in self.unpack(used, signature) if row[0] not in self.spec.kinds]  # no state is passed
+        rows += [(n, _at_any_time(self.code(e)), shape) for n, e, shape in parts]
         rows += [
             (n, self.code(e), "()") for n, e in zip(("numerator", "denominator"), (numerator, denominator), strict=True)
         ]
@@ -302,9 +314,14 @@ class ModuleWriter(StepWriter):
         if self.vector_P:
             return "P has many entries: the variance needs contractions with the state; use the complementarity problem"
         known = {*SCALAR_ARGUMENTS, *FURTHER_ARGUMENTS, *(h.symbol.name for h in self.spec.active_hyperparameters)}
-        known |= {rate_symbol(s).name for s in self.spec.scheduled}
+        known |= {rate_symbol(s).name for s in self.spec.scheduled} | {s.name for s in self.edge}
         extra = sorted({s.name for s in value.atoms(sp.Symbol)} - known - {_s.c.name})
         return f"the closed form needs {', '.join(extra)} as well; use the complementarity problem" if extra else ""
+
+    @property
+    def edge(self) -> dict[sp.Symbol, sp.Expr]:
+        """The slow states that the edge fixes, in terms of the sharpness."""
+        return {s: self.d[f"edge_{s}"] for s in self.spec.state_updates if f"edge_{s}" in self.d}
 
     # Naming
 
@@ -320,14 +337,25 @@ class ModuleWriter(StepWriter):
         return [(self.code(s), rebias(s), "()") for s in names]
 
 
+def _at_any_time(code: str) -> str:
+    """Return code whose powers of decays have derivatives at an infinite count, too."""
+    return re.sub(r"\b(\w+)\*\*t\b", r"decayed(\1, t)", code)
+
+
+def _boundary_imports(functions: str) -> list[str]:
+    """Return the line that imports what the functions use at the boundary of their domain."""
+    used = [n for n in ("decayed", "power", "quotient", "root") if re.search(rf"\b{n}\(", functions)]
+    return [f"from cflow_sym.boundary import {', '.join(used)}"] if used else []
+
+
 def _mean(expr: sp.Expr) -> sp.Expr:
     """Write the mean of the gradient as the gradient: their difference is of the order that is dropped."""
     return contract(sp.sympify(expr).xreplace({_s.g_mean: _s.g}))
 
 
 def _parted(values: Mapping[str, sp.Expr]) -> tuple[dict[str, sp.Expr], dict[str, sp.Expr]]:
-    """Return the parts of expressions without moments of the oscillation, and the parts linear in them."""
-    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    """Return the parts of expressions without moments of the oscillation, and what these add."""
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance, _s.held_variance), sp.Integer(0))
     still = {n: contract(e.xreplace(zero)) for n, e in values.items()}
     return still, {n: _added(e, still[n]) for n, e in values.items()}
 
@@ -338,7 +366,7 @@ def _added(expr: sp.Expr, still: sp.Expr) -> sp.Expr:
         brackets = [f for f in expr.args if f.has(_s.gradient_shift, _s.gradient_variance)]
         rest = sp.Mul(*brackets)
         factors = expr / rest
-    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
+    zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance, _s.held_variance), sp.Integer(0))
     return factors * contract(sp.expand(rest - contract(rest.xreplace(zero))))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, add, agree, draw, is_zero, random_point, scale, source
+from cflow_sym.exact import DIGITS, Point, add, agree, draw, is_zero, random_point, scale, source
 from cflow_sym.filters import CanonicalForm, shorter
 from cflow_sym.notation import OLD, latex_of, orient, state_symbol, symbols
 from cflow_sym.spec import OptimizerSpec
@@ -201,9 +201,10 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     def check(before: sp.Expr, after: sp.Expr) -> bool:
         for seed in range(SAMPLES):
             point = random_point(form.spec, seed)
-            here = {s: sp.Float(v[0] if isinstance(v, tuple) else v, 50) for s, v in point.values.items()}
-            at = [sp.N(e.xreplace({**here, _s.t: sp.Integer(10**4)}), 50) for e in (before, after)]
-            if not is_zero(at[0] - at[1], at[1]):
+            here = {s: sp.Float(v[0] if isinstance(v, tuple) else v, DIGITS) for s, v in point.values.items()}
+            here[_s.t] = _long_after(before.xreplace({s: v for s, v in here.items() if s != _s.t}))
+            at = [sp.N(e.xreplace(here), DIGITS) for e in (before, after)]
+            if not at[0].is_Float or not is_zero(at[0] - at[1], at[1]):
                 return False
         return True
 
@@ -230,6 +231,13 @@ def memories(form: CanonicalForm, of_states: bool = True) -> str:
     decays = [*form.b, *slow]
     named = dict.fromkeys(b for b in decays if b.is_Symbol)
     return r"$t\gg" + r",\ ".join(f"1/(1-{latex_of(b)})" for b in named) + "$"
+
+
+def _long_after(expr: sp.Expr) -> sp.Float:
+    """Return a count at which every decay in the expression has fallen below 1e-60; a float: no power is exact."""
+    bases = [sp.Float(p.base, DIGITS) for p in expr.atoms(sp.Pow) if p.exp.has(_s.t)]
+    slowest = min((abs(sp.log(b, 10)) for b in bases if b != 1), default=sp.Integer(1))
+    return sp.Float(sp.ceiling(60 / slowest), DIGITS)
 
 
 def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
@@ -397,7 +405,8 @@ def _direction_check(form: CanonicalForm, c: sp.Expr) -> Callable[[sp.Expr, sp.E
             vector = [sp.Integer(1)] + [
                 (-f * c * SCALAR_P).xreplace(sample).xreplace(at) for f in form.alternating.values()
             ]
-            row = [m for m, f in form.alternating.items() if -f * _s.c * SCALAR_P == after]
+            stated = after.xreplace(sample)
+            row = [m for m, f in form.alternating.items() if (-f * _s.c * SCALAR_P).xreplace(sample) == stated]
             image = (M.xreplace(at) + sp.eye(M.rows)) * sp.Matrix(vector)
             if not row or not all(is_zero(x) for x in image):
                 return False

@@ -67,6 +67,18 @@ class BlockTotal(_Sum):
     _sign = r"\textstyle\sum_{\rm block}"
 
 
+def _oriented(power: sp.Pow) -> sp.Expr:
+    """Write powers of a - b and of b - a alike, without common factors.
+
+    >>> a, b = sp.symbols("a b")
+    >>> _oriented(1 / (2 * b - 2 * a)) + _oriented(1 / (2 * a - 2 * b))
+    0
+    """
+    factor, base = power.base.primitive()
+    sign = -1 if base.could_extract_minus_sign() else 1
+    return (sign * factor) ** power.exp * (sign * base) ** power.exp
+
+
 class Frozen(sp.Function):
     """The sign of a quantity that keeps it while the gradient passes through zero: +1 or -1, a constant.
 
@@ -79,6 +91,13 @@ class Frozen(sp.Function):
     is_commutative = True
     is_real = True
     is_nonzero = True
+
+    @classmethod
+    def eval(cls, arg: sp.Expr) -> sp.Expr | None:
+        """Write the argument as a sum over denominators of one sign, so that the same sign is the same expression."""
+        oriented = sp.expand(arg).replace(lambda e: e.is_Pow and e.base.is_Add and e.exp.is_Integer, _oriented)
+        expanded = sp.expand(oriented)
+        return None if expanded == arg else cls(expanded)
 
     def _eval_derivative(self, s: Any) -> sp.Expr:
         return sp.Integer(0)

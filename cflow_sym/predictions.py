@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sympy as sp
 
 from cflow_sym.central_flow import CF, CRITICAL, edge_point
@@ -103,18 +105,22 @@ def prediction_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, squared_gradie
     ]  # fmt: skip
 
 
-def alternating_part(state: sp.Symbol, new: sp.Expr, kick: sp.Expr) -> sp.Expr:
+def alternating_part(
+    state: sp.Symbol, new: sp.Expr, kick: sp.Expr, others: Mapping[sp.Symbol, sp.Expr] | None = None
+) -> sp.Expr:
     """Return the part of a state that changes sign at every step, in phase with a gradient `kick`.
 
     It solves B = -F_s B + F_g[kick]: (1 - beta) / (1 + beta) times that of the squared gradient for an
-    average.
+    average. `others` holds those of the states whose old values the update reads: the opposite before it.
 
     >>> s = symbols
     >>> alternating_part(s.nu, s.beta2 * s.nu + (1 - s.beta2) * s.grad_sq_norm, s.u)
     2*grad_dot_u*(1 - beta2)/(beta2 + 1)
     """
     amplitude = sp.Symbol("amplitude", real=True)
-    path = expand_names(new).xreplace({_s.g: _s.g + amplitude * kick})
+    path = expand_names(new).xreplace(
+        {_s.g: _s.g + amplitude * kick} | {s: s - amplitude * B for s, B in (others or {}).items()}
+    )
     response = contract(path.diff(amplitude).subs(amplitude, 0).doit())
     return sp.Mul(response, 1 / (1 + new.diff(state)))
 
@@ -128,11 +134,12 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, form: Canonic
     kick = _s.Hu if is_elementwise(P) else _s.S * _s.u
     share = form.late.transfer(sp.Integer(-1)) / form.late.speed if form.states else sp.Integer(1)
     steps: list[Step] = []
+    parts: dict[sp.Symbol, sp.Expr] = {}
     for state, new in spec.state_updates.items():
-        if state == _s.t or not P.has(state):
+        if state == _s.t:
             continue
-        B = alternating_part(state, new, kick).xreplace({_s.g_mean: _s.g})
-        if sp.expand(B) == 0:
+        B = parts[state] = alternating_part(state, new, kick, dict(parts)).xreplace({_s.g_mean: _s.g})
+        if not P.has(state) or sp.expand(B) == 0:
             continue
         cross = -(1 / P).diff(state) * B * share * kick * _s.sigma_squared
         square = -(1 / P).diff(state, 2) * B**2 * _s.g * _s.sigma_squared / 2
@@ -162,7 +169,8 @@ def _alternating_check(
     spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, state: sp.Symbol, kind: str, form: CanonicalForm
 ) -> Check:
     """Solve for the state's period-two part with the optimizer's own update, then average its own step."""
-    new, late = form.late.slow[state] if form.states else spec.state_updates[state], form.late
+    late = form.late
+    updates = late.slow if form.states else spec.state_updates
     step = -late.direction / late.P if form.states else spec.weight_update
 
     def filtered(point: Point, sign: int, kick: tuple) -> Point:
@@ -172,13 +180,29 @@ def _alternating_check(
         averages = {m: add(steady[m], turned[m]) for m in form.states}
         return point.with_values({_s.g: add(point.vector(_s.g), scale(sign, kick)), **averages})
 
-    def half(point: Point, b: tuple, kick: tuple) -> tuple:
+    def half(point: Point, moving: dict[sp.Symbol, tuple], s: sp.Symbol, kick: tuple) -> tuple:
         ends = []
         for sign in (1, -1):
-            before = add(point.vector(state), scale(-sign, b))
-            value = before if isinstance(point.values[state], tuple) else before[0]
-            ends.append(filtered(point, sign, kick).with_values({state: value}).vector(new))
+            here = {}
+            for x, b in moving.items():
+                before = add(point.vector(x), scale(-sign, b))
+                here[x] = before if isinstance(point.values[x], tuple) else before[0]
+            ends.append(filtered(point, sign, kick).with_values(here).vector(updates[s]))
         return scale(sp.Rational(1, 2), add(ends[0], scale(-1, ends[1])))
+
+    def alternating(point: Point, kick: tuple) -> tuple:
+        """Return the state's alternating part: that of each state in order, by a secant on half(b) = b."""
+        moving: dict[sp.Symbol, tuple] = {}
+        for s in spec.state_updates:
+            moving[s] = (sp.Integer(0),) * point.dimension
+            first = half(point, moving, s, kick)
+            second = half(point, moving | {s: first}, s, kick)
+            moving[s] = tuple(
+                f * f / (2 * f - g) if 2 * f - g != 0 else sp.Integer(0) for f, g in zip(first, second, strict=True)
+            )
+            if s == state:
+                break
+        return moving[state]
 
     def mean_step(point: Point, b: tuple, kick: tuple, relative: tuple[int, ...]) -> tuple:
         moved = []
@@ -193,9 +217,7 @@ def _alternating_check(
         for seed in range(3):
             point, _ = edge_point(spec, P, c, seed)
             kick = scale(STEP, point.values[_s.Hu])
-            first = half(point, (sp.Integer(0),) * point.dimension, kick)
-            second = half(point, first, kick)
-            b = tuple(f * f / (2 * f - s) for f, s in zip(first, second, strict=True))  # secant on half(b) = b
+            b = alternating(point, kick)
             in_phase, mixed = (mean_step(point, b, kick, r) for r in ((1,), (1, -1)))
             still = filtered(point, 0, kick).vector(step)
             brute = add(in_phase, scale(-1, mixed)) if kind == "cross" else add(mixed, scale(-1, still))

@@ -18,6 +18,7 @@ from cflow_sym import (
     leapfrog,
     momentum,
     multiplier,
+    numerals,
     other_roots,
     predictions,
     remainders,
@@ -73,6 +74,9 @@ class _Key:
 def _derive(key: _Key, order: str) -> Derivation:
     from cflow_sym.theorems import theorem_steps
 
+    with_decays = numerals.with_symbols(key.spec)
+    if with_decays is not key.spec:
+        return _with_numbers(_derive(_Key(with_decays), order), key.spec)
     form, filtered = canonical_form(key.spec), has_momentum(key.spec)
     bare = without_momentum(form.late) if filtered else key.spec
     spec = stable_flow.with_memory(bare)
@@ -112,6 +116,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(stable_flow.memory_steps(bare, spec))
     record(stable_flow.stable_steps(spec, P))
     ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
+    ansatz = {name: expansion.hold_signs(rate) for name, rate in ansatz.items()}
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
     record(predictions.alternating_steps(spec, P, c, form))
@@ -147,6 +152,13 @@ def source_of(step: Step, spec: OptimizerSpec) -> str:
     if general or expansion.CF not in step.source or expansion.CF in spec.source:
         return step.source
     return "derived" if has_momentum(spec) else "derived, by the rule of arXiv:2410.24206 for RMSProp"
+
+
+def _with_numbers(d: Derivation, spec: OptimizerSpec) -> Derivation:
+    """Return a derivation with the numbers of the spec in place of the symbols it was made with."""
+    numbers = numerals.numbers_of(d.spec)
+    steps = tuple(replace(s, before=s.before.xreplace(numbers), after=s.after.xreplace(numbers)) for s in d.steps)
+    return Derivation(spec, d.order, steps, symbolic=d)
 
 
 def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:

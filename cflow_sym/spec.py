@@ -56,7 +56,8 @@ class SpecError(ValueError):
 class Hyperparameter:
     """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears.
 
-    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above.
+    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above. One that is
+    `fixed` stands for a number of the program: it has this value only.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Hyperparameter:
     meaning: str = ""
     schedulable: bool = False
     typical: float | None = None
+    fixed: sp.Rational | None = None
 
     def info(self) -> HyperparameterInfo:
         """Return the row that a generated module carries."""

@@ -17,8 +17,8 @@ from dataclasses import replace
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
-from cflow_sym.exact import Point, agree, random_point
-from cflow_sym.notation import OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
+from cflow_sym.exact import Point, add, agree, random_point, scale
+from cflow_sym.notation import NEW, OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
 from cflow_sym.spec import Hyperparameter, OptimizerSpec
 
 from .algebra import in_factors
@@ -112,6 +112,8 @@ def increment(state: sp.Symbol, new: sp.Expr) -> sp.Expr:
     old = old_symbol(state)
     equation = in_old_values(expand_names(new), state)
     slope = equation.diff(old)
+    if slope.has(Frozen):  # a running maximum
+        return _tidy(contract(sp.expand(new - state)))
     if slope == 0:
         raise DerivationError(
             f"the update of {state} forgets its past, {new}: its rate in continuous time is infinite; keep some "
@@ -155,7 +157,41 @@ def increments(spec: OptimizerSpec) -> dict[str, sp.Expr]:
     >>> increments(cs.optimizer("gradient_descent"))
     {'t': 1}
     """
-    return {s.name: increment(s, new) for s, new in spec.state_updates.items()}
+    return {s.name: increment(s, in_updated_states(spec, s)) for s in spec.state_updates}
+
+
+def in_updated_states(spec: OptimizerSpec, state: sp.Symbol) -> sp.Expr:
+    """Return the new value of a state in terms of its old value and of the updated values of the others that it reads.
+
+    Signs are held fixed over the step.
+    """
+    updates = spec.state_updates
+    new = updates[state]
+    others = [s for s in updates if s not in (state, _s.t)]
+    if not new.has(*others) if others else True:
+        return new
+    signs = {sign: sp.Dummy(positive=True) for e in updates.values() for sign in e.atoms(Frozen)}
+    old = {s: old_symbol(s) for s in others}
+    written = {s: updates[s].xreplace(signs).xreplace(old | {state: old_symbol(state)}) for s in others}
+    new = new.xreplace(signs).xreplace(old)
+    for _ in others:  # an update may read states that read others
+        for s, before in old.items():
+            if new.has(before):
+                slope = written[s].diff(before)
+                if slope == 0 or slope.has(before):
+                    raise DerivationError(
+                        f"the update of {state} reads the old value of {s}, which its update {updates[s]} does not "
+                        f"give back; read the updated value {s}{NEW} instead."
+                    )
+                rest = written[s].xreplace({before: sp.Integer(0)})
+                new = sp.expand(new.xreplace({before: (s - rest) / slope}))
+    new = new.xreplace({old_symbol(state): state})
+    return new.xreplace({dummy: sign for sign, dummy in signs.items()})
+
+
+def forgets_by_sign(state: sp.Symbol, new: sp.Expr) -> bool:
+    """Say whether a sign decides if a state keeps its old value, as in a running maximum: its rate is explicit then."""
+    return new.diff(state).has(Frozen)
 
 
 def rate_names(spec: OptimizerSpec) -> dict[sp.Symbol, sp.Expr]:
@@ -225,7 +261,8 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
     rates = increments(spec)
     steps = []
     for state, new in spec.state_updates.items():
-        steps += _state_steps(spec, state, new, rates[state.name])
+        others = {s: rates[s.name] for s in spec.state_updates if s != state}
+        steps += _state_steps(spec, state, new, rates[state.name], others)
 
     def check_weights(before: sp.Expr, after: sp.Expr) -> bool:
         points = [random_point(spec, seed) for seed in range(3)]
@@ -239,9 +276,12 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
     return steps
 
 
-def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr) -> list[Step]:
+def _state_steps(
+    spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.Expr, others: dict[sp.Symbol, sp.Expr]
+) -> list[Step]:
     latex, old = latex_of(state), old_symbol(state)
     still = _tidy(rate.xreplace({_s.g_mean: _s.g})) if rate.has(_s.g_mean) else rate  # without oscillation
+    explicit = forgets_by_sign(state, new)
     source = spec.source if state != _s.t else "derived"
 
     def check_increment(before: sp.Expr, after: sp.Expr) -> bool:
@@ -251,21 +291,23 @@ def _state_steps(spec: OptimizerSpec, state: sp.Symbol, new: sp.Expr, rate: sp.E
             change = tuple(a - b for a, b in zip(end.vector(state), start.vector(state), strict=True))
             here = start if state == _s.t else start.with_values({_s.t: end.values[_s.t]})
             written = here.with_values({old: start.values[state]}).vector(before)
-            if not (agree(written, change) and agree(end.vector(after), change)):
+            at = end.with_values({state: start.values[state]}) if explicit else end
+            if not (agree(written, change) and agree(at.vector(after), change)):
                 return False
         return True
 
     def check_euler(before: sp.Expr, after: sp.Expr) -> bool:
-        # implicit Euler of step 1 must be the optimizer: take the step back, then apply the update
+        # implicit Euler of step 1 must be the optimizer: take the step back in all states, then apply the update
         for seed in range(4):
             end = random_point(spec, seed)
             end = end.with_values({_s.g_mean: end.values[_s.g]})
-            back = tuple(a - b for a, b in zip(end.vector(state), end.vector(after), strict=True))
-            value = back if isinstance(end.values[state], tuple) else back[0]
-            start = end.with_values({state: value, _s.t: end.values[_s.t] - (0 if state == _s.t else 1)})
-            if state == _s.t:
-                start = end.with_values({_s.t: value})
-            if not agree(step_states(spec, start).vector(state), end.vector(state)):
+            start, rates = end, others | {state: after}
+            for s, rate in rates.items():
+                back = tuple(a - b for a, b in zip(end.vector(s), end.vector(rate), strict=True))
+                kept = forgets_by_sign(s, spec.state_updates[s])  # explicit: the point has its old value
+                start = start if kept else start.with_values({s: back if isinstance(end.values[s], tuple) else back[0]})
+            moved = scale(1 if explicit else 0, end.vector(after))
+            if not agree(step_states(spec, start).vector(state), add(end.vector(state), moved)):
                 return False
         return True
 

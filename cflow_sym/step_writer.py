@@ -18,7 +18,7 @@ import sympy as sp
 from cflow_sym.filters import in_updated_averages
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.notation import NEW, OLD, BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
-from cflow_sym.spec import OptimizerSpec, SpecError
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError
 
 _s = symbols
 MARGIN = 80
@@ -147,7 +147,7 @@ class StepWriter:
         if (timed or "t" in names) and "t" not in arguments:
             rows.append(counter or ("t", 'state["t"]', "()"))
         for h in self.spec.active_hyperparameters:
-            fetched = f'hp["{h.name}"]'
+            fetched = f'hp["{h.name}"]' if h.fixed is None else _constant(h, "state" in arguments)
             if h in used:
                 rows.append((h.symbol.name, f"value_at({fetched}, t)" if h in timed else fetched, "()"))
             if h in timed and moving[h.symbol] in names:
@@ -158,7 +158,7 @@ class StepWriter:
         rows += [(n, f'state["{n}"]', self.shape(n)) for n in states]
         dots = [n for n in (*self.spec.kinds, "t") if f"{n}_dot" in names]
         rows += [(f"{n}_dot", f'state_dot["{n}"]', self.shape(n)) for n in dots]
-        moments = [n for n in ("gradient_shift", "gradient_variance") if n in names]
+        moments = [n for n in ("gradient_shift", "gradient_variance", "held_variance") if n in names]
         return rows + [(n, f"moments.{n}", "(n,)") for n in moments]
 
     def update_lines(self) -> list[str]:
@@ -176,7 +176,7 @@ class StepWriter:
     def names(self) -> list[str]:
         """Return the constants that name the module's parts."""
         spec = self.spec
-        infos = "".join(f"    {_info(h.info())},\n" for h in spec.active_hyperparameters)
+        infos = "".join(f"    {_info(h.info())},\n" for h in spec.active_hyperparameters if h.fixed is None)
         states = ", ".join(f'"{n}": "{k}"' for n, k in spec.slow_states.items())
         return [
             f'NAME = "{spec.name}"',
@@ -255,8 +255,11 @@ def _open_bracket(code: str) -> list[str]:
         depth += (code[i] == ")") - (code[i] == "(")
         if depth == 0 and code[i] == "(":
             inner = code[i + 1 : end - 1]
+            arguments = [part.removeprefix(", ") for part in _split(inner, (", ",), 2)]
             parts = _split(inner, (" + ", " - "))
-            if len(parts) > 1:
+            if len(arguments) > 1:
+                parts = [line for part in arguments for line in _entry(part)]
+            elif len(parts) > 1:
                 parts = [line for part in parts for line in (_break_sum(part) if len(part) > MARGIN else [part])]
             else:
                 parts = _break_sum(inner)
@@ -291,6 +294,11 @@ def _info(info) -> str:
     arguments += ", True" if info.schedulable else ""
     short = len(arguments) < 84
     return f"HyperparameterInfo({arguments})" if short else f"HyperparameterInfo(\n        {arguments}\n    )"
+
+
+def _constant(h: Hyperparameter, state: bool) -> str:
+    """Return code for a number of the program, an array where the state says of which kind."""
+    return f'jnp.full_like(state["t"], {h.default!r})' if state else repr(h.default)
 
 
 def as_tuple(items: Iterable[str]) -> str:

@@ -87,6 +87,8 @@ TABLE: tuple[Entry, ...] = (
         "gradient"),
     Entry("gradient_variance", r"\mathrm{diag}(H\Sigma H)", "gradient_variance", "(n,)", "variance of the "
         "gradient"),
+    Entry("held_variance", r"\mathrm{diag}(H\Sigma H)", "held_variance", "(n,)", "variance of the gradient for "
+        "which signs are taken"),
     Entry("D1", r"H\delta", "D1", "(n,)", "first derivative of g along the displacement"),
     Entry("D2", r"D^2g[\delta^2]", "D2", "(n,)", "second derivative of g along the displacement"),
     Entry("D3", r"D^3g[\delta^3]", "D3", "(n,)", "third derivative of g along the displacement"),

@@ -147,7 +147,8 @@ class CentralFlow(Flow):
     def affine(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> tuple[FlowState, FlowState]:
         """Return the rates at X = 0 and their linear parts, from the moments of the basis of X."""
         opt, hp = self.optimizer, self.hp
-        slow = jax.vmap(lambda q: self._slow_moments(y, g, q))(moments)
+        unsigned = jnp.zeros_like(g) if opt.PIECEWISE else None  # signs as without oscillation
+        slow = jax.vmap(lambda q: self._slow_moments(y, g, q._replace(signs_at=unsigned)))(moments)
         P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
         shift = moments.gradient_shift                                        # (m, n)
         w_moved = -self.speed(y) * shift / P if self.sharpness_reduction else jnp.zeros_like(shift)
@@ -156,6 +157,21 @@ class CentralFlow(Flow):
             rest = opt.stationary_state(y.slow, g, hp)
             slow_still = slow_still | {name: rest[name] for name in self.at_rest}
         return FlowState(self.weights_drift(y, g), slow_still), FlowState(w_moved, slow)
+
+    def with_signs(self, tangent: Tangent, X: Float[Array, "k k"]) -> Tangent:
+        """Return the tangent with signs in the rates of states taken at the oscillation X, affine around it."""
+        if not self.optimizer.PIECEWISE:
+            return tangent
+        y, g, basis = tangent.y, tangent.g, tangent.frame.moments
+        none = jnp.zeros_like(g)                                              # (n,)
+        at = tangent.frame.moments_of(X).gradient_variance                    # (n,)
+        added = self._slow_moments(y, g, Moments(none, none, at))
+        moved = jax.vmap(lambda q: self._slow_moments(y, g, q._replace(signs_at=at)))(basis)
+        moved = {name: moved[name] - added[name] for name in moved}
+        still = {name: tangent.still.slow[name] + added[name] for name in added}
+        return tangent._replace(
+            still=tangent.still._replace(slow=still), moved=tangent.moved._replace(slow=moved)
+        )
 
     def _slow_moments(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
         slow = self.optimizer.slow_drift_moments(y.slow, g, moments, self.hp)
@@ -199,6 +215,7 @@ class CentralFlow(Flow):
         slack before it: directions whose slack stays far above zero are left out, and where the point itself is
         infeasible by more than `relief`, only that much is corrected.
         """
+        tangent = self.with_signs(tangent, X0)
         still, moved = self._rates(tangent, offset, weight)
         change = self.slack_change(tangent, _scaled_sum(offset, still, weight))           # (m,)
         X, info = self.covariance(tangent, change, self._response(tangent, moved, weight), X0, relief)
@@ -270,15 +287,19 @@ class CentralFlow(Flow):
     def responses(self, frame: Frame, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
         """Return B (see `equilibrium`) of both stages of short steps of length h in a frame, at the frame's point."""
         Z, tangent = self.linear_part(frame, h), self.tangent(frame, frame.y)
-        nothing = jax.tree.map(jnp.zeros_like, frame.y)
 
         def of(second: bool) -> Float[Array, "m m"]:
             part, phi = _part(h, second), partial(_phi, second)
-            _, moved = self._rates(tangent, nothing, part)
-            D_moved = Z.between(phi, frame.D, moved.w.astype(frame.D.dtype)).astype(h.dtype)          # (m, m)
-            return self._response(tangent, moved, part, D_moved)
+            return self._stage_response(tangent, Z, part, phi)
 
         return jnp.stack([of(False), of(True)])
+
+    def _stage_response(self, tangent: Tangent, Z: LinearPart, part: Float[Array, ""], phi) -> Float[Array, "m m"]:
+        """Return B of one stage of a short step, see `_response`."""
+        D, nothing = tangent.frame.D, jax.tree.map(jnp.zeros_like, tangent.y)
+        _, moved = self._rates(tangent, nothing, part)
+        D_moved = Z.between(phi, D, moved.w.astype(D.dtype)).astype(part.dtype)           # (m, m)
+        return self._response(tangent, moved, part, D_moved)
 
     def short_step(
         self,
@@ -300,7 +321,9 @@ class CentralFlow(Flow):
         def stage(carry: tuple[FlowState, FlowState, ShortStep], now: tuple[Array, Float[Array, "m m"]]):
             (point, first, last), (second, B) = carry, now
             part, phi = _part(h, second), partial(_phi, second)
-            tangent = self.tangent(frame, point)
+            tangent = self.with_signs(self.tangent(frame, point), last.X)
+            if self.optimizer.PIECEWISE:  # signs as they are by now, so not the responses of the frame
+                B = self._stage_response(tangent, Z, part, phi)
             offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
             offset = offset._replace(w=jnp.zeros_like(y.w))
             still, _ = self._rates(tangent, offset, part)
@@ -327,9 +350,12 @@ class CentralFlow(Flow):
 
     def _moved(self, tangent: Tangent, X: Float[Array, "k k"], weight: Float[Array, ""]) -> FlowState:
         """Return what X adds to the rates: their linear parts, for the moments of this X alone."""
+        nothing = jax.tree.map(jnp.zeros_like, tangent.y)
+        if self.optimizer.PIECEWISE:
+            moved = self._rates(tangent, nothing, weight)[1]
+            return jax.tree.map(lambda f: jnp.tensordot(svec(X), f, axes=1), moved)
         moments = jax.tree.map(lambda q: q[None], tangent.frame.moments_of(X))
         moved = self.affine(tangent.y, tangent.g, moments)[1]
-        nothing = jax.tree.map(jnp.zeros_like, tangent.y)
         return jax.tree.map(lambda f: f[0], self._rates(tangent._replace(moved=moved), nothing, weight)[1])
 
 

@@ -47,7 +47,13 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         nothing = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         _, X, info = self.equilibrium(displacement, nothing, dt, X0, relief)
         moments = tangent.frame.moments_of(X)
+        if self.optimizer.PIECEWISE:
+            moments = moments._replace(signs_at=tangent.frame.moments_of(X0).gradient_variance)
         return self.leap(y, tangent.g, self.shift(moments), moments, dt), X, info
+
+    def with_signs(self, tangent: Tangent, X: Float[Array, "k k"]) -> Tangent:
+        """Return the tangent itself: a displacement has its signs already."""
+        return tangent
 
     def responses(self, frame: Frame, h: Float[Array, ""]) -> None:
         """Return nothing: a discrete step's response depends on where it starts."""
@@ -72,11 +78,15 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
         m = y.filtered + dt * k.rate[:, None] * (driven - y.filtered)         # (F, n)
         read = middle | self.read(k, g, driven - m)
         # of the same order as the variance, the shift's own share (order "consistent") would spoil monotonicity: lagged
-        lagged = last._replace(gradient_variance=jnp.zeros_like(last.gradient_variance))
+        none, at = jnp.zeros_like(last.gradient_variance), last.gradient_variance if opt.PIECEWISE else None
+        lagged = last._replace(gradient_variance=none, signs_at=at)           # signs, too, are those of the last X
         still, late = opt.leap_slow(read, g, hp, dt), opt.leap_slow_moments(read, g, lagged, hp, dt)
         still = {name: still[name] + late[name] for name in still}
         only = basis._replace(gradient_shift=jnp.zeros_like(basis.gradient_shift))
-        moved = jax.vmap(lambda q: opt.leap_slow_moments(read, g, q, hp, dt))(only)
+        moved = jax.vmap(lambda q: opt.leap_slow_moments(read, g, q._replace(signs_at=at), hp, dt))(only)
+        if opt.PIECEWISE:
+            added = opt.leap_slow_moments(read, g, Moments(none, none, at), hp, dt)
+            moved = {name: moved[name] - added[name] for name in moved}
         x = svec(X0)                                                          # (m,)
         predicted = {name: y.slow[name] + dt * (still[name] + jnp.tensordot(x, moved[name], axes=1)) for name in still}
         P = opt.preconditioner(middle | predicted, hp)                        # () or (n,)

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "adagrad"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "743dea8ee68edbec"
 
 
@@ -86,8 +88,7 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # (n,)
     nu_dot = state_dot["nu"]                                                      # (n,)
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(1, 2 * eta * root(nu))                                        # (n,)
     P_eta = -(jnp.sqrt(nu) + epsilon) / eta**2                                    # (n,)
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -180,7 +181,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

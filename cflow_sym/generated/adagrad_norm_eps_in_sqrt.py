@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "adagrad_norm"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "bde2847c5966f955"
 
 
@@ -75,7 +77,7 @@ def preconditioner(state, hp):
     eta = value_at(hp["learning_rate"], t)                                        # ()
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # ()
-    return jnp.sqrt(epsilon + nu) / eta
+    return root(epsilon + nu) / eta
 
 
 def preconditioner_drift(state, state_dot, hp):
@@ -87,9 +89,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(epsilon + nu))                                 # ()
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
-    P_eta = -jnp.sqrt(epsilon + nu) / eta**2                                      # ()
+    P_nu = quotient(1, 2 * eta * root(epsilon + nu))                              # ()
+    P_eta = -root(epsilon + nu) / eta**2                                          # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
 
@@ -182,7 +183,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

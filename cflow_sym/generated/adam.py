@@ -17,6 +17,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "adam"
@@ -40,6 +41,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "83a9323124f11b31"
 
 
@@ -109,8 +111,7 @@ def preconditioner_drift(state, state_dot, hp):
     t_dot = state_dot["t"]                                                        # ()
     debias_beta1 = 1 - beta1**t                                                   # ()
     debias_beta2 = 1 - beta2**t                                                   # ()
-    P_nu = debias_beta1 / (2 * eta * jnp.sqrt(debias_beta2) * jnp.sqrt(nu))       # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(debias_beta1, 2 * eta * jnp.sqrt(debias_beta2) * root(nu))    # (n,)
     P_t = (
         debias_beta1
         * jnp.log(beta2)
@@ -119,10 +120,14 @@ def preconditioner_drift(state, state_dot, hp):
         / (2 * eta * debias_beta2**(3 / 2))
         - jnp.log(jnp.maximum(beta1, 1e-30))
         * (1 - debias_beta1)
-        * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2))
-        / eta
+        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
+        / (eta * jnp.sqrt(debias_beta2))
     )                                                                             # (n,)
-    P_eta = -debias_beta1 * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2)) / eta**2  # (n,)
+    P_eta = (
+        -debias_beta1
+        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
+        / (eta**2 * jnp.sqrt(debias_beta2))
+    )                                                                             # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -153,13 +158,6 @@ def gain(state, hp):
     gamma = hp["weight_decay"]                                                    # ()
     Gamma = (2 - eta * gamma) / (1 - beta1 * (2 - eta * gamma) / (1 + beta1))     # ()
     return Gamma * jnp.ones_like(state["t"])
-
-
-def burst_index(state, hp):
-    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
-    beta1 = hp["beta1"]                                                           # ()
-    index = 2 * (1 + beta1)**2 / (1 - beta1)**2                                   # ()
-    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):
@@ -235,7 +233,11 @@ def leapfrog(state, hp, dt):
         ])
     )                                                                             # (F,)
     weight = jnp.stack([one])                                                     # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
+    left = (
+        jnp.stack([
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([one])                                                     # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
@@ -247,7 +249,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -18,6 +18,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "ademamix"
@@ -43,6 +44,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ("m", "m_slow")
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "b98ca4052e54df40"
 
 
@@ -122,8 +124,7 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # (n,)
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(nu))                     # (n,)
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # (n,)
     P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
@@ -328,8 +329,8 @@ def leapfrog(state, hp, dt):
     weight = jnp.stack([(1 / (1 - beta1**t)) * one, alpha * one])                 # (F,)
     left = (
         jnp.stack([
-            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
-            (2 * beta3 / (1 + beta3 - dt * (1 - beta3))) * one,
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
+            (quotient(2 * beta3, 1 + beta3 - dt * (1 - beta3), 1)) * one,
         ])
     )                                                                             # (F,)
     steady = jnp.stack([one, one])                                                # (F,)
@@ -348,7 +349,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

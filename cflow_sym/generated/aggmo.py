@@ -16,6 +16,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "aggmo"
@@ -35,6 +36,7 @@ SLOW_STATES = {"t": "counter"}
 FILTERED_STATES = ("m_a", "m_b", "m_c")
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "87525f3dcc511cc6"
 
 
@@ -291,9 +293,9 @@ def leapfrog(state, hp, dt):
     )                                                                             # (F,)
     left = (
         jnp.stack([
-            (2 * beta_a / (1 + beta_a - dt * (1 - beta_a))) * one,
-            (2 * beta_b / (1 + beta_b - dt * (1 - beta_b))) * one,
-            (2 * beta_c / (1 + beta_c - dt * (1 - beta_c))) * one,
+            (quotient(2 * beta_a, 1 + beta_a - dt * (1 - beta_a), 1)) * one,
+            (quotient(2 * beta_b, 1 + beta_b - dt * (1 - beta_b), 1)) * one,
+            (quotient(2 * beta_c, 1 + beta_c - dt * (1 - beta_c), 1)) * one,
         ])
     )                                                                             # (F,)
     steady = (
@@ -319,7 +321,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "blockwise_rmsprop"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "blockwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "8edaf1617b27a571"
 
 
@@ -84,7 +86,7 @@ def preconditioner(state, hp):
     blocks = hp["blocks"]                                                         # (B,) blocks
     nu = state["nu"]                                                              # (B,)
     debias = 1 - beta2**t                                                         # ()
-    return jnp.sqrt(blocks.spread(nu) + debias * epsilon) / (eta * jnp.sqrt(debias))
+    return root(blocks.spread(nu) + debias * epsilon) / (eta * jnp.sqrt(debias))
 
 
 def preconditioner_drift(state, state_dot, hp):
@@ -99,15 +101,14 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # (B,)
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(blocks.spread(nu) + debias * epsilon))  # (n,)
-    P_nu = jnp.where(blocks.spread(nu) > 0, P_nu, 0)                              # (n,)
+    P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(blocks.spread(nu) + debias * epsilon))  # (n,)
     P_t = (
-        jnp.log(beta2)
-        * blocks.spread(nu)
-        * (1 - debias)
-        / (2 * eta * debias**(3 / 2) * jnp.sqrt(blocks.spread(nu) + debias * epsilon))
+        quotient(
+            jnp.log(beta2) * blocks.spread(nu) * (1 - debias),
+             2 * eta * debias**(3 / 2) * root(blocks.spread(nu) + debias * epsilon),
+        )
     )                                                                             # (n,)
-    P_eta = -jnp.sqrt(blocks.spread(nu) + debias * epsilon) / (eta**2 * jnp.sqrt(debias))  # (n,)
+    P_eta = -root(blocks.spread(nu) + debias * epsilon) / (eta**2 * jnp.sqrt(debias))  # (n,)
     return P_nu * blocks.spread(nu_dot) + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -211,7 +212,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

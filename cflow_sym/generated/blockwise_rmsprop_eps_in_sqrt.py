@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "blockwise_rmsprop"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "blockwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "b05f31c4d27da597"
 
 
@@ -78,7 +80,7 @@ def preconditioner(state, hp):
     epsilon = hp["epsilon"]                                                       # ()
     blocks = hp["blocks"]                                                         # (B,) blocks
     nu = state["nu"]                                                              # (B,)
-    return jnp.sqrt(blocks.spread(nu) + epsilon) / eta
+    return root(blocks.spread(nu) + epsilon) / eta
 
 
 def preconditioner_drift(state, state_dot, hp):
@@ -91,9 +93,8 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # (B,)
     nu_dot = state_dot["nu"]                                                      # (B,)
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(blocks.spread(nu) + epsilon))                  # (n,)
-    P_nu = jnp.where(blocks.spread(nu) > 0, P_nu, 0)                              # (n,)
-    P_eta = -jnp.sqrt(blocks.spread(nu) + epsilon) / eta**2                       # (n,)
+    P_nu = quotient(1, 2 * eta * root(blocks.spread(nu) + epsilon))               # (n,)
+    P_eta = -root(blocks.spread(nu) + epsilon) / eta**2                           # (n,)
     return P_nu * blocks.spread(nu_dot) + P_eta * eta_dot * t_dot
 
 
@@ -197,7 +198,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -24,6 +24,7 @@ SLOW_STATES = {"t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "0a8189c993768cc6"
 
 
@@ -154,7 +155,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "heavy_ball"
@@ -33,6 +34,7 @@ SLOW_STATES = {"t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "b5ecdf5333d8cd6a"
 
 
@@ -175,14 +177,24 @@ def leapfrog(state, hp, dt):
         ])
     )                                                                             # (F,)
     weight = jnp.stack([(1 / (1 - beta1)) * one])                                 # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
+    left = (
+        jnp.stack([
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([(1 / (1 - beta1)) * one])                                 # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
     push = (4 * dt / ((1 + beta1 + (1 - beta1) * dt) * (2 + dt * eta * gamma - eta * gamma))) * one  # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "nesterov"
@@ -33,6 +34,7 @@ SLOW_STATES = {"t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "42330baf402f191a"
 
 
@@ -192,7 +194,7 @@ def leapfrog(state, hp, dt):
     weight = jnp.stack([(beta1 / (1 - beta1)) * one, one])                        # (F,)
     left = (
         jnp.stack([
-            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
             0 * one,
         ])
     )                                                                             # (F,)
@@ -209,7 +211,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

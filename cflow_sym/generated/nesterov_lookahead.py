@@ -12,6 +12,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments
 
 NAME = "nesterov_lookahead"
@@ -27,6 +28,7 @@ SLOW_STATES = {"t": "counter"}
 FILTERED_STATES = ("v",)
 MEMORYLESS = ()
 STATIONARY = ()
+PIECEWISE = ()
 SOURCE_HASH = "251e319037781be4"
 
 
@@ -152,7 +154,7 @@ def leapfrog(state, hp, dt):
     weight = jnp.stack([(beta1 / (1 - beta1)) * one, one])                        # (F,)
     left = (
         jnp.stack([
-            (2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one,
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
             0 * one,
         ])
     )                                                                             # (F,)
@@ -162,7 +164,13 @@ def leapfrog(state, hp, dt):
     push = (2 * dt / (1 + dt) + 2 * beta1 * dt / (1 + beta1 + (1 - beta1) * dt)) * one  # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "normalized_gradient_descent"
@@ -31,6 +32,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ("nu",)
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "573e864a7147b487"
 
 
@@ -82,8 +84,7 @@ def preconditioner_drift(state, state_dot, hp):
     nu = state["nu"]                                                              # ()
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(nu))                                           # ()
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
+    P_nu = quotient(1, 2 * eta * root(nu))                                        # ()
     P_eta = -(epsilon + jnp.sqrt(nu)) / eta**2                                    # ()
     return P_nu * nu_dot + P_eta * eta_dot * t_dot
 
@@ -177,7 +178,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

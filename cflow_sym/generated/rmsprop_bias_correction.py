@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "rmsprop"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "66b1af472c133033"
 
 
@@ -94,8 +96,7 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # (n,)
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu))                        # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(nu))                     # (n,)
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # (n,)
     P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
@@ -197,7 +198,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "rmsprop"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "elementwise", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "9b73dbd0ef1b241e"
 
 
@@ -77,7 +79,7 @@ def preconditioner(state, hp):
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # (n,)
     debias = 1 - beta2**t                                                         # ()
-    return jnp.sqrt(nu + debias * epsilon) / (eta * jnp.sqrt(debias))
+    return root(nu + debias * epsilon) / (eta * jnp.sqrt(debias))
 
 
 def preconditioner_drift(state, state_dot, hp):
@@ -91,15 +93,14 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # (n,)
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon))     # (n,)
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # (n,)
+    P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(nu + debias * epsilon))  # (n,)
     P_t = (
-        jnp.log(beta2)
-        * nu
-        * (1 - debias)
-        / (2 * eta * debias**(3 / 2) * jnp.sqrt(nu + debias * epsilon))
+        quotient(
+            jnp.log(beta2) * nu * (1 - debias),
+             2 * eta * debias**(3 / 2) * root(nu + debias * epsilon),
+        )
     )                                                                             # (n,)
-    P_eta = -jnp.sqrt(nu + debias * epsilon) / (eta**2 * jnp.sqrt(debias))        # (n,)
+    P_eta = -root(nu + debias * epsilon) / (eta**2 * jnp.sqrt(debias))            # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -199,7 +200,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 

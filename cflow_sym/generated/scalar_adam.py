@@ -17,6 +17,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "scalar_adam"
@@ -40,6 +41,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ("m",)
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "ae28db0d70628d03"
 
 
@@ -110,8 +112,7 @@ def preconditioner_drift(state, state_dot, hp):
     t_dot = state_dot["t"]                                                        # ()
     debias_beta1 = 1 - beta1**t                                                   # ()
     debias_beta2 = 1 - beta2**t                                                   # ()
-    P_nu = debias_beta1 / (2 * eta * jnp.sqrt(debias_beta2) * jnp.sqrt(nu))       # ()
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
+    P_nu = quotient(debias_beta1, 2 * eta * jnp.sqrt(debias_beta2) * root(nu))    # ()
     P_t = (
         debias_beta1
         * jnp.log(beta2)
@@ -120,10 +121,14 @@ def preconditioner_drift(state, state_dot, hp):
         / (2 * eta * debias_beta2**(3 / 2))
         - jnp.log(jnp.maximum(beta1, 1e-30))
         * (1 - debias_beta1)
-        * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2))
-        / eta
+        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
+        / (eta * jnp.sqrt(debias_beta2))
     )                                                                             # ()
-    P_eta = -debias_beta1 * (epsilon + jnp.sqrt(nu) / jnp.sqrt(debias_beta2)) / eta**2  # ()
+    P_eta = (
+        -debias_beta1
+        * (jnp.sqrt(nu) + epsilon * jnp.sqrt(debias_beta2))
+        / (eta**2 * jnp.sqrt(debias_beta2))
+    )                                                                             # ()
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -154,13 +159,6 @@ def gain(state, hp):
     gamma = hp["weight_decay"]                                                    # ()
     Gamma = (2 - eta * gamma) / (1 - beta1 * (2 - eta * gamma) / (1 + beta1))     # ()
     return Gamma * jnp.ones_like(state["t"])
-
-
-def burst_index(state, hp):
-    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
-    beta1 = hp["beta1"]                                                           # ()
-    index = 2 * (1 + beta1)**2 / (1 - beta1)**2                                   # ()
-    return index * jnp.ones_like(state["t"])
 
 
 def characteristic_polynomial(state, lam, hp):
@@ -238,7 +236,11 @@ def leapfrog(state, hp, dt):
         ])
     )                                                                             # (F,)
     weight = jnp.stack([one])                                                     # (F,)
-    left = jnp.stack([(2 * beta1 / (1 + beta1 - (1 - beta1) * dt)) * one])        # (F,)
+    left = (
+        jnp.stack([
+            (quotient(2 * beta1, 1 + beta1 - (1 - beta1) * dt, 1)) * one,
+        ])
+    )                                                                             # (F,)
     steady = jnp.stack([one])                                                     # (F,)
     w_rate = (2 / (2 + dt * eta * gamma - eta * gamma)) * one                     # ()
     decay = (eta * gamma) * one                                                   # ()
@@ -250,7 +252,13 @@ def leapfrog(state, hp, dt):
     )                                                                             # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 
@@ -291,9 +299,55 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     `t` is the step count; at infinity, the default, bias correction has died out. `w_dot_grad_S` counts
     with decoupled decay only.
     """
-    raise NotImplementedError(
-        "the closed form needs nu as well; use the complementarity problem"
-    )
+    eta = value_at(hp["learning_rate"], t)                                        # ()
+    eta_dot = rate_at(hp["learning_rate"], t)                                     # ()
+    beta1 = hp["beta1"]                                                           # ()
+    beta2 = hp["beta2"]                                                           # ()
+    epsilon = hp["epsilon"]                                                       # ()
+    gamma = hp["weight_decay"]                                                    # ()
+    nu = (
+        (
+            2 * epsilon
+            + 2 * beta1 * epsilon
+            + S * beta1 * eta
+            - S * eta
+            - epsilon * eta * gamma
+            - beta1 * epsilon * eta * gamma
+        )**2
+        / ((1 + beta1)**2 * (eta * gamma - 2)**2)
+    )                                                                             # ()
+    kappa2 = (1 - beta2) / beta2                                                  # ()
+    numerator = (
+        -2 * grad_dot_grad_S
+        - 2 * gamma * w_dot_grad_S * (epsilon + jnp.sqrt(nu))
+        - (1 + beta1)
+        * (
+            4 * eta_dot * epsilon**2
+            + 4 * eta_dot * nu
+            + 8 * epsilon * eta_dot * jnp.sqrt(nu)
+            + 2 * eta * kappa2 * nu
+            + 2 * epsilon * eta * kappa2 * jnp.sqrt(nu)
+            - gamma * kappa2 * nu * eta**2
+            - epsilon * gamma * kappa2 * eta**2 * jnp.sqrt(nu)
+        )
+        / ((beta1 - 1) * eta**3)
+        - (1 + beta1)
+        * grad_sq_norm
+        * kappa2
+        * (epsilon + jnp.sqrt(nu))
+        * (eta * gamma - 2)
+        / ((beta1 - 1) * eta**2 * jnp.sqrt(nu))
+    )                                                                             # ()
+    denominator = (
+        grad_S_sq_norm
+        + (1 + beta1)
+        * kappa2
+        * S**2
+        * (epsilon + jnp.sqrt(nu))
+        * (eta * gamma - 2)
+        / ((beta1 - 1) * eta**2 * jnp.sqrt(nu))
+    )                                                                             # ()
+    return numerator / denominator
 
 
 def averaged_squared_gradient(g, moments):

@@ -14,6 +14,7 @@ import math
 
 import jax.numpy as jnp
 
+from cflow_sym.boundary import decayed, quotient, root
 from cflow_sym.interface import Filter, HyperparameterInfo, Leapfrog, Moments, rate_at, value_at
 
 NAME = "scalar_rmsprop"
@@ -34,6 +35,7 @@ SLOW_STATES = {"nu": "scalar", "t": "counter"}
 FILTERED_STATES = ()
 MEMORYLESS = ()
 STATIONARY = ("nu",)
+PIECEWISE = ()
 SOURCE_HASH = "d74214a4c1c83307"
 
 
@@ -78,7 +80,7 @@ def preconditioner(state, hp):
     epsilon = hp["epsilon"]                                                       # ()
     nu = state["nu"]                                                              # ()
     debias = 1 - beta2**t                                                         # ()
-    return jnp.sqrt(nu + debias * epsilon) / (eta * jnp.sqrt(debias))
+    return root(nu + debias * epsilon) / (eta * jnp.sqrt(debias))
 
 
 def preconditioner_drift(state, state_dot, hp):
@@ -92,15 +94,14 @@ def preconditioner_drift(state, state_dot, hp):
     nu_dot = state_dot["nu"]                                                      # ()
     t_dot = state_dot["t"]                                                        # ()
     debias = 1 - beta2**t                                                         # ()
-    P_nu = 1 / (2 * eta * jnp.sqrt(debias) * jnp.sqrt(nu + debias * epsilon))     # ()
-    P_nu = jnp.where(nu > 0, P_nu, 0)                                             # ()
+    P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(nu + debias * epsilon))  # ()
     P_t = (
-        nu
-        * jnp.log(beta2)
-        * (1 - debias)
-        / (2 * eta * debias**(3 / 2) * jnp.sqrt(nu + debias * epsilon))
+        quotient(
+            nu * jnp.log(beta2) * (1 - debias),
+             2 * eta * debias**(3 / 2) * root(nu + debias * epsilon),
+        )
     )                                                                             # ()
-    P_eta = -jnp.sqrt(nu + debias * epsilon) / (eta**2 * jnp.sqrt(debias))        # ()
+    P_eta = -root(nu + debias * epsilon) / (eta**2 * jnp.sqrt(debias))            # ()
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 
@@ -202,7 +203,13 @@ def leapfrog(state, hp, dt):
     push = (4 * dt / ((1 + dt) * (2 + dt * eta * gamma - eta * gamma))) * one     # ()
     return (
         Leapfrog(
-            rate=rate, weight=weight, left=left, steady=steady, w_rate=w_rate, decay=decay, push=push
+            rate=rate,
+             weight=weight,
+             left=left,
+             steady=steady,
+             w_rate=w_rate,
+             decay=decay,
+             push=push,
         )
     )
 
@@ -249,7 +256,7 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     epsilon = hp["epsilon"]                                                       # ()
     gamma = hp["weight_decay"]                                                    # ()
     kappa2 = (1 - beta2) / beta2                                                  # ()
-    debias = 1 - beta2**t                                                         # ()
+    debias = 1 - decayed(beta2, t)                                                # ()
     c = 2 - eta * gamma                                                           # ()
     time_term = debias * kappa2 + debias * jnp.log(beta2) - jnp.log(beta2)        # ()
     numerator = (
