@@ -26,6 +26,15 @@ def _of_params(loss: Callable, static: PyTree, weights: PyTree, *data: PyTree) -
     return loss(eqx.combine(weights, static), *data)
 
 
+def of_leaves(problem: Any) -> Callable:
+    """Return the same as a function of the weights' arrays in a list, whatever tree they came from."""
+    return partial(_of_leaves, function(problem), problem._raveler.treedef)
+
+
+def _of_leaves(fn: Callable, treedef: Any, weights: PyTree, *data: PyTree) -> Any:
+    return fn(jax.tree.unflatten(treedef, jax.tree.leaves(weights)), *data)
+
+
 def own(x: Any) -> Array:
     """Return an array as JAX's own: a NumPy array may be changed in place later.
 
@@ -61,9 +70,10 @@ def sizes(problem: Any) -> tuple[int | None, ...]:
 
 
 def whole(problem: Any) -> Traced:
-    """Return the program of a loss on all data, as it is now."""
+    """Return the program of a loss on all data, as it is now, whatever precision products have at the moment."""
     n = chunks.count(problem.data) if problem.examples else None
-    return traced(function(problem), shapes(problem, n), derivatives=True)
+    with jax.default_matmul_precision("highest"):
+        return traced(function(problem), shapes(problem, n), derivatives=True)
 
 
 def check_scalar(loss: Callable, args: tuple) -> None:

@@ -24,7 +24,7 @@ from .chunks import Chunks
 from .errors import InputError
 from .means import check_mean
 from .polarization import DIRECTIONS_AT_ONCE, polarized
-from .traced import Source, Traced, traced
+from .traced import Source, Traced, has_value, traced
 from .weights import Blocks, Label, Raveler, comparable, is_weight
 
 
@@ -165,13 +165,14 @@ class Problem(eqx.Module):
         wanted = [calls.shapes(self, size) for size in sizes or calls.sizes(self)]
         if isinstance(self._loss, Traced) and self._loss.covers(*wanted):
             return self
-        source = Source(calls.function(self))
+        source = Source(calls.of_leaves(self))
         loss = traced(source.function, *wanted, derivatives=True)
         if self.mesh is not None:
             loss = devices.everywhere(loss, self.mesh)
-        elif isinstance(self.w0, jax.Array) and not isinstance(self.w0, jax.core.Tracer):
+        elif isinstance(self.w0, jax.Array) and has_value(self.w0):
             loss = jax.device_put(loss, self.w0.sharding)
-        return self._with(_loss=loss, _static=None, _outputs=None, _source=source, _made="", _verified="")
+        plain = {"_static": None, "_outputs": None, "_made": "", "_verified": "", "_raveler": self._raveler.flat()}
+        return self._with(_loss=loss, _source=source, **plain)
 
     def checked(self, whole: Problem | None = None, budget: int | None = None) -> Problem:
         """Return the problem, known to have a loss that is the mean of those over the parts in which it is summed.

@@ -44,8 +44,9 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
     """
     problem, whole = problem.traced(), whole.traced()
     limit = budget or (available_memory() or 2**62) // 2
-    size = problem.chunks.examples
-    fits = size is None or chunks.count(whole._data) <= 2 * size or _needed(whole) <= limit
+    n = chunks.count(whole._data)
+    size = problem.chunks.examples or n
+    fits = n <= 2 * size or _needed(whole) <= limit
     spread = jnp.linalg.norm(whole.w0) / np.sqrt(whole.n_weights)
     nudge = _NUDGE * spread * jnp.cos(1 + jnp.arange(whole.n_weights, dtype=whole.w0.dtype)).astype(whole.w0.dtype)
     for moved in (jnp.zeros_like(whole.w0), nudge):

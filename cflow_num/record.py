@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array
@@ -139,8 +140,8 @@ class Recorder:
 
 
 @eqx.filter_jit
-def _losses(flow: Flow, path: Array) -> Array:
-    return jax.lax.map(flow.value, path)
+def _losses(flow: Flow, path: Array | np.ndarray) -> Array:
+    return jax.lax.map(flow.value, jnp.asarray(path))
 
 
 class Lockstep:

@@ -15,6 +15,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +77,7 @@ class Traced(eqx.Module):
         Empty where these have no values, inside another program.
         """
         found = hashlib.sha256()
-        if any(isinstance(c, jax.core.Tracer) for consts in self.consts for c in consts):
+        if not all(has_value(c) for consts in self.consts for c in consts):
             return ""
         for program, consts in zip(self.programs, self.consts, strict=True):
             found.update(program.text.encode())
@@ -96,6 +97,15 @@ class Source:
 
     def __hash__(self) -> int:
         return hash(Source)
+
+
+def has_value(x: Any) -> bool:
+    """Whether an array has a value, as it has not inside a program that is being traced.
+
+    >>> has_value(jnp.ones(2))
+    True
+    """
+    return not isinstance(x, jax.core.Tracer)
 
 
 def traced(fn: Callable, *calls: tuple, derivatives: bool = False) -> Traced:

@@ -28,6 +28,10 @@ class Raveler:
         leaves, treedef = jax.tree.flatten(params)
         return cls(treedef, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
 
+    def flat(self) -> Raveler:
+        """Return how the same arrays in a list become one vector."""
+        return dataclasses.replace(self, treedef=jax.tree.structure([0] * len(self.shapes)))
+
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return all entries of `params` in one vector, in the order of its leaves."""
         return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(params)])
