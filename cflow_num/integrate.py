@@ -307,9 +307,12 @@ class Process:
         weights = np.isfinite(np.asarray(records.w)).all(axis=1)
         known = finite & weights
         checks = [
-            (~finite, "its loss is not finite, use a smaller learning rate"),
-            (finite & ~weights, "its weights are not finite, use a smaller learning rate"),
-            (known & np.isinf(slope), "the norm of its gradient is infinite, use a smaller learning rate"),
+            (~finite, "it diverges (its loss is not finite), use a smaller learning rate"),
+            (finite & ~weights, "it diverges (its weights are not finite), use a smaller learning rate"),
+            (
+                known & np.isinf(slope),
+                "it diverges (the norm of its gradient is infinite), use a smaller learning rate",
+            ),
             (
                 known & np.isnan(slope),
                 "its gradient is nan where its loss is finite: look for a root or a quotient at 0",

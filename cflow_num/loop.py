@@ -248,4 +248,4 @@ def _growth(recorder: Recorder, reached: int) -> str:
     scale = max(speed, float(np.median(np.abs(known[: _FIRST + 1] - known[0]))))
     if not known[-1] - known[0] > GROWTH * scale:
         return ""
-    return f"grew from {known[0]:.3g} to {known[-1]:.3g} and may diverge: use a smaller learning rate"
+    return f"grew from {known[0]:.3g} to {known[-1]:.3g} so far: where it diverges, use a smaller learning rate"

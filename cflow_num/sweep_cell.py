@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from .errors import GainWarning, InputError, RunError
+from .errors import GainWarning, GrowthWarning, InputError, RunError
 
 if TYPE_CHECKING:
     from .run import Run
@@ -114,6 +114,7 @@ def _run(settings: Mapping[str, Any], **more: Any) -> Run:
     keep_programs()
     with jax.enable_x64(dtype == "float64"), warnings.catch_warnings():
         warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
+        warnings.simplefilter("ignore", GrowthWarning)  # in its notes
         optimizer, values = _optimizer(settings)
         of_options = problem(settings["problem"], **settings["options"])
         return run(of_options, optimizer, values, quiet=True, **arguments, **more)

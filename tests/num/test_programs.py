@@ -1,4 +1,4 @@
-"""Compiled programs are found by what was traced: a number that a loss or a schedule reads may be another one next time."""
+"""Compiled programs are found by what was traced: what a loss or a schedule reads may be another number next time."""
 
 import functools
 import itertools
@@ -190,7 +190,9 @@ def test_a_batch_is_of_one_function():
 
     one, same, other = captured(jnp.ones(2)), captured(jnp.ones(2)), captured(jnp.full(2, 2.0))
     first, second = cn.run_batch([one, same], "gradient_descent", rate, **settings)
-    assert float(first.tree["discrete"]["loss"][-1]) == float(second.tree["discrete"]["loss"][-1]) == pytest.approx(0.9**6)
+    assert (
+        float(first.tree["discrete"]["loss"][-1]) == float(second.tree["discrete"]["loss"][-1]) == pytest.approx(0.9**6)
+    )
     for wrong in (other, cn.Problem(lambda w: 3.0 * jnp.sum(w**2) / 2, jnp.ones(2))):
         with pytest.raises(InputError, match="problem 2 of the batch is not the first one with other numbers"):
             cn.run_batch([one, wrong], "gradient_descent", rate, **settings)

@@ -283,7 +283,7 @@ def test_deaths_and_failures_are_rows_with_their_reason(tmp_path, capsys):
 
 
 def test_a_divergence_is_a_run_that_ended_early(tmp_path, threads):
-    result = cn.sweep(FIXED | {"steps": 60, "axes": {"learning_rate": [1, 3]}}, tmp_path, threads, quiet=True)
+    result = cn.sweep(FIXED | {"steps": 60, "axes": {"learning_rate": [1, 3000]}}, tmp_path, threads, quiet=True)
     assert [row.status for row in result.rows] == [DONE, ENDED_EARLY]
     assert "smaller learning rate" in result.rows[1].reason
     assert cn.load(result.rows[1].path).reason == result.rows[1].reason
