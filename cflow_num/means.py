@@ -6,6 +6,7 @@ is compared what will be used, on all examples, at the start and next to it, to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,8 +48,8 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
     n = chunks.count(whole._data)
     size = problem.chunks.examples or n
     fits = n <= 2 * size or _needed(whole) <= limit
-    spread = jnp.linalg.norm(whole.w0) / np.sqrt(whole.n_weights)
-    nudge = _NUDGE * spread * jnp.cos(1 + jnp.arange(whole.n_weights, dtype=whole.w0.dtype)).astype(whole.w0.dtype)
+    spread = jnp.linalg.norm(whole.w0) / math.sqrt(whole.n_weights)
+    nudge = _NUDGE * spread * jnp.cos(1 + jnp.arange(whole.n_weights, dtype=whole.w0.dtype))
     for moved in (jnp.zeros_like(whole.w0), nudge):
         if fits:
             together = _quickly(_together, whole, whole.w0 + moved)
@@ -67,15 +68,18 @@ def _sums(problem: Any, w: Array, data: PyTree) -> _Sums:
     return _Sums(loss, g, jnp.abs(loss), jnp.abs(g))
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=chunks.QUICKLY)
-def _called(fn: Callable, static: Any, arrays: Any) -> Any:
-    return fn(*eqx.combine(arrays, static))
-
-
 def _quickly(fn: Callable, *args: Any) -> Any:
     """Return `fn(*args)`, compiled once and in little time: it is used once or twice."""
-    arrays, static = eqx.partition(args, eqx.is_array)
-    return jax.tree.map(np.asarray, _called(fn, static, arrays))
+    leaves, structure = jax.tree.flatten(args)
+    others = tuple(None if eqx.is_array(x) else x for x in leaves)
+    arrays = [x if eqx.is_array(x) else None for x in leaves]
+    return jax.tree.map(np.asarray, _called(fn, structure, others, arrays))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=chunks.QUICKLY)
+def _called(fn: Callable, structure: Any, others: tuple, arrays: list) -> Any:
+    leaves = [x if y is None else y for x, y in zip(others, arrays, strict=True)]
+    return fn(*jax.tree.unflatten(structure, leaves))
 
 
 def _together(whole: Any, w: Array) -> _Sums:
