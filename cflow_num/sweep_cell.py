@@ -94,10 +94,11 @@ def numbers(run: Run) -> dict[str, Any]:
     return found
 
 
-def fingerprint(optimizer: str) -> str:
-    """Return a digest of the file that defines an optimizer, empty for others: a cell of an older text is not done."""
-    path = Path(optimizer)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix in (".toml", ".py") and path.is_file() else ""
+def fingerprint(name: str) -> str:
+    """Return a digest of the file with an optimizer or data, empty for others: a cell of an older file is not done."""
+    path = Path(name)
+    is_file = path.suffix in (".toml", ".py", ".npz") and path.is_file()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
 
 
 def _run(settings: Mapping[str, Any], **more: Any) -> Run:

@@ -11,7 +11,7 @@ import pytest
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num import programs
+from cflow_num import cli, programs
 from cflow_num.checkpoints import found
 from cflow_num.errors import ChangedWarning, InputError
 from cflow_num.traced import traced
@@ -243,6 +243,16 @@ def test_another_function_does_not_go_on_with_a_run(tmp_path):
         assert found(folder)
         with pytest.raises(InputError, match=rf"belongs to another run \({says.strip()}"):
             interrupted_at_16(folder, **second, resume=True)
+
+
+def test_a_finished_run_of_another_start_is_not_taken_for_this_one(tmp_path, capsys):
+    command = ["run", "--optimizer", "gradient_descent", "--learning-rate", "0.1", "--steps", "3", "--quiet"]
+    command += ["--processes", "discrete", "--out", str(tmp_path), "--resume"]  # the seed is in no description
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=0"]) == cli.DONE
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=0"]) == cli.DONE
+    assert "finished already" in capsys.readouterr().err
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=1"]) == cli.BAD_INPUT
+    assert "is a finished run with other settings" in capsys.readouterr().err
 
 
 def test_digests_are_those_of_programs_not_of_names():
