@@ -95,8 +95,9 @@ class Checkpoints:
                 "version that wrote it, or start anew without --resume"
             )
         theirs, ours = header["about"], self.about
-        for name in sorted(theirs.keys() | ours.keys()):
-            if name != "versions" and theirs.get(name) != ours.get(name):
+        apart = {"versions"} if theirs.get("versions") == ours.get("versions") else {"versions", "programs"}
+        for name in sorted((theirs.keys() | ours.keys()) - apart):
+            if theirs.get(name) != ours.get(name):
                 raise InputError(
                     f"{path} belongs to another run ({name} {_short(theirs.get(name))} instead of "
                     f"{_short(ours.get(name))}): repeat its settings, or start anew without --resume"
@@ -129,7 +130,8 @@ def fingerprint(tree: Any) -> str:
     """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        array = np.ascontiguousarray(leaf)
+        random_key = jax.numpy.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key)
+        array = np.ascontiguousarray(jax.random.key_data(leaf) if random_key else leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

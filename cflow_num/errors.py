@@ -23,6 +23,14 @@ class GainWarning(UserWarning):
     """The optimizer's oscillation grows so fast beyond the edge that bursts are to be expected."""
 
 
+class GrowthWarning(UserWarning):
+    """A process ended far above where it began, without leaving finite numbers."""
+
+
+class ChangedWarning(UserWarning):
+    """A loss reads something that has changed since its problem was made: it is taken as it is now."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for the known name closest to `name`, or an empty string.
 

@@ -303,8 +303,21 @@ class Process:
 
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
-        finite = np.isfinite(np.asarray(records.seen.loss))
-        checks = [(~finite, "its loss is not finite, use a smaller learning rate")]
+        finite, slope = np.isfinite(np.asarray(records.seen.loss)), np.asarray(records.seen.gradient_norm)
+        weights = np.isfinite(np.asarray(records.w)).all(axis=1)
+        known = finite & weights
+        checks = [
+            (~finite, "it diverges (its loss is not finite), use a smaller learning rate"),
+            (finite & ~weights, "it diverges (its weights are not finite), use a smaller learning rate"),
+            (
+                known & np.isinf(slope),
+                "it diverges (the norm of its gradient is infinite), use a smaller learning rate",
+            ),
+            (
+                known & np.isnan(slope),
+                "its gradient is nan where its loss is finite: look for a root or a quotient at 0",
+            ),
+        ]
         if int(records.reason) != 0:
             checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
         if records.log is not None:
