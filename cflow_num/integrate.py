@@ -31,7 +31,7 @@ from .closures.envelope import Envelope
 from .closures.rod import Rod
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
-from .errors import InputError, RunError, check_one_of
+from .errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .filters import LATE
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
@@ -304,7 +304,11 @@ class Process:
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
         finite = np.isfinite(np.asarray(records.seen.loss))
-        checks = [(~finite, "its loss is not finite, use a smaller learning rate")]
+        undefined = finite & np.isnan(np.asarray(records.seen.gradient_norm))
+        checks = [
+            (~finite, "its loss is not finite, use a smaller learning rate"),
+            (undefined, f"the gradient there is nan although the loss is finite: {NO_GRADIENT}"),
+        ]
         if int(records.reason) != 0:
             checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
         if records.log is not None:

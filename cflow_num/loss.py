@@ -17,11 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
-from . import chunks, devices
+from . import chunks, devices, parameters
 from .chunks import Chunks
-from .errors import InputError
+from .differentiable import check_loss
+from .errors import InputError, check_flag
 from .polarization import DIRECTIONS_AT_ONCE, polarized
-from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight
+from .weights import Blocks, Fixed, Hoisted, Label, Raveler, comparable, hoist, is_weight
 
 
 class Problem(eqx.Module):
@@ -31,15 +32,22 @@ class Problem(eqx.Module):
 
     - `loss`: `loss(params)`, or `loss(params, data)` where `data` is given; returns a real scalar, smooth enough
       for third derivatives.
-    - `params`: where training starts; any pytree. Its floating-point arrays are the weights, the rest is kept.
+    - `params`: where training starts; any pytree. Its floating-point arrays are the weights, the rest stays fixed: in
+      flax modules all but `nnx.Param`, in equinox modules states and everything that is no array.
     - `data`: any pytree of arrays, handed to `loss` as its second argument.
     - `examples`: whether the first axis of every array of the data counts examples and the loss is their mean; then
       it can be summed in parts (`within`, `in_chunks`) and over devices (`sharded`).
     - `outputs`: optional `outputs(params)` (or `outputs(params, data)`) for predictions over time.
     - `name`, `description`: for reports.
 
-    **Raises:** `InputError` where `loss` does not return one real number, `params` holds no weight or `data` have no
-    common axis of examples.
+    Arrays are copied: what happens to them later changes nothing.
+
+    **Raises:** `InputError` where `loss` does not return one real number, does not depend on the weights or has no third
+    derivatives for JAX, `params` holds no weight or what only may be one, `data` hold no numbers or have no common axis
+    of examples.
+
+    **Warns:** `KinkWarning` where the loss is not smooth, with the place; `PrecisionWarning` where weights have fewer
+    digits than JAX is set to.
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda p: jnp.sum(p["a"] ** 2), {"a": jnp.array([1.0, 2.0])})
@@ -50,7 +58,7 @@ class Problem(eqx.Module):
     w0: Float[Array, " n"]
     _data: PyTree
     _others: PyTree  # examples that do not divide evenly over the devices
-    _static: PyTree
+    _fixed: Fixed
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
@@ -70,21 +78,21 @@ class Problem(eqx.Module):
         name: str = "custom",
         description: str = "",
     ):
-        weights, static = eqx.partition(params, is_weight)
-        weights = jax.tree.map(jnp.asarray, weights)
-        if not jax.tree.leaves(weights):
-            raise InputError("params holds no floating-point array, so there is nothing to train: pass the weights")
-        self._raveler, self._static = Raveler.of(weights), static
+        weights, fixed = parameters.split(params)
+        parameters.warn_of_precision(params, weights)
+        self._raveler, self._fixed = Raveler.of(weights), Fixed.of(fixed)
         self.w0 = self._raveler.ravel(weights)
-        self._data, self._others = jax.tree.map(jnp.asarray, data), None
-        self._label = Label(name, description)
-        self.examples, self.chunks, self.mesh = examples, Chunks(), None
-        args = (weights,) if data is None else (weights, self._data)
+        self._data, self._others = parameters.as_data(data), None
+        self._label = Label.of(name, description)
+        self.examples, self.chunks, self.mesh = check_flag("examples", examples), Chunks(), None
+        leaves = jax.tree.leaves(weights)
+        args = (leaves,) if data is None else (leaves, self._data)
 
         def of_weights(fn: Callable) -> Callable:
-            return lambda weights, *data: fn(eqx.combine(weights, static), *data)
+            structure, fixed = self._raveler.treedef, self._fixed
+            return lambda leaves, *data: fn(fixed.joined(structure.unflatten(leaves)), *data)
 
-        _check_scalar(of_weights(loss), args)
+        check_loss(of_weights(loss), leaves, args[1:])
         hoisted = hoist(of_weights(loss), *args)
         self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
         self._outputs = None if outputs is None else comparable(outputs)
@@ -126,11 +134,15 @@ class Problem(eqx.Module):
 
     def params(self, w: Float[Array, " n"]) -> PyTree:
         """Return the pytree of parameters for the weight vector `w`."""
-        return eqx.combine(self._raveler.unravel(w), self._static)
+        return self._fixed.joined(self._raveler.unravel(w))
+
+    def weights(self, w: Float[Array, " n"]) -> PyTree:
+        """Return the trained arrays alone for the weight vector `w`, with `None` for everything else."""
+        return self._raveler.unravel(w)
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return the weight vector of a pytree like the one the problem was made with."""
-        return self._raveler.ravel(eqx.filter(params, is_weight))
+        return self._raveler.ravel(parameters.split(params)[0])
 
     def same_function(self, other: Problem) -> bool:
         """Whether the other problem is the same function of weights and data."""
@@ -180,7 +192,7 @@ class Problem(eqx.Module):
     def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
         """Return the loss on some of the data; so do all that end in `_on`."""
         weights = self._raveler.unravel(w)
-        params = weights if isinstance(self._loss, Hoisted) else eqx.combine(weights, self._static)
+        params = weights if isinstance(self._loss, Hoisted) else self._fixed.joined(weights)
         args = (params,) if data is None else (params, data)
         return jnp.asarray(self._loss(*args), dtype=w.dtype)
 
@@ -359,20 +371,3 @@ class Problem(eqx.Module):
                 f"the loss of {self.name} is {together:.6g} on {n} examples together and {np.mean(parts):.6g} on "
                 "average over them one by one: it must be a mean over examples"
             )
-
-
-def _check_scalar(loss: Callable, args: tuple) -> None:
-    try:
-        out = jax.eval_shape(loss, *args)
-    except InputError:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"loss cannot be evaluated on params: {type(error).__name__}: {first}") from error
-    leaves = jax.tree.leaves(out)
-    shape = getattr(leaves[0], "shape", None) if len(leaves) == 1 else None
-    if shape != ():
-        found = f"shape {shape}" if shape is not None else f"{len(leaves)} values"
-        raise InputError(f"loss returns {found}, it must return one number: take the mean or the sum")
-    if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        raise InputError(f"loss returns {leaves[0].dtype}, it must return a real floating-point number")

@@ -26,6 +26,7 @@ from .loss import Problem
 from .prepare import Prepared, check_preconditioner, prepare
 from .provenance import versions
 from .warm_start import warm_started
+from .weights import storable
 
 _ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
 
@@ -261,7 +262,7 @@ def _finish(
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints)
-    command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
+    command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
     seconds = (time.perf_counter() - began) / len(runs)
     return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
 
