@@ -113,7 +113,8 @@ def check_schedules(
     At steps before `first`, which the optimizer takes alone, and at `last`, which is not taken, the value may be the
     lower end of the range, as in warm-ups from zero and decays to it.
 
-    **Returns:** by name what to put in the place of such a value, so small that it changes nothing but can be divided by.
+    **Returns:** by name what to put in the place of such a value, so small that it changes nothing but can be divided
+    by.
     """
     floors = {}
     for h in flow.HYPERPARAMETERS:

@@ -42,9 +42,9 @@ class Problem(eqx.Module):
 
     Arrays are copied: what happens to them later changes nothing.
 
-    **Raises:** `InputError` where `loss` does not return one real number, does not depend on the weights or has no third
-    derivatives for JAX, `params` holds no weight or what only may be one, `data` hold no numbers or have no common axis
-    of examples.
+    **Raises:** `InputError` where `loss` does not return one real number, does not depend on the weights or has no
+    third derivatives for JAX, `params` holds no weight or what only may be one, `data` hold no numbers or have no
+    common axis of examples.
 
     **Warns:** `KinkWarning` where the loss is not smooth, with the place; `PrecisionWarning` where weights have fewer
     digits than JAX is set to.

@@ -53,7 +53,7 @@ def warn_of_precision(params: PyTree, weights: PyTree) -> None:
     if single and jax.config.read("jax_enable_x64"):
         which = "params" if len(single) == len(named) else _listed(single)
         _warn(
-            f"float32 weights ({which}) although JAX has 64-bit floats switched on: the run has single precision there; "
+            f"float32 weights ({which}) although JAX has 64-bit floats switched on: the run has single precision; "
             'pass float64 arrays, or use problem.astype("float64")'
         )
     elif single and any(isinstance(x, np.ndarray) and x.dtype.itemsize == 8 for x in jax.tree.leaves(params)):

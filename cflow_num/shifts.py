@@ -1,4 +1,4 @@
-"""Maxima that are subtracted only to keep exponentials finite: the loss does not change with them, so has no kink there.
+"""Maxima that are subtracted only to keep exponentials finite: the loss does not change with them, so has no kink.
 
 `exp(x - max(x)) / sum(exp(x - max(x)))` is a smooth function of x. That a maximum cancels is a property of the whole
 program; it is tried by computing the gradient with and without the derivative of all maxima over an axis.

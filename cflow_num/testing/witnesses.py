@@ -369,7 +369,10 @@ def symmetries_are_kept(e: Edge, seed: int) -> None:
 
 
 def close(what: str, found: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    """Raise `AssertionError` unless they agree to `tolerance`, relative to the largest expected entry (`what` names the quantity)."""
+    """Raise `AssertionError` unless they agree to `tolerance`, relative to the largest expected entry.
+
+    `what` names the quantity.
+    """
     found, expected = (np.asarray(x, float) for x in (found, expected))
     error = float(np.max(np.abs(found - expected), initial=0.0))
     scale = float(np.max(np.abs(expected), initial=0.0)) + 1e-3
