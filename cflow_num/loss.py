@@ -21,6 +21,7 @@ from . import chunks, devices, parameters
 from .chunks import Chunks
 from .differentiable import check_loss
 from .errors import InputError, check_flag
+from .jax_settings import default_settings
 from .polarization import DIRECTIONS_AT_ONCE, polarized
 from .weights import Blocks, Fixed, Hoisted, Label, Raveler, comparable, hoist, is_weight
 
@@ -67,6 +68,7 @@ class Problem(eqx.Module):
     chunks: Chunks = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
 
+    @default_settings()
     def __init__(
         self,
         loss: Callable[..., Any],
@@ -189,6 +191,7 @@ class Problem(eqx.Module):
         on = jax.vmap(self._third_derivative_on, in_axes=(None, 0, None))
         return chunks.over_vectors(lambda Z: self._mean(on, w, Z), Z, self.chunks.vectors)
 
+    @default_settings()
     def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
         """Return the loss on some of the data; so do all that end in `_on`."""
         weights = self._raveler.unravel(w)

@@ -21,6 +21,7 @@ from .devices import full_precision
 from .errors import GainWarning, InputError, check_one_of
 from .files import replacing
 from .integrate import CLOSURE_STEP
+from .jax_settings import default_settings
 from .loop import Progress, advance_all
 from .loss import Problem
 from .prepare import Prepared, check_preconditioner, prepare
@@ -96,6 +97,7 @@ def load(path: str | os.PathLike[str]) -> Run:
 
 
 @full_precision()
+@default_settings()
 def run(
     problem: Problem,
     optimizer: Any,
@@ -193,6 +195,7 @@ def _rounding() -> dict[str, str]:
 
 
 @full_precision()
+@default_settings()
 def run_batch(
     problems: Problem | Sequence[Problem],
     optimizer: Any,

@@ -20,10 +20,10 @@ from .places import RULES, in_normalization, is_jax_own, is_trusted_rule, place
 
 _TINY = 1e-5  # a floor up to here, under something nonnegative, guards a division
 _COMPARISONS = ("gt", "lt", "ge", "le")
-_JUMPS = ("floor", "ceil", "round", "argmax", "argmin", "rem")  # steps: their derivative is zero where it exists
+_JUMPS = ("floor", "ceil", "round", "argmax", "argmin")  # steps: their derivative is zero where it exists
 _KINKS = (
     *("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin"),
-    *("sort", "top_k", "clamp", "scatter_max", "scatter_min"),
+    *("sort", "top_k", "rem", "clamp", "scatter_max", "scatter_min"),
 )
 _NONNEGATIVE = ("exp", "exp2", "logistic", "square", "abs", "sqrt", "rsqrt")
 _PASSED_ON = (  # nonnegative where their operands are
@@ -164,7 +164,7 @@ def _rounds(equation: Any) -> bool:
     """Whether floating-point numbers are converted to some with fewer digits."""
     old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
     both = jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating)
-    return both and jnp.finfo(new).eps > jnp.finfo(old).eps
+    return bool(both and jnp.finfo(new).eps > jnp.finfo(old).eps)
 
 
 def _is_even_power(equation: Any) -> bool:
