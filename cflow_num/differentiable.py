@@ -6,7 +6,7 @@ All is read off traced programs: nothing is computed, and nothing is compiled un
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .errors import InputError, KinkWarning, PrecisionWarning
-from .places import place
+from .places import is_jax_own, place
 from .shifts import without_shifts
 from .smoothness import Value, followed
 
@@ -39,6 +39,18 @@ _PRIMITIVES = {
     "callback": ("pure_callback", "io_callback"),
 }
 
+_NAMES = (  # of operations that JAX differentiates as often as one likes: with these alone nothing is tried
+    "add sub mul div neg exp exp2 log log1p expm1 sin cos tan tanh sinh cosh asin acos atan atan2 asinh acosh atanh "
+    "logistic integer_pow pow sqrt rsqrt cbrt square erf erfc erf_inv max min abs sign floor ceil round rem clamp "
+    "gt lt ge le eq ne and or not xor is_finite select_n reduce_sum reduce_prod reduce_max reduce_min reduce_and "
+    "reduce_or argmax argmin sort cumsum cumprod cummax cummin cumlogsumexp reduce_window_sum "
+    "broadcast_in_dim reshape transpose squeeze concatenate split pad slice dynamic_slice dynamic_update_slice gather "
+    "scatter scatter-add iota rev copy convert_element_type reduce_precision stop_gradient dot_general "
+    "conv_general_dilated jit pjit scan cond remat2 checkpoint shift_left shift_right_logical random_bits random_wrap "
+    "random_unwrap random_fold_in random_split random_seed threefry2x32"
+)
+_ORDINARY = frozenset(_NAMES.split())
+
 
 def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
     """Raise `InputError` unless flows can be computed for `loss(weights, *data)`; warn where it is not smooth.
@@ -50,8 +62,9 @@ def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
     if not known.active:
         steps = f" but through {_listed(known)}, whose derivative is zero" if known.kinks else ""
         raise InputError(f"the loss does not depend on params{steps}: its gradient is zero everywhere")
-    _check_derivatives(closed, len(weights), weights, jax.tree.leaves(data))
     numbers = jax.tree.leaves(data)
+    if not all(map(_is_ordinary, _operations(closed.jaxpr))):
+        _check_derivatives(closed, weights, numbers)
     if known.kinks:
         known = without_shifts(closed, known, weights, numbers)
     if known.ruled and not any(isinstance(x, jax.core.Tracer) for x in (*weights, *numbers)):
@@ -121,7 +134,22 @@ _CONCRETE = (
 )
 
 
-def _check_derivatives(closed: Any, n: int, weights: list[Array], data: list) -> None:
+def _is_ordinary(equation: Any) -> bool:
+    own_rule = equation.primitive.name == "custom_jvp_call" and is_jax_own(equation)
+    return own_rule or equation.primitive.name in _ORDINARY
+
+
+def _operations(jaxpr: Any) -> Iterator[Any]:
+    """Return the operations of a program and of all programs within them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                    yield from _operations(inner)
+
+
+def _check_derivatives(closed: Any, weights: list[Array], data: list) -> None:
     """Raise `InputError` where JAX cannot differentiate the program three times: twice forward over reverse."""
 
     def loss(weights: list[Array]) -> Array:
@@ -140,7 +168,8 @@ def _check_derivatives(closed: Any, n: int, weights: list[Array], data: list) ->
         text = str(error)
         for word, advice in _ADVICE.items():
             if word in text:
-                where = _where(closed.jaxpr, _PRIMITIVES[word])
+                found = (place(e) for e in _operations(closed.jaxpr) if e.primitive.name in _PRIMITIVES[word])
+                where = next(filter(None, found), "")
                 raise InputError(f"the loss {advice.format(at=f' at {where}' if where else '')}") from error
         raise InputError(
             f"the loss cannot be differentiated three times, which flows need ({type(error).__name__}: {_first(error)})"
@@ -171,19 +200,6 @@ def _check_rules(closed: Any, known: Value, weights: list[Array], data: list) ->
                 f"loss changes by {difference:.3g}): the stop_gradient or custom rule{at} makes the difference, and "
                 "flows are defined for true gradients only"
             )
-
-
-def _where(jaxpr: Any, names: Iterable[str]) -> str:
-    """Return the place of the first such operation in a program."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in names:
-            return place(equation)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns") and (found := _where(inner, names)):
-                    return found
-    return ""
 
 
 def _listed(known: Value) -> str:

@@ -267,11 +267,16 @@ def test_loops_callbacks_and_rules_that_do_no_harm_are_accepted():
         return x**2
 
     square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
-    count = lambda: jax.lax.while_loop(lambda i: i < 3, lambda i: i + 1, 0)
-    sine = lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
-    loss = lambda w, x: (
-        jnp.sum(square(w)) * count() / 6 + jnp.sum(sine(x)) + 0 * jax.lax.fori_loop(0, 3, jnp.multiply, w[0])
-    )
+
+    def count():
+        return jax.lax.while_loop(lambda i: i < 3, lambda i: i + 1, 0)
+
+    def sine(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def loss(w, x):
+        return jnp.sum(square(w)) * count() / 6 + jnp.sum(sine(x)) + 0 * jax.lax.fori_loop(0, 3, jnp.multiply, w[0])
+
     problem = cn.Problem(loss, jnp.array([1.0, 2.0]), data=jnp.ones(2))
     np.testing.assert_allclose(problem.value(problem.w0), 2.5 + 2 * np.sin(1))
     np.testing.assert_allclose(problem.hessian_vectors(problem.w0, jnp.eye(2)), np.eye(2), atol=1e-14)
@@ -331,7 +336,10 @@ def test_a_kink_within_loops_calls_and_layers_is_found():
             return jax.nn.relu(self.first(x))
 
     net = Net(eqx.nn.Linear(2, 2, key=jax.random.key(0), dtype=jnp.float64))
-    scanned = lambda net, x: jnp.sum(jax.lax.scan(lambda h, x: (net(h + x), None), x[0], x)[0])
+
+    def scanned(net, x):
+        return jnp.sum(jax.lax.scan(lambda h, x: (net(h + x), None), x[0], x)[0])
+
     for loss in (scanned, jax.jit(scanned), jax.checkpoint(lambda net, x: jnp.mean(jax.vmap(net)(x)))):
         with pytest.warns(KinkWarning, match=r"relu at test_doors.py:\d+ \(.*Net.__call__\)"):
             cn.Problem(loss, net, data=jnp.ones((3, 2)))
@@ -357,7 +365,9 @@ def test_data_that_are_no_numbers_are_refused_by_name(data, says):
 
 
 def test_random_keys_in_the_data_can_be_checkpointed(tmp_path):
-    noisy = lambda w, key: half_square(w - jax.random.normal(key, (2,)))
+    def noisy(w, key):
+        return half_square(w - jax.random.normal(key, (2,)))
+
     problem = cn.Problem(noisy, TWO, data=jax.random.key(3))
     run = losses(problem, steps=20, checkpoints=tmp_path, checkpoint_every=0)
     start = float(jnp.sum((1 - jax.random.normal(jax.random.key(3), (2,))) ** 2) / 2)
@@ -370,7 +380,9 @@ def test_random_keys_in_the_data_can_be_checkpointed(tmp_path):
 
 
 def test_what_is_not_finite_is_named_at_the_start():
-    start = lambda loss, params, **data: refused(losses, cn.Problem(loss, params, **data))
+    def start(loss, params, **data):
+        return refused(losses, cn.Problem(loss, params, **data))
+
     assert "params['b'] holds nan" in start(lambda p: half_square(p["a"]), {"a": TWO, "b": TWO * jnp.nan})
     assert "data holds nan" in start(lambda w, x: half_square(w * x), TWO, data=jnp.array([1, jnp.nan]))
     said = start(lambda p: half_square(p["a"]) + jnp.linalg.norm(p["b"]), {"a": TWO, "b": jnp.zeros(3)})
@@ -380,7 +392,10 @@ def test_what_is_not_finite_is_named_at_the_start():
 
 def _sudden(w):
     """Fall at unit speed; below 0.65 the loss is finite and its gradient is not."""
-    lost = lambda w: jnp.sqrt(jnp.sum((w - jax.lax.stop_gradient(w)) ** 2))
+
+    def lost(w):
+        return jnp.sqrt(jnp.sum((w - jax.lax.stop_gradient(w)) ** 2))
+
     return jax.lax.cond(w[0] < 0.65, lambda w: jnp.sum(w) + 0 * lost(w), jnp.sum, w)
 
 
