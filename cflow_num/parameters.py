@@ -33,6 +33,7 @@ def split(params: PyTree) -> tuple[PyTree, PyTree]:
     >>> weights["a"].tolist(), weights["n"], fixed["a"], fixed["n"]
     ([1.0, 1.0], None, None, 3)
     """
+    _check_tree("params", params)
     _refuse_unsplit(params)
     _refuse_ambiguous(params)
     trained = jax.tree.map(lambda x: not _is_state(x) and is_weight(x), params, is_leaf=_is_state)
@@ -69,6 +70,7 @@ def as_data(data: PyTree) -> PyTree:
     >>> as_data({"x": np.ones(2)})["x"].tolist()
     [1.0, 1.0]
     """
+    _check_tree("data", data)
     return jax.tree_util.tree_map_with_path(_as_array, data)
 
 
@@ -81,6 +83,18 @@ def nonfinite(what: str, tree: PyTree) -> str:
             kind = "nan" if bool(jnp.any(jnp.isnan(x))) else "infinity"
             return f" ({_name(what, path)} holds {kind})"
     return ""
+
+
+def _check_tree(what: str, tree: PyTree) -> None:
+    """Raise `InputError` where JAX cannot take a tree apart, as with keys of different kinds in one dictionary."""
+    try:
+        jax.tree.leaves(tree)
+    except (TypeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{what} is no tree that JAX can take apart ({reason.rstrip('.')}): use dictionaries whose keys can be "
+            "sorted, for instance texts only"
+        ) from error
 
 
 def _as_weight(path: Any, x: Any) -> jax.Array:
