@@ -186,7 +186,10 @@ class RunCommand:
             if not values["learning_rate"].strip():
                 raise InputError("--learning-rate is empty: pass a number or an expression in t")
             values |= hyperparameters((f"learning_rate={values['learning_rate']}",), "--learning-rate")
-        values |= hyperparameters(self.set, "--set")
+        more = hyperparameters(self.set, "--set")
+        for name in values.keys() & more.keys():
+            raise InputError(f"{name} is given twice, by a flag of its own and by --set: leave one out")
+        values |= more
         return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
     def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> None:

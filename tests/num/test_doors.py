@@ -580,3 +580,24 @@ def test_a_run_survives_arguments_that_are_not_utf8(tmp_path):
     done = subprocess.run(command, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "\\udcff" in cn.load(os.path.join(os.fsdecode(folder), "run.nc")).tree.attrs["command"]
+
+
+def test_nothing_can_be_given_twice(capsys):
+    from cflow_num.cli import main
+    from cflow_num.cli_symbolic import hyperparameters
+    from cflow_num.problems import parsed
+
+    assert '"n" is given twice' in refused(parsed, "quadratic:n=3,n=4")
+    assert "gives beta2 twice" in refused(hyperparameters, ("beta2=0.9", "beta2=0.99"), "--set")
+    flags = [
+        "--optimizer",
+        "gradient_descent",
+        "--learning-rate",
+        "0.1",
+        "--set",
+        "learning_rate=0.2",
+        "--out",
+        "unused",
+    ]
+    assert main(["run", *flags]) == 1
+    assert "learning_rate is given twice" in capsys.readouterr().err
