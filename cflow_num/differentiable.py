@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.extend as jex
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .errors import InputError, KinkWarning, PrecisionWarning
@@ -67,7 +68,7 @@ def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
         _check_derivatives(closed, weights, numbers)
     if known.kinks:
         known = without_shifts(closed, known, weights, numbers)
-    if known.ruled and not any(isinstance(x, jax.core.Tracer) for x in (*weights, *numbers)):
+    if known.ruled and not any(isinstance(x, Tracer) for x in (*weights, *numbers)):
         _check_rules(closed, known, weights, numbers)
     if known.kinks:
         warnings.warn(
@@ -113,7 +114,7 @@ def _traced(loss: Callable, weights: list[Array], data: tuple) -> Any:
     try:
         closed = jax.make_jaxpr(checked)(weights, *data)
         for x in closed.consts:
-            if isinstance(x, jax.core.Tracer):
+            if isinstance(x, Tracer):
                 jax.lax.stop_gradient(x)  # raises for one whose transformation has ended
         return closed
     except InputError:

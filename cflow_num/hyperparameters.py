@@ -126,7 +126,7 @@ def check_schedules(
         low = (values >= h.lower) if h.closed_below else np.where(ends, values >= h.lower, values > h.lower)
         bad = ~(np.isfinite(values) & low & (values < h.upper))
         if bad.any():
-            where = int(np.argmax(bad))
+            where = 2 * int(np.argmax(bad[::2])) if bad[::2].any() else int(np.argmax(bad))
             raise InputError(
                 f"the schedule of {h.name} is {values[where]:g} at step {float(t[where]):g}, it must be {_range(h)}: "
                 "change it or take fewer steps"

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .errors import InputError, PrecisionWarning
@@ -77,7 +78,7 @@ def as_data(data: PyTree) -> PyTree:
 def nonfinite(what: str, tree: PyTree) -> str:
     """Return the names of arrays that hold nan or infinity, as in ` (params['a'] holds nan)`; empty if none does."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if not jnp.issubdtype(x.dtype, jnp.inexact) or isinstance(x, jax.core.Tracer):
+        if not jnp.issubdtype(x.dtype, jnp.inexact) or isinstance(x, Tracer):
             continue
         if not bool(jnp.all(jnp.isfinite(x))):
             kind = "nan" if bool(jnp.any(jnp.isnan(x))) else "infinity"
@@ -101,7 +102,7 @@ def _as_weight(path: Any, x: Any) -> jax.Array:
     name = _name("params", path)
     if isinstance(x, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array: pass its filled values")
-    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_deleted():
+    if isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted():
         raise InputError(f"{name} was deleted, as donated arrays are: pass a copy")
     if x.dtype.name not in _PRECISIONS:
         raise InputError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from . import filters
 from .devices import describe as place
@@ -129,7 +129,7 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
         raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
     for name in processes:
         check_one_of("process", name, PROCESSES)
-    if isinstance(problem.w0, jax.core.Tracer):
+    if isinstance(problem.w0, Tracer):
         raise InputError("the weights are traced, a run needs their numbers: call it outside jit, vmap and grad")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.extend as jex
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from .smoothness import Value
@@ -34,7 +35,7 @@ def without_shifts(closed: Any, known: Value, weights: Sequence[Array], data: Se
     (1, 0)
     """
     shifts = {kink for kink in known.kinks if kink.what == _SHIFT}
-    if not shifts or any(isinstance(x, jax.core.Tracer) for x in (*weights, *data)):
+    if not shifts or any(isinstance(x, Tracer) for x in (*weights, *data)):
         return known
 
     def gradient(run: Callable) -> list[Array]:
