@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .compare import compare as compare
     from .errors import GainWarning as GainWarning
     from .errors import InputError as InputError
+    from .errors import KinkWarning as KinkWarning
+    from .errors import PrecisionWarning as PrecisionWarning
     from .errors import RunError as RunError
     from .interpretation import conic_preconditioner as conic_preconditioner
     from .interpretation import stationary_preconditioner as stationary_preconditioner
@@ -38,6 +40,8 @@ _HOMES = {
     "Comparison": "compare",
     "compare": "compare",
     "GainWarning": "errors",
+    "KinkWarning": "errors",
+    "PrecisionWarning": "errors",
     "InputError": "errors",
     "RunError": "errors",
     "Onset": "onset",

@@ -121,7 +121,9 @@ def _as_array(path: Any, x: Any) -> jax.Array:
     try:
         array = np.asarray(x)
         array = jnp.array(array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iufc" else x)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
+        raise InputError(f"{name} is {x}, which has too many digits for JAX: pass it as a float") from None
+    except (TypeError, ValueError):
         kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise InputError(
             f"{name} is {kind}, and data are arrays of numbers: encode it as numbers, or let the loss capture it"

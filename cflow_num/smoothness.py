@@ -38,7 +38,7 @@ _WORDS = {
     "reduce_window_min": "min-pooling",
 }
 _WORDS |= {"clamp": "clip", "convert_element_type": "rounding to whole numbers"}
-_NORMALIZED = ("standardize",)  # JAX's function
+_OWN_SMOOTH = ("standardize", "expm", "hypot", "pinv")  # JAX's functions that branch but are smooth
 _CONSTANT = ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy")
 
 
@@ -124,7 +124,7 @@ def _applied(equation: Any, values: list[Value], caller: _Caller, even: Callable
         within = _Caller(str(label), own) if own else _Caller(caller.name or str(label), caller.where)
         return inner(values, within)
     out = _union(values)
-    guarded = in_normalization(equation) or caller.name in _NORMALIZED
+    guarded = in_normalization(equation) or caller.name in _OWN_SMOOTH
     if (what := _kink(equation, values, even)) is not None and not guarded:
         word = what if place(equation) or not caller.name else caller.name
         out = out._replace(kinks=out.kinks | {Kink(word, here)})

@@ -298,6 +298,9 @@ SMOOTH = {
     "even power": lambda w: jnp.abs(w) ** 2,
     "layer norm": eqx.nn.LayerNorm(3, dtype=jnp.float64),
     "batch statistics": lambda w: jax.nn.standardize(w),
+    "matrix exponential": lambda w: jax.scipy.linalg.expm(jnp.diag(w)),
+    "hypotenuse": lambda w: jnp.hypot(w[0], w[1]),
+    "complex inside": lambda w: jnp.abs(jnp.fft.fft(w)) ** 2,
     "determinant": lambda w: jnp.linalg.slogdet(jnp.diag(w))[1],
     "maximum of data": lambda w: w * jnp.max(jnp.arange(3.0)),
     "mask": lambda w: jnp.where(jnp.arange(3) > 0, w, -1e9) * 1e-9,
@@ -357,6 +360,7 @@ def test_a_kink_within_loops_calls_and_layers_is_found():
         (np.array(["2020-01-01"], "datetime64[D]"), "datetime64"),
         (half_square, "data is a function"),
         (object(), "data is a object"),
+        (2**70, "too many digits"),
         (np.ma.masked_array(np.ones(2), [0, 1]), "masked"),
     ],
 )
