@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .cache import keep_programs as keep_programs
     from .compare import Comparison as Comparison
     from .compare import compare as compare
+    from .errors import ChangedWarning as ChangedWarning
     from .errors import GainWarning as GainWarning
+    from .errors import GrowthWarning as GrowthWarning
     from .errors import InputError as InputError
     from .errors import KinkWarning as KinkWarning
     from .errors import PrecisionWarning as PrecisionWarning
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Comparison": "compare",
     "compare": "compare",
+    "ChangedWarning": "errors",
     "GainWarning": "errors",
     "KinkWarning": "errors",
     "PrecisionWarning": "errors",
+    "GrowthWarning": "errors",
     "InputError": "errors",
     "RunError": "errors",
     "Onset": "onset",

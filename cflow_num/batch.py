@@ -102,13 +102,13 @@ def alike(problems: Sequence[Problem]) -> list[Problem]:
 
     **Raises:** `InputError` where they are different networks or losses.
     """
-    first = problems[0]
+    first = problems[0].checked().traced()
     leaves, structure = jax.tree.flatten((first.w0, first.data))
     out = [first]
     for i, problem in enumerate(problems[1:], start=2):
         own, shape = jax.tree.flatten((problem.w0, problem.data))
         same = shape == structure and [(x.shape, x.dtype) for x in own] == [(x.shape, x.dtype) for x in leaves]
-        if not same or not first.same_function(problem):
+        if not same or not _same_function(first, problem):
             raise InputError(
                 f"problem {i} of the batch is not the first one with other numbers: all must have one loss function "
                 "and arrays of the same shapes; run them one by one, or as a sweep"
@@ -116,3 +116,9 @@ def alike(problems: Sequence[Problem]) -> list[Problem]:
         own = [a if a is b or np.array_equal(a, b) else b for a, b in zip(leaves, own, strict=True)]
         out.append(first.with_numbers(*jax.tree.unflatten(structure, own)))
     return out
+
+
+def _same_function(a: Problem, b: Problem) -> bool:
+    """Say whether two problems are the same function of weights and data."""
+    here, there = (p.traced()._with(w0=None, _data=None, _others=None) for p in (a, b))
+    return bool(eqx.tree_equal(here, there))

@@ -98,8 +98,9 @@ class Checkpoints:
                 "version that wrote it, or start anew without --resume"
             )
         theirs, ours = header["about"], self.about
-        for name in sorted(theirs.keys() | ours.keys()):
-            if name != "versions" and theirs.get(name) != ours.get(name):
+        apart = {"versions"} if theirs.get("versions") == ours.get("versions") else {"versions", "programs"}
+        for name in sorted((theirs.keys() | ours.keys()) - apart):
+            if theirs.get(name) != ours.get(name):
                 raise InputError(
                     f"{path} belongs to another run ({name} {_short(theirs.get(name))} instead of "
                     f"{_short(ours.get(name))}): repeat its settings, or start anew without --resume"

@@ -28,7 +28,7 @@ _FEW_EXAMPLES = 16  # fewer at once waste the processor: rather fewer vectors
 _ONE_VECTOR, _ONE_PART = 4_000_000, 16_000_000  # bytes a gradient writes: beyond, one vector at a time, fewer examples
 _TRIALS = 6  # compilations to find the number of examples in
 _ENOUGH = 0.75  # share of what is left of the budget at which no more is looked for
-_QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 0}  # the same memory, compiled in half the time
+QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 0}  # the same memory, compiled in half the time
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -63,6 +63,15 @@ def count(data: PyTree) -> int:
         shapes = ", ".join(str(np.shape(x)) for x in jax.tree.leaves(data)) or "none"
         raise InputError(f"examples=True needs data whose first axes all have the number of examples: found {shapes}")
     return lengths[0]
+
+
+def lengths(n: int, size: int | None) -> set[int]:
+    """Return how many examples the parts of n have, `size` of them at a time.
+
+    >>> lengths(7, 3), lengths(6, 3), lengths(7, None)
+    ({1, 3}, {3}, {7})
+    """
+    return {n} if size is None or size >= n else {size, n % size} - {0}
 
 
 def mean(
@@ -183,7 +192,7 @@ def memory_of(fn: Callable, *args: Any) -> int:
     800
     """
     try:
-        found = jax.jit(fn).lower(*args).compile(dict(_QUICKLY)).memory_analysis()
+        found = jax.jit(fn).lower(*args).compile(dict(QUICKLY)).memory_analysis()
     except (NotImplementedError, RuntimeError):
         found = None
     if found is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from .cli_symbolic import DONE, ENDED_EARLY, OPTIMIZER, hyperparameters, is_external
-from .errors import GainWarning, InputError
+from .errors import GainWarning, GrowthWarning, InputError
 
 if TYPE_CHECKING:
     from .loss import Problem
@@ -108,6 +108,7 @@ class RunCommand:
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = self._placed(_problem(self.problem))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
+        warnings.simplefilter("ignore", GrowthWarning)  # and by `_conclude`
         result = run(
             problem,
             optimizer,
@@ -141,6 +142,8 @@ class RunCommand:
     def _conclude(self, result: Run) -> int:
         """Print the verdict, or why the run ended early."""
         path = self.out / "run.nc"
+        for note in result.notes:
+            print(f"warning: {note}", file=sys.stderr)
         if result.reason:
             more = " (add --resume to go on)" if "interrupted" in result.reason else ""
             print(f"{result.reason}; what was computed is in {path}{more}", file=sys.stderr)

@@ -72,8 +72,8 @@ def _steps(run: Run) -> Row:
     reached, asked = run.tree["central"].sizes["step"] - 1, run.config["steps"]
     interrupted = run.reason.startswith("interrupted")
     passed = None if interrupted else reached == asked and not run.reason
-    note = run.reason and f"compared up to there: {run.reason}"
-    return Row("steps", float(reached), f"= {asked}", passed, note)
+    notes = [f"compared up to there: {run.reason}"] if run.reason else []
+    return Row("steps", float(reached), f"= {asked}", passed, "; ".join([*notes, *run.notes]))
 
 
 def _crossing(run: Run, crossing: int | None) -> Row:

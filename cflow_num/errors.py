@@ -37,6 +37,14 @@ class PrecisionWarning(UserWarning):
     """Weights, or the loss, have fewer digits than was asked for."""
 
 
+class GrowthWarning(UserWarning):
+    """A process ended far above where it began, without leaving finite numbers."""
+
+
+class ChangedWarning(UserWarning):
+    """A loss reads something that has changed since its problem was made: it is taken as it is now."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for the known name closest to `name`, or an empty string.
 

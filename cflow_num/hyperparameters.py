@@ -18,6 +18,7 @@ from cflow_sym.interface import CompiledFlow
 
 from .errors import InputError, nearest
 from .loss import Problem
+from .traced import traced
 
 
 class Schedule(eqx.Module):
@@ -30,15 +31,21 @@ class Schedule(eqx.Module):
 
     function: Callable[[Any], Any]
     floor: float | None = eqx.field(static=True, default=None)  # where it is zero at steps that are not taken
+    dtype: str | None = eqx.field(static=True, default=None)  # which a traced function takes
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """Return the value at the update with count t = 1, 2, ...; t need not be a whole number along a flow."""
-        value = jnp.asarray(self.function(t - 1)).astype(t.dtype)
+        value = jnp.asarray(self.function((t - 1).astype(self.dtype or t.dtype))).astype(t.dtype)
         return value if self.floor is None else jnp.maximum(value, self.floor)
 
     def rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """Return the derivative by t."""
         return jax.jvp(self, (t,), (jnp.ones_like(t),))[1]
+
+    def traced(self, dtype: Any) -> Schedule:
+        """Return the schedule as the program that is traced of it now: what it reads from outside is then fixed."""
+        count = jax.ShapeDtypeStruct((), dtype)
+        return Schedule(traced(self.function, (count,), derivatives=True), self.floor, np.dtype(dtype).name)
 
 
 def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
@@ -101,8 +108,21 @@ def as_arrays(
     `floors` are what `check_schedules` returns.
     """
     dtype, floors = problem.w0.dtype, floors or {}
-    out = {name: Schedule(x, floors.get(name)) if callable(x) else jnp.asarray(x, dtype) for name, x in hp.items()}
+    out = {
+        name: _traced(name, x, dtype, floors.get(name)) if callable(x) else jnp.asarray(x, dtype)
+        for name, x in hp.items()
+    }
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
+
+
+def _traced(name: str, schedule: Callable, dtype: Any, floor: float | None = None) -> Schedule:
+    try:
+        return Schedule(schedule, floor).traced(dtype)
+    except Exception as error:  # whatever the user's function raises
+        raise InputError(
+            f"the schedule of {name} cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]}): write it "
+            "with jax.numpy, jnp.where in the place of a branch"
+        ) from error
 
 
 def check_schedules(

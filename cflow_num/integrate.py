@@ -303,11 +303,20 @@ class Process:
 
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
-        finite = np.isfinite(np.asarray(records.seen.loss))
-        undefined = finite & np.isnan(np.asarray(records.seen.gradient_norm))
+        finite, slope = np.isfinite(np.asarray(records.seen.loss)), np.asarray(records.seen.gradient_norm)
+        weights = np.isfinite(np.asarray(records.w)).all(axis=1)
+        known = finite & weights
         checks = [
-            (~finite, "its loss is not finite, use a smaller learning rate"),
-            (undefined, f"the gradient there is nan although the loss is finite: {NO_GRADIENT}"),
+            (~finite, "it diverges (its loss is not finite), use a smaller learning rate"),
+            (finite & ~weights, "it diverges (its weights are not finite), use a smaller learning rate"),
+            (
+                known & np.isinf(slope),
+                "it diverges (the norm of its gradient is infinite), use a smaller learning rate",
+            ),
+            (
+                known & np.isnan(slope),
+                f"its gradient is nan where its loss is finite: {NO_GRADIENT}",
+            ),
         ]
         if int(records.reason) != 0:
             checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))

@@ -19,7 +19,8 @@ from .integrate import Process
 from .record import Lockstep, Recorder
 from .warm_start import Start
 
-_EXPLOSION = 1e4  # rise of the loss, relative to the median of the first chunk, that counts as divergence
+GROWTH = 1e4  # rise of the loss over a run, relative to what its first steps do, that is worth a warning
+_FIRST = 5  # steps
 
 
 class _Standing(NamedTuple):
@@ -29,14 +30,25 @@ class _Standing(NamedTuple):
     capacity: int
 
 
+class _Boundary(NamedTuple):
+    """All that a run can go on from at the end of its last whole chunk; replaced as one, whenever it is interrupted."""
+
+    reached: int
+    standings: dict[str, _Standing]
+    reasons: list[str]
+    failed: dict[str, int]
+    lockstep: dict[str, np.ndarray]
+
+
 class Progress:
     """One run under way: where its processes stand, what they recorded, and what went wrong.
 
-    A flow that fails stops alone; when the optimizer diverges there is nothing left to compare, and all stop.
+    A flow that fails stops alone; when the optimizer leaves finite numbers there is nothing left to compare, and all
+    stop.
     """
 
     def __init__(self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int):
-        self.processes, self.steps, self.reached = processes, steps, 0
+        self.processes, self.steps = processes, steps
         self.chunk = next(iter(processes.values())).chunk
         self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
         self.carries: dict[str, Carry] = {}
@@ -48,36 +60,56 @@ class Progress:
         self._failed: dict[str, int] = {}
         self._chunk: dict[str, Records] = {}
         self._taken = 0
-        self._boundary: dict[str, _Standing] = {}
-        self._settled: tuple[list[str], dict[str, int]] = [], {}  # reasons and failures up to there
+        self._begun: set[str] = set()
+        self._boundary = _Boundary(0, {}, [], {}, self._lockstep.state())
+
+    @property
+    def reached(self) -> int:
+        """The step up to which all is known."""
+        return self._boundary.reached
 
     @property
     def reason(self) -> str:
         """What went wrong; empty if nothing did."""
         return "; ".join(self._reasons)
 
+    @property
+    def growth(self) -> tuple[str, ...]:
+        """Which processes ended far above where they began, one sentence each."""
+        going = {name: recorder for name, recorder in self.recorders.items() if name not in self._failed}
+        found = {name: _growth(recorder, self.reached) for name, recorder in going.items()}
+        return tuple(f"the loss of the {name} process {what}" for name, what in found.items() if what)
+
     def begin(self, name: str) -> None:
         """Bring a process to step 0."""
         process = self.processes[name]
         self.carries[name], seen = process.start(self._starts[name], self._before, self._oscillation)
         self.recorders[name].start(seen, process.constrained)
-        self._boundary[name] = _Standing(self.carries[name], process.capacity)
+        self._begun.add(name)
+        self._stand()
+
+    def _stand(self, reached: int = 0) -> None:
+        """Note that the run can go on from here."""
+        standings = {name: _Standing(carry, self.processes[name].capacity) for name, carry in self.carries.items()}
+        state = list(self._reasons), dict(self._failed), self._lockstep.state()
+        self._boundary = _Boundary(reached, standings, *state)
 
     def checkpoint(self) -> Checkpoint:
         """Return all that the run needs to go on from the end of its last whole chunk."""
-        arrays = {f"lockstep/{name}": x for name, x in self._lockstep.state().items()}
+        last = self._boundary
+        arrays = {f"lockstep/{name}": x for name, x in last.lockstep.items()}
         for name, recorder in self.recorders.items():
-            arrays |= {f"{name}/recorded/{key}": x[: self.reached + 1] for key, x in recorder.arrays.items()}
-        for name, standing in self._boundary.items():
+            arrays |= {f"{name}/recorded/{key}": x[: last.reached + 1] for key, x in recorder.arrays.items()}
+        for name, standing in last.standings.items():
             leaves = jax.tree.leaves(standing.carry)
             arrays |= {f"{name}/carry/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         return Checkpoint(
             arrays,
             {
-                "reached": self.reached,
-                "reasons": self._settled[0],
-                "failed": self._settled[1],
-                "capacities": {name: standing.capacity for name, standing in self._boundary.items()},
+                "reached": last.reached,
+                "reasons": last.reasons,
+                "failed": last.failed,
+                "capacities": {name: standing.capacity for name, standing in last.standings.items()},
                 "seconds": {name: process.seconds for name, process in self.processes.items()},
                 "compile_seconds": {name: process.compile_seconds for name, process in self.processes.items()},
             },
@@ -96,15 +128,14 @@ class Progress:
                 raise InputError(f"the checkpoint does not fit the {name} process: start anew without --resume")
             placed = [jax.device_put(x, leaf.sharding) for x, leaf in zip(saved, leaves, strict=True)]
             self.carries[name] = jax.tree.unflatten(structure, placed)
-            self._boundary[name] = _Standing(self.carries[name], capacity)
-        self.reached, self._reasons, self._failed = meta["reached"], meta["reasons"], meta["failed"]
-        self._settled = list(self._reasons), dict(self._failed)
+        self._reasons, self._failed, self._begun = meta["reasons"], meta["failed"], set(self.processes)
         for name, process in self.processes.items():
             process.seconds = meta["seconds"][name]
             process.compile_seconds += meta["compile_seconds"][name]
             for key in [key for key in arrays if key.startswith(f"{name}/recorded/")]:
                 self.recorders[name].put(key.split("/", 2)[2], 0, arrays[key])
         self._lockstep.resume({key.removeprefix("lockstep/"): x for key, x in arrays.items() if "lockstep/" in key})
+        self._stand(meta["reached"])
 
     def take(self, name: str, after: Carry | RunError, records: Records | None, began: float) -> None:
         """Record what a process did in this chunk, or why it could not; `began`: its seconds before."""
@@ -115,7 +146,7 @@ class Progress:
         self.carries[name], self._chunk[name] = after, records
         recorder = self.recorders[name]
         recorder.chunk(self.reached + 1, records, began, self.processes[name].seconds)
-        failure = self.processes[name].failure(records) or _explosion(records, recorder, self.chunk)
+        failure = self.processes[name].failure(records)
         length = min(self.chunk, self.steps - self.reached)
         if failure and failure[0] < length:
             self._stop(name, self.reached + failure[0], failure[1])
@@ -139,9 +170,7 @@ class Progress:
             self.recorders[name].forget_after(good)
             if name == "central" and "discrete" in self.recorders:
                 self.recorders["discrete"].forget_after(good, "displacement")
-        self.reached += self._taken
-        self._settled = list(self._reasons), dict(self._failed)
-        self._boundary = {name: _Standing(carry, self.processes[name].capacity) for name, carry in self.carries.items()}
+        self._stand(self.reached + self._taken)
         return self._taken
 
     def interrupt(self) -> None:
@@ -155,7 +184,7 @@ class Progress:
     @property
     def done(self) -> bool:
         """Whether all steps are taken or no process goes on."""
-        return self.reached >= self.steps or not self.carries
+        return self.reached >= self.steps or (self._begun == set(self.processes) and not self.carries)
 
 
 def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints | None = None) -> None:
@@ -209,11 +238,14 @@ def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints 
         run.close()
 
 
-def _explosion(records: Records, recorder: Recorder, chunk: int) -> tuple[int, str] | None:
-    loss, early = np.asarray(records.seen.loss), recorder.arrays["loss"][: chunk + 1]
-    first, scale = early[0], np.median(np.abs(early[np.isfinite(early)]))
-    bad = loss - first > _EXPLOSION * scale
-    if not bad.any():
-        return None
-    step = int(np.argmax(bad))
-    return step, f"it diverges (loss {loss[step]:.3g} from {first:.3g}), use a smaller learning rate"
+def _growth(recorder: Recorder, reached: int) -> str:
+    """Say how a process ended far above its start, where it did; a constant added to the loss makes no difference."""
+    loss = recorder.arrays.get("loss", np.full(1, np.nan))[: reached + 1]
+    speed = recorder.arrays.get("optimization_speed", np.zeros(1))[0]
+    known = loss[np.isfinite(loss)]
+    if not known.size:
+        return ""
+    scale = max(speed, float(np.median(np.abs(known[: _FIRST + 1] - known[0]))))
+    if not known[-1] - known[0] > GROWTH * scale:
+        return ""
+    return f"grew from {known[0]:.3g} to {known[-1]:.3g} so far: where it diverges, use a smaller learning rate"

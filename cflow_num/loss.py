@@ -2,6 +2,8 @@
 
 Inside cflow weights are one vector `w (n,)`. Everything here is exact (automatic differentiation), pure, and
 takes data and weights as arguments, never as closures: captured arrays would be folded into the compiled program.
+A loss is a Python function, and what it reads from outside is what it is when it is called: a run traces it at its
+start (`traced`), and compiled code is found by what was traced.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
-from . import chunks, devices, parameters
+from . import calls, chunks, devices, parameters
 from .chunks import Chunks
 from .differentiable import check_loss
 from .errors import InputError, check_flag
 from .jax_settings import default_settings
+from .means import check_mean
 from .polarization import DIRECTIONS_AT_ONCE, polarized
-from .weights import Blocks, Fixed, Hoisted, Label, Raveler, comparable, hoist, is_weight
+from .traced import Source, Traced, has_value, traced
+from .weights import Blocks, Fixed, Label, Raveler, comparable, is_weight
 
 
 class Problem(eqx.Module):
@@ -59,7 +63,7 @@ class Problem(eqx.Module):
     w0: Float[Array, " n"]
     _data: PyTree
     _others: PyTree  # examples that do not divide evenly over the devices
-    _fixed: Fixed
+    _fixed: Fixed | None
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
@@ -67,6 +71,10 @@ class Problem(eqx.Module):
     examples: bool = eqx.field(static=True)
     chunks: Chunks = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
+    castable: bool = eqx.field(static=True)  # to other floating-point types: not where the loss captured arrays
+    _made: str = eqx.field(static=True)  # a digest of the loss as it was when the problem was made
+    _verified: str = eqx.field(static=True)  # the same, if it was found to be the mean over its parts
+    _source: Source | None = eqx.field(static=True)
 
     @default_settings()
     def __init__(
@@ -87,30 +95,18 @@ class Problem(eqx.Module):
         self._data, self._others = parameters.as_data(data), None
         self._label = Label.of(name, description)
         self.examples, self.chunks, self.mesh = check_flag("examples", examples), Chunks(), None
-        leaves = jax.tree.leaves(weights)
-        args = (leaves,) if data is None else (leaves, self._data)
-
-        def of_weights(fn: Callable) -> Callable:
-            structure, fixed = self._raveler.treedef, self._fixed
-            return lambda leaves, *data: fn(fixed.joined(structure.unflatten(leaves)), *data)
-
-        check_loss(of_weights(loss), leaves, args[1:])
-        hoisted = hoist(of_weights(loss), *args)
-        self._loss = hoisted if isinstance(hoisted, Hoisted) else comparable(loss)
-        self._outputs = None if outputs is None else comparable(outputs)
+        self._loss, self._outputs = comparable(loss), None if outputs is None else comparable(outputs)
+        self._made, self._verified, self._source = "", "", None
+        check_loss(calls.function(self), jax.tree.leaves(weights), () if data is None else (self._data,))
+        now = calls.whole(self)
+        self._made, self.castable = now.digest, not now.captured
         self.chunks = self._fastest()
-        if self.chunks.examples is not None:
-            self._check_mean("summed in parts")
+        self._verified = self.checked()._verified
 
     @property
     def name(self) -> str:
         """The name, for reports."""
         return self._label.name
-
-    @property
-    def castable(self) -> bool:
-        """Whether the problem exists in other floating-point types: not where its loss captured arrays."""
-        return not isinstance(self._loss, Hoisted)
 
     @property
     def description(self) -> str:
@@ -146,14 +142,63 @@ class Problem(eqx.Module):
         """Return the weight vector of a pytree like the one the problem was made with."""
         return self._raveler.ravel(parameters.split(params)[0])
 
-    def same_function(self, other: Problem) -> bool:
-        """Whether the other problem is the same function of weights and data."""
-        here, there = (eqx.filter(p._with(w0=None, _data=None), eqx.is_array, inverse=True) for p in (self, other))
-        return bool(eqx.tree_equal(here, there)) and self._loss == other._loss
-
     def with_numbers(self, w0: Float[Array, " n"], data: PyTree) -> Problem:
         """Return this problem with other weights to start from and other data."""
-        return self._with(w0=w0, _data=data)
+        if self.mesh is None:
+            return self._with(w0=w0, _data=data)
+        shares, others = devices.split(data, self.mesh)
+        return self._with(w0=devices.everywhere(w0, self.mesh), _data=shares, _others=others)
+
+    @property
+    def digest(self) -> str:
+        """A checksum of the loss as it is now: it changes with all that the loss reads from outside."""
+        return calls.whole(self).digest
+
+    @property
+    def changed(self) -> bool:
+        """Whether the loss is another function than it was when the problem was made.
+
+        >>> class Scaled:
+        ...     scale = 1.0
+        ...     def __call__(self, w):
+        ...         return self.scale * jnp.sum(w**2)
+        >>> loss = Scaled()
+        >>> problem, loss.scale = Problem(loss, jnp.ones(2)), 2.0
+        >>> problem.changed
+        True
+        """
+        return bool(self._made) and self._made != self.digest
+
+    def traced(self, *sizes: int) -> Problem:
+        """Return the problem with its loss as the programs that are traced of it now, which fix all that it reads.
+
+        `sizes` are the numbers of examples that it will be evaluated on, by default those of its parts.
+        """
+        wanted = [calls.shapes(self, size) for size in sizes or calls.sizes(self)]
+        if isinstance(self._loss, Traced) and self._loss.covers(*wanted):
+            return self
+        source = Source(calls.function(self))
+        loss = traced(source.function, *wanted, derivatives=True)
+        if self.mesh is not None:
+            loss = devices.everywhere(loss, self.mesh)
+        elif isinstance(self.w0, jax.Array) and has_value(self.w0):
+            loss = jax.device_put(loss, self.w0.sharding)
+        plain = {"_fixed": None, "_outputs": None, "_made": "", "_verified": "", "_raveler": self._raveler.flat()}
+        return self._with(_loss=loss, _source=source, **plain)
+
+    def checked(self, whole: Problem | None = None, budget: int | None = None) -> Problem:
+        """Return the problem, known to have a loss that is the mean of those over the parts in which it is summed.
+
+        Loss and gradient are compared on all examples. `whole`: the problem on one device, `budget`: bytes for that.
+
+        **Raises:** `InputError` with both losses where it is no mean.
+        """
+        cut = self.chunks.examples is not None or (self.mesh is not None and self.mesh.size > 1)
+        if not (self.examples and cut) or self._verified == (digest := self.digest):
+            return self
+        whole = whole or self._with(_data=self.data, _others=None, mesh=None)
+        check_mean(self, whole._with(chunks=Chunks()), budget)
+        return self._with(_verified=digest)
 
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
         """Return the loss L(w)."""
@@ -194,10 +239,9 @@ class Problem(eqx.Module):
     @default_settings()
     def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
         """Return the loss on some of the data; so do all that end in `_on`."""
-        weights = self._raveler.unravel(w)
-        params = weights if isinstance(self._loss, Hoisted) else self._fixed.joined(weights)
-        args = (params,) if data is None else (params, data)
-        return jnp.asarray(self._loss(*args), dtype=w.dtype)
+        args = (self._raveler.unravel(w),) if data is None else (self._raveler.unravel(w), data)
+        loss = self._loss if isinstance(self._loss, Traced) else calls.function(self)
+        return jnp.asarray(loss(*args), dtype=w.dtype)
 
     def _hessian_vector_on(self, w: Float[Array, " n"], v: Float[Array, " n"], data: PyTree) -> Float[Array, " n"]:
         return jax.jvp(lambda w: jax.grad(self._value_on)(w, data), (w,), (v,))[1]
@@ -238,8 +282,8 @@ class Problem(eqx.Module):
         4.0
         """
         if examples is not None:
-            self._check_mean("summed in parts")
-        return self._with(chunks=Chunks(examples, vectors))
+            self._check_examples("summed in parts")
+        return self._with(chunks=Chunks(examples, vectors)).checked()
 
     def within(self, memory: Any) -> Problem:
         """Return the problem in chunks such that the data and each block of derivatives fit a memory budget.
@@ -260,9 +304,9 @@ class Problem(eqx.Module):
         """
         budget, n = chunks.parse_memory(memory), None
         if self.examples:
-            self._check_mean("summed in parts")
             n = chunks.count(self._data) // (self.mesh.size if self.mesh else 1)
-        return self._with(chunks=chunks.choose(budget, n, lambda parts: self._with(chunks=parts).memory())[0])
+        parts, _ = chunks.choose(budget, n, lambda parts: self._with(chunks=parts).memory())
+        return self._with(chunks=parts).checked(budget=budget)
 
     def memory(self) -> int:
         """Return the bytes, on each device, of eight Hessian-vector products or a block of third derivatives.
@@ -303,13 +347,13 @@ class Problem(eqx.Module):
         4.0
         """
         mesh = devices.mesh_of(over)
-        self._check_mean("split over devices")
+        self._check_examples("split over devices")
         n = chunks.count(self.data)
         if n < mesh.size:
             raise InputError(f"{n} examples cannot be split over {mesh.size} devices: use at most {n} of them")
         data, others = devices.split(self.data, mesh)
         rest = devices.everywhere(self._with(_data=None, _others=None), mesh)
-        return rest._with(_data=data, _others=others, mesh=mesh)
+        return rest._with(_data=data, _others=others, mesh=mesh).checked(self)
 
     def on(self, device: Any) -> Problem:
         """Return the problem on one device, by name as in `"cpu"`, `"gpu"` or `"cuda:1"`; flows follow it there.
@@ -344,7 +388,10 @@ class Problem(eqx.Module):
             raise InputError(f"the loss of {self.name} captured arrays, whose type is fixed: pass them as data")
         raveler = dataclasses.replace(self._raveler, dtypes=(name,) * len(self._raveler.dtypes))
         cast = jax.tree.map(lambda x: x.astype(name) if is_weight(x) else x, self)._with(_raveler=raveler)
-        return cast._with(chunks=cast._fastest()) if self.chunks == self._fastest() else cast
+        if isinstance(self._loss, Traced):
+            return cast.traced()  # in the parts that were found to add up
+        cast = cast._with(_made=cast.digest, chunks=cast._fastest() if self.chunks == self._fastest() else self.chunks)
+        return cast.checked()
 
     def _fastest(self) -> Chunks:
         """Return the parts that are chosen where none are asked for."""
@@ -352,25 +399,17 @@ class Problem(eqx.Module):
         return chunks.fastest(jax.grad(self._value_on), (self.w0, self._data), n)
 
     def _with(self, **changes: Any) -> Problem:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed; whether its parts add up must be seen again where these did."""
+        if {"_data", "_others", "chunks", "mesh"} & changes.keys():
+            changes = {"_verified": ""} | changes
         new = object.__new__(type(self))
         for field in dataclasses.fields(self):
             object.__setattr__(new, field.name, changes.get(field.name, getattr(self, field.name)))
         return new
 
-    def _check_mean(self, verb: str) -> None:
-        """Raise `InputError` unless the loss is a mean over examples, as far as a few of them tell."""
+    def _check_examples(self, verb: str) -> None:
+        """Raise `InputError` where nobody says that the loss is a mean over examples."""
         if not self.examples:
             raise InputError(
                 f"the loss of {self.name} cannot be {verb}: pass examples=True to Problem if it is a mean over examples"
-            )
-        some = jax.tree.map(lambda x: x[:3], self.data)
-        n = chunks.count(some)
-        value = jax.jit(lambda w, some: self._value_on(w, some))
-        together = float(value(self.w0, some))
-        parts = [float(value(self.w0, jax.tree.map(lambda x, i=i: x[i : i + 1], some))) for i in range(n)]
-        if not np.isclose(together, np.mean(parts), rtol=1e-3, atol=1e-6 * max(map(abs, parts))):
-            raise InputError(
-                f"the loss of {self.name} is {together:.6g} on {n} examples together and {np.mean(parts):.6g} on "
-                "average over them one by one: it must be a mean over examples"
             )

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.core import Tracer
 
 from . import filters
+from .checkpoints import fingerprint
 from .devices import describe as place
 from .discrete import DiscreteOptimizer
 from .errors import NO_GRADIENT, InputError, check_flag, check_one_of
 from .filters import check_filter
 from .flows.base import FlowState
-from .hyperparameters import as_arrays, check_schedules, describe, resolve
+from .hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
 from .parameters import nonfinite
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
+CHANGED = (
+    "the loss of {} is another one than when its problem was made (it reads something that has changed since): the run "
+    "takes it as it is now"
+)
 
 
 class Prepared(NamedTuple):
@@ -29,6 +35,8 @@ class Prepared(NamedTuple):
     processes: dict[str, Process]
     discrete: DiscreteOptimizer
     config: dict[str, Any]
+    notes: tuple[str, ...]  # about the problem, for the user
+    programs: dict[str, str]  # digests of loss and schedules
 
 
 def prepare(
@@ -55,10 +63,12 @@ def prepare(
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     steps, warm_start, eig_every = int(steps), int(warm_start), int(eig_every)
     average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
+    check_start(problem)
+    notes = (CHANGED.format(problem.name),) if problem.changed else ()
+    problem = problem.checked().traced()
     _check_average_start(average_start, warm_start)
     _check_budget(budget, processes)
     _check_closure_step(closure_step)
-    check_start(problem)
     floors = check_schedules(flow, hp, warm_start, warm_start + steps, float(np.finfo(problem.w0.dtype).eps))
     arrays = as_arrays(flow, hp, problem, floors)
     edge = check_filter(flow, arrays, warm_start + steps)
@@ -104,10 +114,21 @@ def prepare(
         "note": filters.warning(flow, edge),
         "eig_every": eig_every,
         "budget": budget,
+        "numbers": _numbers(problem),
+        "optimizer_source": flow.SOURCE_HASH,
     }
     if set(everything) & set(CLOSURES):
         config["closure_step"] = float(closure_step)
-    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config)
+    functions = {"loss": problem._loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
+    programs = {name: function.digest[:16] for name, function in functions.items()}
+    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs)
+
+
+def _numbers(problem: Problem) -> str:
+    """Return a checksum of weights and data, empty where they lie on other machines too."""
+    arrays = problem.w0, problem.data
+    here = all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(arrays))
+    return fingerprint(arrays)[:16] if here else ""
 
 
 def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:

@@ -15,14 +15,29 @@ from .devices import placement
 _PROGRAMS_KEPT = 32
 _MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
 _PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is not an array
+_SETTINGS = (  # of JAX, on which it depends what is compiled
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_disable_most_optimizations",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_debug_nans",
+    "jax_debug_infs",
+)
 
 
 def compiled_for(function: Any, arguments: tuple) -> Callable:
-    """Return a jitted function compiled for such arguments: ahead of time, to tell compilation from running."""
+    """Return a jitted function compiled for such arguments: ahead of time, to tell compilation from running.
+
+    What is no array is compared: a loss, or a schedule, must be a traced program (`traced`), not a Python function.
+    """
     arrays, static = eqx.partition(arguments, eqx.is_array)
     shapes = tuple((x.shape, x.dtype, placement(x)[1]) for x in jax.tree.leaves(arrays))
     places = frozenset(device for x in jax.tree.leaves(arrays) for device in placement(x)[0])
-    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes, places)
+    settings = tuple(getattr(jax.config, name, None) for name in _SETTINGS)
+    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes, places, settings)
     if key not in _PROGRAMS:
         while len(_PROGRAMS) >= _PROGRAMS_KEPT:
             del _PROGRAMS[next(iter(_PROGRAMS))]

@@ -6,8 +6,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array
 
 from .budget import DISTANCE, INTEGRATOR, OFF_THRESHOLD, PUSH, RELATIVE, TERMS, TOTAL
 from .chunk import Records
@@ -137,6 +139,11 @@ class Recorder:
         return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
+@eqx.filter_jit
+def _losses(flow: Flow, path: Array | np.ndarray) -> Array:
+    return jax.lax.map(flow.value, jnp.asarray(path))
+
+
 class Lockstep:
     """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
 
@@ -145,7 +152,6 @@ class Lockstep:
         self.w0 = next(iter(starts.values()))
         self.tails: dict[str, np.ndarray] = {name: w[None] for name, w in starts.items()}
         self.covectors: np.ndarray | None = None
-        self.value = eqx.filter_jit(lambda flow, path: jax.lax.map(flow.value, path))
         self.flow = flow
 
     def add(self, reached: int, chunk: dict[str, Records]) -> None:
@@ -160,7 +166,7 @@ class Lockstep:
         first = reached if len(self.tails["discrete"]) == 2 else reached + 1
         middle = np.asarray(midpoints(path))
         recorder = self.recorders["discrete"]
-        recorder.put("midpoint_loss", first, self.value(self.flow, middle))
+        recorder.put("midpoint_loss", first, _losses(self.flow, middle))
         recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
         for name, window in windows.items():
             if name != "discrete":

@@ -144,6 +144,7 @@ def _section(run: Run, comparison: Comparison, folder: Path, name: str, whose: s
         _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], whose) for key, figure in figures(run).items()
     )
     verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
+    verdict += "".join(f"<p>{escape(note)}</p>\n" for note in run.notes)
     return (
         f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{_budget_table(run, level)}{pictures}"
         f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"

@@ -16,15 +16,15 @@ from typing import Any
 import xarray as xr
 
 from .batch import alike, check_numbers_only
-from .checkpoints import INTERVAL, Checkpoints, fingerprint
+from .checkpoints import INTERVAL, Checkpoints
 from .devices import full_precision
-from .errors import GainWarning, InputError, check_one_of
+from .errors import ChangedWarning, GainWarning, GrowthWarning, InputError, check_one_of
 from .files import replacing
 from .integrate import CLOSURE_STEP
 from .jax_settings import default_settings
 from .loop import Progress, advance_all
 from .loss import Problem
-from .prepare import Prepared, check_preconditioner, prepare
+from .prepare import CHANGED, Prepared, check_preconditioner, prepare
 from .provenance import versions
 from .warm_start import warm_started
 from .weights import storable
@@ -51,6 +51,11 @@ class Run:
     def reason(self) -> str:
         """Why the run ended early; empty if it took all its steps."""
         return self.tree.attrs["reason"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user was warned of while it ran."""
+        return json.loads(self.tree.attrs.get("notes", "[]"))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
@@ -151,11 +156,13 @@ def run(
     - `resume`: go on from the newest checkpoint there, if there is one; the numbers are those of a run that was never
       interrupted.
 
-    **Returns:** a `Run`. A run that cannot go on (divergence, unconverged eigenpairs, complementarity residual above
-    its tolerance) is a result too: its data up to there, with `reason` set.
+    **Returns:** a `Run`. A run that cannot go on (numbers that are not finite, unconverged eigenpairs, complementarity
+    residual above its tolerance) or is interrupted is a result too: its data up to there, with `reason` set.
 
     **Raises:** `InputError` for bad input, before work starts.
-    **Warns:** `GainWarning` where bursts are to be expected.
+    **Warns:** `GainWarning` where bursts are to be expected, `GrowthWarning` where a process ended far above its start,
+    `ChangedWarning` where the loss reads something that has changed since the problem was made. The run uses the loss
+    as it is when it starts.
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
@@ -180,13 +187,17 @@ def run(
         onset=onset,
     )
     if prepared.config["note"]:
-        warnings.warn(prepared.config["note"], GainWarning, stacklevel=2)
+        warnings.warn(prepared.config["note"], GainWarning, stacklevel=3)
+    for note in prepared.notes:
+        warnings.warn(note, ChangedWarning, stacklevel=3)
     if on_start is not None:
         on_start(prepared.config)
-    if checkpoints is None:
-        return _finish([prepared], quiet)[0]
-    about = prepared.config | {"numbers": fingerprint((problem.w0, problem.data)), "versions": _rounding()}
-    return _finish([prepared], quiet, Checkpoints(Path(checkpoints), about, checkpoint_every), resume)[0]
+    about = prepared.config | {"programs": prepared.programs, "versions": _rounding()}
+    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), about, checkpoint_every)
+    found = _finish([prepared], quiet, kept, resume)[0]
+    for note in found.notes[len(prepared.notes) :]:
+        warnings.warn(note, GrowthWarning, stacklevel=3)
+    return found
 
 
 def _rounding() -> dict[str, str]:
@@ -232,6 +243,7 @@ def run_batch(
         raise InputError(
             f"{len(several)} problems and {len(rates)} sets of hyperparameters make no batch: pass equally many, or one"
         )
+    changed = [CHANGED.format(p.name) for p in several if isinstance(p, Problem) and p.changed][:1]
     several = alike(several) * (size // len(several))
     rates = rates * (size // len(rates))
     names = {tuple(sorted(r)) for r in rates}
@@ -244,8 +256,14 @@ def run_batch(
     prepared = [prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
     check_numbers_only([one.processes for one in prepared])
     for note in {p.config["note"] for p in prepared if p.config["note"]}:
-        warnings.warn(note, GainWarning, stacklevel=2)
-    return _finish(prepared, quiet)
+        warnings.warn(note, GainWarning, stacklevel=3)
+    for note in changed:
+        warnings.warn(note, ChangedWarning, stacklevel=3)
+    found = _finish([one._replace(notes=tuple(changed)) for one in prepared], quiet)
+    for i, one in enumerate(found, start=1):
+        for note in one.notes[len(changed) :]:
+            warnings.warn(f"run {i} of the batch: {note}", GrowthWarning, stacklevel=3)
+    return found
 
 
 def _finish(
@@ -280,6 +298,7 @@ def _result(one: Prepared, progress: Progress, versions: dict[str, str], command
         "title": f"{one.config['title']} on {one.config['problem']}: discrete optimizer and flows",
         "config": json.dumps(one.config),
         "reason": progress.reason,
+        "notes": json.dumps([*one.notes, *progress.growth]),
         "command": command,
         "versions": json.dumps(versions),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from .errors import GainWarning, InputError, RunError
+from .errors import GainWarning, GrowthWarning, InputError, RunError
 
 if TYPE_CHECKING:
     from .run import Run
@@ -94,10 +94,11 @@ def numbers(run: Run) -> dict[str, Any]:
     return found
 
 
-def fingerprint(optimizer: str) -> str:
-    """Return a digest of the file that defines an optimizer, empty for others: a cell of an older text is not done."""
-    path = Path(optimizer)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix in (".toml", ".py") and path.is_file() else ""
+def fingerprint(name: str) -> str:
+    """Return a digest of the file with an optimizer or data, empty for others: a cell of an older file is not done."""
+    path = Path(name)
+    is_file = path.suffix in (".toml", ".py", ".npz") and path.is_file()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
 
 
 def _run(settings: Mapping[str, Any], **more: Any) -> Run:
@@ -114,6 +115,7 @@ def _run(settings: Mapping[str, Any], **more: Any) -> Run:
     keep_programs()
     with jax.enable_x64(dtype == "float64"), warnings.catch_warnings():
         warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
+        warnings.simplefilter("ignore", GrowthWarning)  # in its notes
         optimizer, values = _optimizer(settings)
         of_options = problem(settings["problem"], **settings["options"])
         return run(of_options, optimizer, values, quiet=True, **arguments, **more)

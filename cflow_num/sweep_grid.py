@@ -228,4 +228,6 @@ class _Reader:
         settings = RUN | {"dtype": "float64"} | general
         settings |= {"optimizer": optimizer, "problem": problem, "options": options}
         settings |= {"hyperparameters": hyperparameters, "fingerprint": fingerprint(optimizer)}
+        if data := fingerprint(str(options.get("path", ""))):
+            settings["data_fingerprint"] = data
         return Cell(values, settings)

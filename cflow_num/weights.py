@@ -1,4 +1,4 @@
-"""How the parameters of a loss become one vector of weights, and what a loss captured becomes an argument."""
+"""How the parameters of a loss become one vector of weights, and how losses and labels compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -55,6 +54,10 @@ class Raveler:
         """Describe the pytree `params` of arrays."""
         leaves, treedef = jax.tree.flatten(params)
         return cls(Structure(treedef), tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
+
+    def flat(self) -> Raveler:
+        """Return how the same arrays in a list become one vector."""
+        return dataclasses.replace(self, treedef=Structure(jax.tree.structure([0] * len(self.shapes))))
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return all entries of `params` in one vector, in the order of its leaves."""
@@ -103,27 +106,6 @@ class Blocks(eqx.Module):
     def spread(self, x: Float[Array, " B"]) -> Float[Array, " n"]:
         """Return each block's value at each of its weights."""
         return jnp.repeat(x, np.array(self.sizes), total_repeat_length=sum(self.sizes))
-
-
-class Hoisted(eqx.Module):
-    """A function whose captured arrays have become arguments, through its jaxpr."""
-
-    consts: list[Array]
-    jaxpr: Any = eqx.field(static=True)
-    treedef: Any = eqx.field(static=True)
-
-    def __call__(self, *args: PyTree) -> PyTree:
-        """Return what the function returns."""
-        closed = jex.core.ClosedJaxpr(self.jaxpr, self.consts)
-        return jax.tree.unflatten(self.treedef, jex.core.jaxpr_as_fun(closed)(*jax.tree.leaves(args)))
-
-
-def hoist(fn: Callable, *args: PyTree) -> Callable:
-    """Return `fn` itself if it captures no array, else an equivalent with the captured arrays as data."""
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    if not any(np.size(c) > 1 for c in closed.consts):
-        return fn
-    return Hoisted([jnp.asarray(c) for c in closed.consts], closed.jaxpr, jax.tree.structure(shape))
 
 
 def is_weight(x: Any) -> bool:

@@ -35,7 +35,7 @@ def generate(d: Derivation) -> str:
 
 
 def compile(d: Derivation) -> ModuleType:
-    """Execute the generated source in a fresh module; tracebacks show its lines.
+    """Execute the generated source in a module, the same one for the same source; tracebacks show its lines.
 
     >>> compile(derive("gradient_descent")).NAME
     'gradient_descent'
@@ -59,10 +59,14 @@ def compile_step(spec: OptimizerSpec) -> ModuleType:
 def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
     name = f"cflow_compiled_{name}"
     filename = f"<{name}>"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "_SOURCE", None) == source:
+        return known  # compiled programs are found by their module
     module = ModuleType(name, doc=f"Compiled from {spec.title}.")
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(builtins.compile(source, filename, "exec"), module.__dict__)
+    module.__dict__["_SOURCE"] = source
     sys.modules[name] = module
     return module
 

@@ -15,7 +15,7 @@ from ..checkpoints import clear, found, writing_alone
 from ..devices import available_memory, full_precision
 from ..discrete import DiscreteOptimizer
 from ..eigenpairs import leading_eigenpairs, start_block
-from ..errors import GainWarning, InputError, RunError
+from ..errors import GainWarning, GrowthWarning, InputError, RunError
 from ..files import replacing
 from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
@@ -124,6 +124,7 @@ class Runs:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GainWarning)
+            warnings.simplefilter("ignore", GrowthWarning)
             try:
                 return attempt()
             except InputError:  # the checkpoints are damaged, or of another setting

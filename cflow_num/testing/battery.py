@@ -25,7 +25,7 @@ from cflow_sym.spec import OptimizerSpec
 from cflow_sym.tracing import double_precision
 
 from ..discrete import DiscreteOptimizer
-from ..errors import GainWarning, InputError, check_one_of
+from ..errors import GainWarning, GrowthWarning, InputError, check_one_of
 from ..flows.base import FlowState
 from ..hyperparameters import as_arrays, resolve
 from ..loss import Problem
@@ -292,6 +292,7 @@ class _Tried:
             found["learning_rate"] = rate_with_an_edge(small, flow, found, steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GainWarning)
+            warnings.simplefilter("ignore", GrowthWarning)
             result = run(small, flow, found, steps=steps, warm_start=WARM_START, quiet=True)
         comparison = result.compare()
         ratio = comparison["distance_ratio"].value

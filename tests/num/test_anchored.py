@@ -193,7 +193,7 @@ def test_a_batch_is_its_runs_one_by_one(rates):
 
 
 def test_problems_of_a_batch_may_differ_in_weights_and_one_that_diverges_stops_alone():
-    problems = [cn.problem("quadratic", n=6, sharpness=s) for s in (1.0, 5.0, 2.0)]
+    problems = [cn.problem("quadratic", n=6, sharpness=s) for s in (1.0, 1e5, 2.0)]
     batch = cn.run_batch(problems, "gradient_descent", dict(learning_rate=0.5), steps=48, quiet=True)
     assert [bool(run.reason) for run in batch] == [False, True, False]
     assert "diverges" in batch[1].reason

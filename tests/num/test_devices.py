@@ -52,10 +52,17 @@ for name in ("loss", "gradient_norm", "effective_eigenvalues", "sigma_eigenvalue
     error = np.nanmax(np.abs(a - b)) / np.nanmax(np.abs(a))
     assert error < 1e-10, (name, error)
     print(name, error)
-try:
-    cn.problem("digits-mlp", n=5, width=3).sharded()
-except cn.InputError as error:
-    print(error)
+def ratio(w, d):
+    return jax.numpy.sum(d["m"] * (d["x"] @ w) ** 2) / jax.numpy.sum(d["m"])
+m = np.arange(60.0)
+for build in (
+    lambda: cn.problem("digits-mlp", n=5, width=3),
+    lambda: cn.Problem(ratio, np.ones(2), data={"x": np.sin(np.outer(m, (1, 2))), "m": m}, examples=True),
+):
+    try:
+        build().sharded()
+    except cn.InputError as error:
+        print(error)
 """
 
 
@@ -64,6 +71,7 @@ def test_a_problem_on_eight_devices_has_the_same_central_flow():
     done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, env=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5 examples cannot be split over 8 devices: use at most 5 of them" in done.stdout
+    assert "it must be a mean over examples" in done.stdout
 
 
 def test_programs_tell_how_arrays_are_split():

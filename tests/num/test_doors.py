@@ -407,7 +407,7 @@ def test_a_gradient_that_is_lost_on_the_way_is_named():
     with pytest.warns(KinkWarning):
         problem = cn.Problem(_sudden, TWO)
     run = cn.run(problem, "gradient_descent", RATE, steps=8, processes=("discrete",), quiet=True)
-    assert "step 3 of 8: the gradient there is nan although the loss is finite" in run.reason
+    assert "its gradient is nan where its loss is finite" in run.reason
     np.testing.assert_allclose(run.tree["discrete"]["loss"].values[:4], [2, 1.8, 1.6, 1.4])
     with pytest.raises(RunError, match="gradient is nan at warm-start step 4"):
         cn.run(problem, "gradient_descent", RATE, steps=2, warm_start=8, processes=("discrete",), quiet=True)

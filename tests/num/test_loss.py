@@ -79,7 +79,7 @@ def test_any_pytree_and_captured_arrays():
     moved = problem.params(problem.w0 + 1.0)
     assert moved["layer"][0][1] == 3
     np.testing.assert_array_equal(problem.ravel(moved), problem.w0 + 1.0)
-    arrays = [x.shape for x in jax.tree.leaves(eqx.filter(problem, eqx.is_array))]
+    arrays = [x.shape for x in jax.tree.leaves(eqx.filter(problem.traced(), eqx.is_array))]
     assert (30, 4) in arrays, "the captured array is not an argument"
 
 

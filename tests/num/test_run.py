@@ -179,7 +179,7 @@ def test_the_chunk_length_changes_no_number(monkeypatch):
 
 def test_a_divergence_is_a_result_with_its_reason_and_data(tmp_path):
     quadratic = cn.problem("quadratic", n=6, sharpness=1.0)
-    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 2.5}, steps=60, quiet=True)
+    run = cn.run(quadratic, "gradient_descent", {"learning_rate": 2500.0}, steps=60, quiet=True)
     assert "the discrete process stopped at step" in run.reason
     assert "use a smaller learning rate" in run.reason
     assert "the central process stopped at step 0" in run.reason  # constant curvature: nothing can keep the edge

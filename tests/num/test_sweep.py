@@ -282,8 +282,20 @@ def test_deaths_and_failures_are_rows_with_their_reason(tmp_path, capsys):
     assert str(out / "summary.csv") in printed.out
 
 
+def test_data_that_have_changed_make_another_cell(tmp_path):
+    path, found = tmp_path / "data.npz", []
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        np.savez(path, x=rng.normal(size=(8, 3)), y=rng.integers(0, 2, size=8))
+        grid = FIXED | {"problem": f"mlp:data=npz,path={path}", "axes": {"learning_rate": [0.1]}}
+        found.append(read_grid(grid).cells[0].settings)
+    one, other = found
+    assert one["data_fingerprint"] != other["data_fingerprint"]
+    assert one | {"data_fingerprint": ""} == other | {"data_fingerprint": ""}
+
+
 def test_a_divergence_is_a_run_that_ended_early(tmp_path, threads):
-    result = cn.sweep(FIXED | {"steps": 60, "axes": {"learning_rate": [1, 3]}}, tmp_path, threads, quiet=True)
+    result = cn.sweep(FIXED | {"steps": 60, "axes": {"learning_rate": [1, 3000]}}, tmp_path, threads, quiet=True)
     assert [row.status for row in result.rows] == [DONE, ENDED_EARLY]
     assert "smaller learning rate" in result.rows[1].reason
     assert cn.load(result.rows[1].path).reason == result.rows[1].reason

@@ -141,6 +141,13 @@ def test_python_files(tmp_path):
     assert cs.load_optimizer(write(tmp_path, SPEC.format(name="whatever"))).name == "mine"
 
 
+def test_a_python_file_is_what_it_is_now(tmp_path):
+    """Python itself takes what it compiled before where a file has the same second and the same length."""
+    for k in "234":
+        spec = cs.load_optimizer(write(tmp_path, SPEC.replace("-s.eta", f"-{k} * s.eta").format(name="SPEC")))
+        assert spec.update == -int(k) * cs.symbols.eta * cs.symbols.g
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

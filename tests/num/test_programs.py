@@ -1,0 +1,265 @@
+"""Compiled programs are found by what was traced: what a loss or a schedule reads may be another number next time."""
+
+import functools
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cflow_num as cn
+import cflow_sym as cs
+from cflow_num import cli, programs
+from cflow_num.checkpoints import found
+from cflow_num.errors import ChangedWarning, InputError
+from cflow_num.traced import traced
+
+SCALE = 1.0
+RATE = 0.1
+
+
+def of_global(w):
+    return SCALE * jnp.sum(w**2) / 2
+
+
+class Loss:
+    """A loss with a number that anyone may change."""
+
+    scale = 1.0
+
+    def __call__(self, w):
+        return self.scale * jnp.sum(w**2) / 2
+
+    def method(self, w):
+        return self(w)
+
+
+def last_loss(problem, rate=0.1, optimizer="gradient_descent"):
+    """Return the loss after ten steps."""
+    run = cn.run(problem, optimizer, {"learning_rate": rate}, steps=10, processes=("discrete",), quiet=True)
+    assert run.reason == ""
+    return float(run.tree["discrete"]["loss"][-1])
+
+
+def exact(scale, rate=0.1):
+    return scale * (1 - rate * scale) ** 20
+
+
+def set_global(scale):
+    globals()["SCALE"] = scale
+
+
+LOSS, SETTINGS, NUMBERS, ARRAY = Loss(), {"scale": 1.0}, [1.0], np.ones(2)
+
+
+def set_array(scale):
+    ARRAY[:] = scale
+
+
+def with_rule(scale):
+    """Return a loss with a gradient of its own, which reads a number that the loss does not."""
+
+    @jax.custom_jvp
+    def square(w):
+        return w**2 / 2
+
+    square.defjvp(lambda w, dw: (square(*w), scale * w[0] * dw[0]))
+    return lambda w: jnp.sum(square(w))
+
+
+# what the loss reads: (the loss, how the number is set)
+READS = {
+    "a global": (of_global, set_global),
+    "an attribute": (LOSS, lambda k: setattr(LOSS, "scale", k)),
+    "a bound method's object": (LOSS.method, lambda k: setattr(LOSS, "scale", k)),
+    "a dictionary in a partial": (
+        functools.partial(lambda settings, w: settings["scale"] * jnp.sum(w**2) / 2, SETTINGS),
+        lambda k: SETTINGS.update(scale=k),
+    ),
+    "a list in a closure": (lambda w: NUMBERS[0] * jnp.sum(w**2) / 2, lambda k: NUMBERS.__setitem__(0, k)),
+    "an array changed in place": (lambda w: jnp.sum(ARRAY * w**2) / 2, set_array),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_run_takes_what_the_loss_reads_as_it_is_when_the_run_starts(name):
+    loss, put = READS[name]
+    for scale in (1.0, 2.0, 1.0):
+        put(scale)
+        assert last_loss(cn.Problem(loss, jnp.ones(2))) == pytest.approx(exact(scale), rel=1e-14)
+    kept = cn.Problem(loss, jnp.ones(2))
+    put(2.0)
+    assert kept.changed
+    with pytest.warns(ChangedWarning, match="the run takes it as it is now"):
+        assert last_loss(kept) == pytest.approx(exact(2.0), rel=1e-14)
+    put(1.0)
+
+
+def test_a_rule_for_a_derivative_counts_too():
+    for scale in (1.0, 2.0):  # the same loss, another gradient
+        path = cn.run(
+            cn.Problem(with_rule(scale), jnp.ones(2)),
+            "gradient_descent",
+            {"learning_rate": 0.1},
+            steps=10,
+            processes=("discrete",),
+            quiet=True,
+        )
+        assert float(path.tree["discrete"]["loss"][-1]) == pytest.approx((1 - 0.1 * scale) ** 20, rel=1e-14)
+
+
+def test_a_schedule_is_what_it_is_when_the_run_starts():
+    problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+
+    def rate(t):
+        return RATE + 0 * t
+
+    for value in (0.1, 0.2):
+        globals()["RATE"] = value
+        assert last_loss(problem, rate) == pytest.approx(exact(1.0, value), rel=1e-13)
+    globals()["RATE"] = 0.1
+    with pytest.raises(InputError, match="the schedule of learning_rate cannot be traced"):
+        last_loss(problem, lambda t: 0.1 if t < 5 else 0.05)
+
+
+def test_two_optimizers_of_one_name_are_two():
+    s = cs.symbols
+    eta = cs.optimizer("gradient_descent").hyperparameters[:1]
+    problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+    for factor in (1, 2):
+        spec = cs.OptimizerSpec(name="mine", hyperparameters=eta, update=-factor * s.eta * s.g)
+        assert last_loss(problem, 0.1, spec) == pytest.approx(exact(1.0, 0.1 * factor), rel=1e-14)
+
+
+def test_a_traced_optimizer_keeps_the_program_that_it_was_traced_from():
+    """The specs of two programs are equal, so that one derivation serves both."""
+    optax = pytest.importorskip("optax")
+    one, other = (cs.from_optax(optax.sgd, learning_rate=0.1) for _ in range(2))
+    assert one == other
+    assert one.reference is not other.reference
+    assert cs.derive(one).spec.reference is one.reference
+    assert cs.derive(other).spec.reference is other.reference
+
+
+def test_the_same_problem_compiles_nothing_the_second_time():
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    X = np.random.default_rng(0).normal(size=(7, 2))
+    for i in range(3):  # a new function each time, with an array that it captured
+        problem = cn.Problem(lambda w: jnp.mean((X @ w) ** 2) / 2, jnp.ones(2))
+        cn.run(problem, "gradient_descent", {"learning_rate": 0.1}, steps=3, processes=("discrete",), quiet=True)
+        assert i == 0 or not compiled, compiled
+        compiled.clear()
+
+
+def test_other_settings_of_jax_are_other_programs():
+    problem = cn.Problem(lambda w: jnp.sum((jnp.eye(2) @ w) ** 2) / 2, jnp.ones(2))
+    assert not problem.changed
+    for precision in ("highest", "bfloat16"):
+        before = len(programs._PROGRAMS)
+        with jax.default_matmul_precision(precision):
+            last_loss(problem)
+        assert len(programs._PROGRAMS) == before + 1
+
+
+def test_a_problem_owns_its_data():
+    data = np.full((100_000, 1), 2.0)  # large enough for JAX to share its memory
+    problem = cn.Problem(lambda w, x: jnp.mean(x[:, 0] * w[0] ** 2), jnp.ones(1), data=data)
+    data[:] = 7.0
+    assert float(problem.value(problem.w0)) == 2.0
+
+
+def test_problems_in_a_jitted_function_of_the_user_differ_as_their_losses_do():
+    value = eqx.filter_jit(lambda problem: problem.value(problem.w0))
+    for scale in (1.0, 2.0):
+        set_global(scale)
+        assert float(value(cn.Problem(of_global, jnp.ones(2)))) == scale
+    set_global(1.0)
+
+
+def test_a_batch_is_of_one_function():
+    settings = dict(steps=3, processes=("discrete",), quiet=True)
+    rate = {"learning_rate": 0.1}
+
+    def captured(x):
+        return cn.Problem(lambda w: jnp.sum(x * w**2) / 2, jnp.ones(2))
+
+    one, same, other = captured(jnp.ones(2)), captured(jnp.ones(2)), captured(jnp.full(2, 2.0))
+    first, second = cn.run_batch([one, same], "gradient_descent", rate, **settings)
+    assert (
+        float(first.tree["discrete"]["loss"][-1]) == float(second.tree["discrete"]["loss"][-1]) == pytest.approx(0.9**6)
+    )
+    for wrong in (other, cn.Problem(lambda w: 3.0 * jnp.sum(w**2) / 2, jnp.ones(2))):
+        with pytest.raises(InputError, match="problem 2 of the batch is not the first one with other numbers"):
+            cn.run_batch([one, wrong], "gradient_descent", rate, **settings)
+
+
+def test_a_loss_that_is_never_the_same_is_noticed():
+    count = itertools.count(1)
+    problem = cn.Problem(lambda w: next(count) * jnp.sum(w**2) / 2, jnp.ones(2))
+    with pytest.warns(ChangedWarning):
+        last_loss(problem, 1e-3)
+
+
+def interrupted_at_16(folder, loss=of_global, rate=0.1, optimizer="gradient_descent", resume=False):
+    return cn.run(
+        cn.Problem(loss, jnp.ones(2)),
+        optimizer,
+        {"learning_rate": rate},
+        steps=48,
+        processes=("discrete",),
+        quiet=True,
+        checkpoints=folder,
+        checkpoint_every=0,
+        resume=resume,
+    )
+
+
+def test_another_function_does_not_go_on_with_a_run(tmp_path):
+    """Names, weights and data are the same: a loss, a schedule, an optimizer that differ are noticed all the same."""
+
+    def halving(t):
+        return 0.1 * 0.99**t
+
+    def other(t):
+        return 0.1 * 0.5**t
+
+    other.__qualname__ = halving.__qualname__
+    s, eta = cs.symbols, cs.optimizer("gradient_descent").hyperparameters[:1]
+    mine = [cs.OptimizerSpec(name="mine", hyperparameters=eta, update=-k * s.eta * s.g) for k in (1, 2)]
+    changes = {
+        "programs": [{"loss": of_global}, {"loss": lambda w: jnp.sum(w**4) / 2}],
+        "programs ": [{"rate": halving}, {"rate": other}],
+        "optimizer_source": [{"optimizer": spec} for spec in mine],
+    }
+    for i, (says, (first, second)) in enumerate(changes.items()):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        interrupted_at_16(folder, **first)
+        assert found(folder)
+        with pytest.raises(InputError, match=rf"belongs to another run \({says.strip()}"):
+            interrupted_at_16(folder, **second, resume=True)
+
+
+def test_a_finished_run_of_another_start_is_not_taken_for_this_one(tmp_path, capsys):
+    command = ["run", "--optimizer", "gradient_descent", "--learning-rate", "0.1", "--steps", "3", "--quiet"]
+    command += ["--processes", "discrete", "--out", str(tmp_path), "--resume"]  # the seed is in no description
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=0"]) == cli.DONE
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=0"]) == cli.DONE
+    assert "finished already" in capsys.readouterr().err
+    assert cli.main([*command, "--problem", "quadratic:n=2,seed=1"]) == cli.BAD_INPUT
+    assert "is a finished run with other settings" in capsys.readouterr().err
+
+
+def test_digests_are_those_of_programs_not_of_names():
+    x = (jax.ShapeDtypeStruct((2,), jnp.float64),)
+    one, two, three = (traced(f, x) for f in (lambda w: 2.0 * w, lambda v: 2.0 * v, lambda w: w * 2.0000000000000004))
+    assert (one == two, one.digest == two.digest) == (True, True)
+    assert (one == three, one.digest == three.digest) == (False, False)
+    whole, half = (traced(lambda w, k=k: k @ w, x) for k in (jnp.ones((2, 2)), jnp.ones((2, 2)) / 2))
+    assert whole.programs == half.programs  # one compiled program for both
+    assert whole.digest != half.digest
