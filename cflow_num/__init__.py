@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .errors import GainWarning as GainWarning
     from .errors import GrowthWarning as GrowthWarning
     from .errors import InputError as InputError
+    from .errors import KinkWarning as KinkWarning
+    from .errors import PrecisionWarning as PrecisionWarning
     from .errors import RunError as RunError
     from .interpretation import conic_preconditioner as conic_preconditioner
     from .interpretation import stationary_preconditioner as stationary_preconditioner
@@ -41,6 +43,8 @@ _HOMES = {
     "compare": "compare",
     "ChangedWarning": "errors",
     "GainWarning": "errors",
+    "KinkWarning": "errors",
+    "PrecisionWarning": "errors",
     "GrowthWarning": "errors",
     "InputError": "errors",
     "RunError": "errors",

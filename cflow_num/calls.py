@@ -1,4 +1,4 @@
-"""What a loss is called with, and what it must return."""
+"""What a loss is called with."""
 
 from __future__ import annotations
 
@@ -6,44 +6,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from . import chunks
-from .errors import InputError
 from .traced import Traced, traced
+from .weights import Fixed, Structure
 
 
 def function(problem: Any) -> Callable:
-    """Return the loss of a problem as a Python function of weights and data."""
-    return partial(_of_params, problem._loss, problem._static) if problem._source is None else problem._source.function
+    """Return the loss of a problem as a Python function of the weights' arrays, in a list or any tree, and of data."""
+    if problem._source is not None:
+        return problem._source.function
+    return partial(_of_leaves, problem._loss, problem._fixed, problem._raveler.treedef)
 
 
-def _of_params(loss: Callable, static: PyTree, weights: PyTree, *data: PyTree) -> Any:
-    return loss(eqx.combine(weights, static), *data)
-
-
-def of_leaves(problem: Any) -> Callable:
-    """Return the same as a function of the weights' arrays in a list, whatever tree they came from."""
-    return partial(_of_leaves, function(problem), problem._raveler.treedef)
-
-
-def _of_leaves(fn: Callable, treedef: Any, weights: PyTree, *data: PyTree) -> Any:
-    return fn(jax.tree.unflatten(treedef, jax.tree.leaves(weights)), *data)
-
-
-def own(x: Any) -> Array:
-    """Return an array as JAX's own: a NumPy array may be changed in place later.
-
-    >>> x = np.ones(2)
-    >>> kept, x[:] = own(x), 3.0
-    >>> kept.tolist()
-    [1.0, 1.0]
-    """
-    return x if isinstance(x, jax.Array) else jnp.array(x)
+def _of_leaves(loss: Callable, fixed: Fixed, structure: Structure, weights: PyTree, *data: PyTree) -> Any:
+    return loss(fixed.joined(structure.unflatten(jax.tree.leaves(weights))), *data)
 
 
 def shapes(problem: Any, size: int | None) -> tuple:
@@ -54,8 +34,7 @@ def shapes(problem: Any, size: int | None) -> tuple:
         return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=x.weak_type)
 
     raveler = problem._raveler
-    leaves = map(jax.ShapeDtypeStruct, raveler.shapes, map(np.dtype, raveler.dtypes))
-    weights = jax.tree.unflatten(raveler.treedef, list(leaves))
+    weights = list(map(jax.ShapeDtypeStruct, raveler.shapes, map(np.dtype, raveler.dtypes)))
     return (weights,) if problem._data is None else (weights, jax.tree.map(part, problem._data))
 
 
@@ -74,21 +53,3 @@ def whole(problem: Any) -> Traced:
     n = chunks.count(problem.data) if problem.examples else None
     with jax.default_matmul_precision("highest"):
         return traced(function(problem), shapes(problem, n), derivatives=True)
-
-
-def check_scalar(loss: Callable, args: tuple) -> None:
-    """Raise `InputError` unless the loss can be evaluated and returns one real number."""
-    try:
-        out = jax.eval_shape(loss, *args)
-    except InputError:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"loss cannot be evaluated on params: {type(error).__name__}: {first}") from error
-    leaves = jax.tree.leaves(out)
-    shape = getattr(leaves[0], "shape", None) if len(leaves) == 1 else None
-    if shape != ():
-        found = f"shape {shape}" if shape is not None else f"{len(leaves)} values"
-        raise InputError(f"loss returns {found}, it must return one number: take the mean or the sum")
-    if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        raise InputError(f"loss returns {leaves[0].dtype}, it must return a real floating-point number")

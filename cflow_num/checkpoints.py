@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import InputError
@@ -42,6 +43,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], every: int | float = INTERVAL):
+        if isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0:
+            raise InputError(f"checkpoint_every is {every!r}, it must be a number of seconds")
         self.folder, self.every = folder, every
         self.about = json.loads(json.dumps(about))
         self._older = set(found(folder))
@@ -123,15 +126,15 @@ def clear(folder: Path) -> None:
 
 
 def fingerprint(tree: Any) -> str:
-    """Return a checksum of all arrays of a pytree.
+    """Return a checksum of all arrays of a pytree, random keys among them.
 
     >>> fingerprint({"a": np.zeros(2)}) == fingerprint({"a": np.zeros(2)}) != fingerprint({"a": np.ones(2)})
     True
     """
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        random_key = jax.numpy.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key)
-        array = np.ascontiguousarray(jax.random.key_data(leaf) if random_key else leaf)
+        key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.ascontiguousarray(jax.random.key_data(leaf) if key else leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

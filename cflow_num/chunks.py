@@ -159,10 +159,11 @@ def parse_memory(memory: Any) -> int:
     """
     found = re.fullmatch(r"\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", str(memory), re.IGNORECASE)
     try:
-        assert found is not None
-        number = float(found[1])
-    except (AssertionError, ValueError):
-        raise InputError(f'memory is "{memory}", it must be a size such as 500MB or 2GiB') from None
+        number = float(found[1] if found else "no size")
+    except ValueError:
+        number = None
+    if found is None or number is None:
+        raise InputError(f'memory is "{memory}", it must be a size such as 500MB or 2GiB')
     size = number * (1024 if found[3] else 1000) ** _UNITS[found[2].lower()]
     if isinstance(memory, bool) or not (math.isfinite(size) and size >= 1):
         raise InputError(f"memory is {memory}, it must be positive: pass a size such as 500MB or 2GiB")

@@ -87,7 +87,7 @@ class RunCommand:
 
     def __call__(self) -> int:
         """Check the input, run, save, compare."""
-        if self.checkpoint_every < 0:
+        if not self.checkpoint_every >= 0:
             raise InputError(f"--checkpoint-every is {self.checkpoint_every:g}, it must be a number of seconds")
         if self.distributed:
             if self.resume:
@@ -186,8 +186,13 @@ class RunCommand:
         named = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
         values = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         if "learning_rate" in values:
+            if not values["learning_rate"].strip():
+                raise InputError("--learning-rate is empty: pass a number or an expression in t")
             values |= hyperparameters((f"learning_rate={values['learning_rate']}",), "--learning-rate")
-        values |= hyperparameters(self.set, "--set")
+        more = hyperparameters(self.set, "--set")
+        for name in values.keys() & more.keys():
+            raise InputError(f"{name} is given twice, by a flag of its own and by --set: leave one out")
+        values |= more
         return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
     def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> None:

@@ -204,6 +204,8 @@ def hyperparameters(items: Sequence[str], flag: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not (equals and name and value):
             raise InputError(f"{flag} {item}: write NAME=VALUE, for instance --set beta2=0.99")
+        if name in found:
+            raise InputError(f"{flag} gives {name} twice ({found[name]} and {value}): leave one out")
         try:
             found[name] = float(value)
         except ValueError:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+NO_GRADIENT = (  # what to do about it
+    "the root or the norm of zero has none, nor has a quotient 0/0, even in a branch of jnp.where that is not chosen; "
+    "add a small number under the root, or make its argument safe with a jnp.where of its own"
+)
 
 
 class InputError(ValueError):
@@ -21,6 +27,14 @@ class RunError(RuntimeError):
 
 class GainWarning(UserWarning):
     """The optimizer's oscillation grows so fast beyond the edge that bursts are to be expected."""
+
+
+class KinkWarning(UserWarning):
+    """The loss has kinks, where third derivatives do not exist."""
+
+
+class PrecisionWarning(UserWarning):
+    """Weights, or the loss, have fewer digits than was asked for."""
 
 
 class GrowthWarning(UserWarning):
@@ -41,7 +55,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def check_one_of(what: str, name: str, known: Iterable[str]) -> None:
+def check_one_of(what: str, name: Any, known: Iterable[str]) -> None:
     """Raise `InputError` with what is known, and the closest of it, unless `name` is one of them.
 
     >>> check_one_of("data", "digit", ["digits", "sorting"])
@@ -49,5 +63,19 @@ def check_one_of(what: str, name: str, known: Iterable[str]) -> None:
     cflow_num.errors.InputError: data "digit" is not one of digits, sorting (did you mean "digits"?)
     """
     known = list(known)
+    if not isinstance(name, str):
+        raise InputError(f"{what} is {name!r}, it must be one of {', '.join(known)}")
     if name not in known:
         raise InputError(f'{what} "{name}" is not one of {", ".join(known)}{nearest(name, known)}')
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return a value that is true or false; raises `InputError` for any other.
+
+    >>> check_flag("examples", "yes")
+    Traceback (most recent call last):
+    cflow_num.errors.InputError: examples is 'yes', it must be True or False
+    """
+    if not isinstance(value, bool) and type(value).__name__ != "bool":  # NumPy's own as well
+        raise InputError(f"{name} is {value!r}, it must be True or False")
+    return bool(value)

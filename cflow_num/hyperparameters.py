@@ -30,11 +30,13 @@ class Schedule(eqx.Module):
     """
 
     function: Callable[[Any], Any]
+    floor: float | None = eqx.field(static=True, default=None)  # where it is zero at steps that are not taken
     dtype: str | None = eqx.field(static=True, default=None)  # which a traced function takes
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """Return the value at the update with count t = 1, 2, ...; t need not be a whole number along a flow."""
-        return jnp.asarray(self.function((t - 1).astype(self.dtype or t.dtype)), t.dtype)
+        value = jnp.asarray(self.function((t - 1).astype(self.dtype or t.dtype))).astype(t.dtype)
+        return value if self.floor is None else jnp.maximum(value, self.floor)
 
     def rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """Return the derivative by t."""
@@ -43,7 +45,7 @@ class Schedule(eqx.Module):
     def traced(self, dtype: Any) -> Schedule:
         """Return the schedule as the program that is traced of it now: what it reads from outside is then fixed."""
         count = jax.ShapeDtypeStruct((), dtype)
-        return Schedule(traced(self.function, (count,), derivatives=True), np.dtype(dtype).name)
+        return Schedule(traced(self.function, (count,), derivatives=True), self.floor, np.dtype(dtype).name)
 
 
 def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
@@ -62,8 +64,11 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
     >>> flow.NAME, hp
     ('gradient_descent', {'learning_rate': 0.1, 'weight_decay': 0.0})
     """
-    values = dict(values)
+    if not isinstance(values, Mapping):
+        raise InputError(f"hyperparameters is {values!r}, it must be a dictionary such as dict(learning_rate=0.1)")
+    values = {name: _plain(value) for name, value in values.items()}
     if isinstance(optimizer, str):
+        _check_switches(optimizer, values)
         switches = tuple(sorted(name for name, value in values.items() if value is True))
         for name in [name for name, value in values.items() if value is False]:
             generated.load(optimizer, (name,))  # refuses a switch that the optimizer does not have
@@ -80,16 +85,39 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
     return flow, _checked(flow, values)
 
 
-def as_arrays(flow: CompiledFlow, hp: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-    """Return the hyperparameters as arrays `()` (one compiled program serves all values), schedules and blocks."""
-    dtype = problem.w0.dtype
-    out = {name: _traced(name, x, dtype) if callable(x) else jnp.asarray(x, dtype) for name, x in hp.items()}
+def _plain(value: Any) -> Any:
+    """Return an array with one number, or a NumPy truth value, as Python's own."""
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)) and np.shape(value) == ():
+        return value.item()
+    return value
+
+
+def _check_switches(optimizer: str, values: Mapping[str, Any]) -> None:
+    """Refuse truth values where the plain optimizer has a number."""
+    if any(isinstance(value, bool) for value in values.values()) and optimizer in generated.optimizer_names():
+        for h in generated.load(optimizer).HYPERPARAMETERS:
+            if isinstance(values.get(h.name), bool):
+                raise InputError(f"{h.name} is {values[h.name]}, it must be a number {_range(h)}")
+
+
+def as_arrays(
+    flow: CompiledFlow, hp: Mapping[str, Any], problem: Problem, floors: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the hyperparameters as arrays `()` (one compiled program serves all values), schedules and blocks.
+
+    `floors` are what `check_schedules` returns.
+    """
+    dtype, floors = problem.w0.dtype, floors or {}
+    out = {
+        name: _traced(name, x, dtype, floors.get(name)) if callable(x) else jnp.asarray(x, dtype)
+        for name, x in hp.items()
+    }
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
 
 
-def _traced(name: str, schedule: Callable, dtype: Any) -> Schedule:
+def _traced(name: str, schedule: Callable, dtype: Any, floor: float | None = None) -> Schedule:
     try:
-        return Schedule(schedule).traced(dtype)
+        return Schedule(schedule, floor).traced(dtype)
     except Exception as error:  # whatever the user's function raises
         raise InputError(
             f"the schedule of {name} cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]}): write it "
@@ -97,19 +125,35 @@ def _traced(name: str, schedule: Callable, dtype: Any) -> Schedule:
         ) from error
 
 
-def check_schedules(flow: CompiledFlow, hp: Mapping[str, Any], last: int) -> None:
-    """Raise `InputError` for a schedule that leaves the range of its hyperparameter within `last` steps."""
+def check_schedules(
+    flow: CompiledFlow, hp: Mapping[str, Any], first: int, last: int, eps: float = 1e-16
+) -> dict[str, float]:
+    """Raise `InputError` for a schedule that leaves the range of its hyperparameter between two steps.
+
+    At steps before `first`, which the optimizer takes alone, and at `last`, which is not taken, the value may be the
+    lower end of the range, as in warm-ups from zero and decays to it.
+
+    **Returns:** by name what to put in the place of such a value, so small that it changes nothing but can be divided
+    by.
+    """
+    floors = {}
     for h in flow.HYPERPARAMETERS:
         if not callable(hp[h.name]):
             continue
-        values = np.asarray(jax.vmap(lambda t, x=hp[h.name]: jnp.asarray(x(t)))(jnp.arange(0.0, last + 1)))
-        bad = ~(np.isfinite(values) & (values > h.lower) & (values < h.upper))
+        t = jnp.arange(0.0, 2 * last + 1) / 2  # flows need what lies between the steps too
+        values = np.asarray(jax.vmap(lambda t, x=hp[h.name]: jnp.asarray(x(t)).astype(t.dtype))(t))
+        ends = (t < first) | (t == last)
+        low = (values >= h.lower) if h.closed_below else np.where(ends, values >= h.lower, values > h.lower)
+        bad = ~(np.isfinite(values) & low & (values < h.upper))
         if bad.any():
-            step = int(np.argmax(bad))
+            where = 2 * int(np.argmax(bad[::2])) if bad[::2].any() else int(np.argmax(bad))
             raise InputError(
-                f"the schedule of {h.name} is {values[step]:g} at step {step}, it must be {_range(h)}: change it or "
-                "take fewer steps"
+                f"the schedule of {h.name} is {values[where]:g} at step {float(t[where]):g}, it must be {_range(h)}: "
+                "change it or take fewer steps"
             )
+        if not h.closed_below and bool((values == h.lower).any()):
+            floors[h.name] = float(h.lower + eps**2 * (values.max() - h.lower))
+    return floors
 
 
 def describe(hp: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,22 +189,28 @@ def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
 def _checked_schedule(h: Any, schedule: Callable) -> Callable:
     if not h.schedulable:
         raise InputError(f"{h.name} is a function, it must be a number {_range(h)}: only a learning rate has schedules")
+    t = jnp.zeros(())
     try:
-        first = jnp.asarray(schedule(jnp.zeros(())))
-        value = float(first) if jnp.ndim(first) == 0 else math.nan
+        out = jax.eval_shape(lambda t: jax.jvp(lambda t: jnp.asarray(schedule(t)), (t,), (jnp.ones_like(t),))[0], t)
     except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"the schedule of {h.name} fails at step 0 ({type(error).__name__}: {str(error).splitlines()[0]}): pass a "
-            "JAX function of the number of steps taken"
+            f"the schedule of {h.name} cannot be traced ({type(error).__name__}: {reason}): write it as a JAX function "
+            "of the number of steps taken, which need not be whole, with jnp.where in place of if and jax.numpy in "
+            "place of NumPy"
         ) from error
-    _checked_number(h, value, f"the schedule of {h.name} at step 0")
+    if out.shape != () or not (jnp.issubdtype(out.dtype, jnp.floating) or jnp.issubdtype(out.dtype, jnp.integer)):
+        raise InputError(f"the schedule of {h.name} returns {out.dtype} of shape {out.shape}, it must return a number")
     return schedule
 
 
 def _checked_number(h: Any, value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(f"{name} is {value!r}, it must be a number {_range(h)}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     inside = h.lower <= value if h.closed_below else h.lower < value
     if not (math.isfinite(value) and inside and value < h.upper):
         raise InputError(f"{name} is {value:g}, it must be {_range(h)}")

@@ -31,7 +31,7 @@ from .closures.envelope import Envelope
 from .closures.rod import Rod
 from .discrete import DiscreteOptimizer
 from .eigenpairs import block_size, start_block
-from .errors import InputError, RunError, check_one_of
+from .errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .filters import LATE
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import ACTIVE_GAP, CentralFlow
@@ -315,7 +315,7 @@ class Process:
             ),
             (
                 known & np.isnan(slope),
-                "its gradient is nan where its loss is finite: look for a root or a quotient at 0",
+                f"its gradient is nan where its loss is finite: {NO_GRADIENT}",
             ),
         ]
         if int(records.reason) != 0:

@@ -19,13 +19,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
-from . import calls, chunks, devices
+from . import calls, chunks, devices, parameters
 from .chunks import Chunks
-from .errors import InputError
+from .differentiable import check_loss
+from .errors import InputError, check_flag
+from .jax_settings import default_settings
 from .means import check_mean
 from .polarization import DIRECTIONS_AT_ONCE, polarized
 from .traced import Source, Traced, has_value, traced
-from .weights import Blocks, Label, Raveler, comparable, is_weight
+from .weights import Blocks, Fixed, Label, Raveler, comparable, is_weight
 
 
 class Problem(eqx.Module):
@@ -35,15 +37,22 @@ class Problem(eqx.Module):
 
     - `loss`: `loss(params)`, or `loss(params, data)` where `data` is given; returns a real scalar, smooth enough
       for third derivatives.
-    - `params`: where training starts; any pytree. Its floating-point arrays are the weights, the rest is kept.
+    - `params`: where training starts; any pytree. Its floating-point arrays are the weights, the rest stays fixed: in
+      flax modules all but `nnx.Param`, in equinox modules states and everything that is no array.
     - `data`: any pytree of arrays, handed to `loss` as its second argument.
     - `examples`: whether the first axis of every array of the data counts examples and the loss is their mean; then
       it can be summed in parts (`within`, `in_chunks`) and over devices (`sharded`).
     - `outputs`: optional `outputs(params)` (or `outputs(params, data)`) for predictions over time.
     - `name`, `description`: for reports.
 
-    **Raises:** `InputError` where `loss` does not return one real number, `params` holds no weight or `data` have no
+    Arrays are copied: what happens to them later changes nothing.
+
+    **Raises:** `InputError` where `loss` does not return one real number, does not depend on the weights or has no
+    third derivatives for JAX, `params` holds no weight or what only may be one, `data` hold no numbers or have no
     common axis of examples.
+
+    **Warns:** `KinkWarning` where the loss is not smooth, with the place; `PrecisionWarning` where weights have fewer
+    digits than JAX is set to.
 
     >>> import jax.numpy as jnp
     >>> problem = Problem(lambda p: jnp.sum(p["a"] ** 2), {"a": jnp.array([1.0, 2.0])})
@@ -54,7 +63,7 @@ class Problem(eqx.Module):
     w0: Float[Array, " n"]
     _data: PyTree
     _others: PyTree  # examples that do not divide evenly over the devices
-    _static: PyTree
+    _fixed: Fixed | None
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
@@ -67,6 +76,7 @@ class Problem(eqx.Module):
     _verified: str = eqx.field(static=True)  # the same, if it was found to be the mean over its parts
     _source: Source | None = eqx.field(static=True)
 
+    @default_settings()
     def __init__(
         self,
         loss: Callable[..., Any],
@@ -78,18 +88,16 @@ class Problem(eqx.Module):
         name: str = "custom",
         description: str = "",
     ):
-        weights, static = eqx.partition(params, is_weight)
-        weights = jax.tree.map(jnp.asarray, weights)
-        if not jax.tree.leaves(weights):
-            raise InputError("params holds no floating-point array, so there is nothing to train: pass the weights")
-        self._raveler, self._static = Raveler.of(weights), static
+        weights, fixed = parameters.split(params)
+        parameters.warn_of_precision(params, weights)
+        self._raveler, self._fixed = Raveler.of(weights), Fixed.of(fixed)
         self.w0 = self._raveler.ravel(weights)
-        self._data, self._others = jax.tree.map(calls.own, data), None
-        self._label = Label(name, description)
-        self.examples, self.chunks, self.mesh = examples, Chunks(), None
+        self._data, self._others = parameters.as_data(data), None
+        self._label = Label.of(name, description)
+        self.examples, self.chunks, self.mesh = check_flag("examples", examples), Chunks(), None
         self._loss, self._outputs = comparable(loss), None if outputs is None else comparable(outputs)
         self._made, self._verified, self._source = "", "", None
-        calls.check_scalar(calls.function(self), calls.shapes(self, None))
+        check_loss(calls.function(self), jax.tree.leaves(weights), () if data is None else (self._data,))
         now = calls.whole(self)
         self._made, self.castable = now.digest, not now.captured
         self.chunks = self._fastest()
@@ -124,11 +132,15 @@ class Problem(eqx.Module):
 
     def params(self, w: Float[Array, " n"]) -> PyTree:
         """Return the pytree of parameters for the weight vector `w`."""
-        return eqx.combine(self._raveler.unravel(w), self._static)
+        return self._fixed.joined(self._raveler.unravel(w))
+
+    def weights(self, w: Float[Array, " n"]) -> PyTree:
+        """Return the trained arrays alone for the weight vector `w`, with `None` for everything else."""
+        return self._raveler.unravel(w)
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return the weight vector of a pytree like the one the problem was made with."""
-        return self._raveler.ravel(eqx.filter(params, is_weight))
+        return self._raveler.ravel(parameters.split(params)[0])
 
     def with_numbers(self, w0: Float[Array, " n"], data: PyTree) -> Problem:
         """Return this problem with other weights to start from and other data."""
@@ -162,13 +174,13 @@ class Problem(eqx.Module):
         wanted = [calls.shapes(self, size) for size in sizes or calls.sizes(self)]
         if isinstance(self._loss, Traced) and self._loss.covers(*wanted):
             return self
-        source = Source(calls.of_leaves(self))
+        source = Source(calls.function(self))
         loss = traced(source.function, *wanted, derivatives=True)
         if self.mesh is not None:
             loss = devices.everywhere(loss, self.mesh)
         elif isinstance(self.w0, jax.Array) and has_value(self.w0):
             loss = jax.device_put(loss, self.w0.sharding)
-        plain = {"_static": None, "_outputs": None, "_made": "", "_verified": "", "_raveler": self._raveler.flat()}
+        plain = {"_fixed": None, "_outputs": None, "_made": "", "_verified": "", "_raveler": self._raveler.flat()}
         return self._with(_loss=loss, _source=source, **plain)
 
     def checked(self, whole: Problem | None = None, budget: int | None = None) -> Problem:
@@ -221,6 +233,7 @@ class Problem(eqx.Module):
         on = jax.vmap(self._third_derivative_on, in_axes=(None, 0, None))
         return chunks.over_vectors(lambda Z: self._mean(on, w, Z), Z, self.chunks.vectors)
 
+    @default_settings()
     def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
         """Return the loss on some of the data; so do all that end in `_on`."""
         args = (self._raveler.unravel(w),) if data is None else (self._raveler.unravel(w), data)

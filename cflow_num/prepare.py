@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from . import filters
 from .checkpoints import fingerprint
 from .devices import describe as place
 from .discrete import DiscreteOptimizer
-from .errors import InputError, check_one_of
+from .errors import NO_GRADIENT, InputError, check_flag, check_one_of
 from .filters import check_filter
 from .flows.base import FlowState
 from .hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
+from .parameters import nonfinite
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
@@ -57,14 +59,18 @@ def prepare(
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters)
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
+    processes = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else processes
     _check_arguments(problem, steps, warm_start, processes, eig_every)
+    steps, warm_start, eig_every = int(steps), int(warm_start), int(eig_every)
+    average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
+    check_start(problem)
     notes = (CHANGED.format(problem.name),) if problem.changed else ()
     problem = problem.checked().traced()
     _check_average_start(average_start, warm_start)
     _check_budget(budget, processes)
     _check_closure_step(closure_step)
-    arrays = as_arrays(flow, hp, problem)
-    check_schedules(flow, hp, warm_start + steps)
+    floors = check_schedules(flow, hp, warm_start, warm_start + steps, float(np.finfo(problem.w0.dtype).eps))
+    arrays = as_arrays(flow, hp, problem, floors)
     edge = check_filter(flow, arrays, warm_start + steps)
     coordinates = _coordinates(problem, capture)
     everything = {
@@ -94,7 +100,7 @@ def prepare(
         "n_weights": problem.n_weights,
         "dtype": problem.w0.dtype.name,
         "device": place(problem.w0),
-        "memory_budget": memory,
+        "memory_budget": memory.item() if isinstance(memory, np.generic) else memory,
         "examples_at_once": problem.chunks.examples,
         "vectors_at_once": problem.chunks.vectors,
         "steps": steps,
@@ -145,14 +151,28 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
         raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
     for name in processes:
         check_one_of("process", name, PROCESSES)
-    loss = float(problem.value(problem.w0))
+    if isinstance(problem.w0, Tracer):
+        raise InputError("the weights are traced, a run needs their numbers: call it outside jit, vmap and grad")
+
+
+def check_start(problem: Problem) -> None:
+    """Raise `InputError` with the array to blame where the loss or its gradient is not finite at the start."""
+    weights = problem.weights(problem.w0)
+    if found := nonfinite("params", weights):
+        raise InputError(f"the initial weights are not finite{found}: check how they are made")
+    loss, gradient = problem.value_and_gradient(problem.w0)
     if not np.isfinite(loss):
-        raise InputError(f"the loss is {loss} at the start: check the data and the initial weights")
+        raise InputError(
+            f"the loss is {float(loss)} at the start{nonfinite('data', problem.data)}: check the data and the initial "
+            "weights"
+        )
+    if found := nonfinite("its part for params", problem.weights(gradient)):
+        raise InputError(
+            f"the gradient is not finite at the start{found} although the loss is ({float(loss):.6g}): {NO_GRADIENT}"
+        )
 
 
-def _check_average_start(average_start: Any, warm_start: int) -> None:
-    if not isinstance(average_start, bool):
-        raise InputError(f"average_start is {average_start!r}, it must be True or False")
+def _check_average_start(average_start: bool, warm_start: int) -> None:
     if average_start and not warm_start:
         raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
 
@@ -165,9 +185,7 @@ def _check_closure_step(step: Any) -> None:
         )
 
 
-def _check_budget(budget: Any, processes: Sequence[str]) -> None:
-    if not isinstance(budget, bool):
-        raise InputError(f"budget is {budget!r}, it must be True or False")
+def _check_budget(budget: bool, processes: Sequence[str]) -> None:
     if budget and "central" not in processes:
         raise InputError("the error budget is that of the central flow: add central to the processes")
 
@@ -182,6 +200,8 @@ def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, .
             raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
         felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))
         return tuple(felt[np.linspace(0, felt.size - 1, min(int(capture), felt.size)).astype(int)].tolist())
+    if not isinstance(capture, (Sequence, np.ndarray)):
+        raise InputError(f"capture is {capture!r}, it must be a number of weights or a list of their indices")
     chosen = [i for i in capture if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < n]
     if len(chosen) != len(capture) or isinstance(capture, str):
         raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")

@@ -21,11 +21,13 @@ from .devices import full_precision
 from .errors import ChangedWarning, GainWarning, GrowthWarning, InputError, check_one_of
 from .files import replacing
 from .integrate import CLOSURE_STEP
+from .jax_settings import default_settings
 from .loop import Progress, advance_all
 from .loss import Problem
 from .prepare import CHANGED, Prepared, check_preconditioner, prepare
 from .provenance import versions
 from .warm_start import warm_started
+from .weights import storable
 
 _ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
 
@@ -100,6 +102,7 @@ def load(path: str | os.PathLike[str]) -> Run:
 
 
 @full_precision()
+@default_settings()
 def run(
     problem: Problem,
     optimizer: Any,
@@ -203,6 +206,7 @@ def _rounding() -> dict[str, str]:
 
 
 @full_precision()
+@default_settings()
 def run_batch(
     problems: Problem | Sequence[Problem],
     optimizer: Any,
@@ -279,7 +283,7 @@ def _finish(
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints)
-    command = " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))
+    command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
     seconds = (time.perf_counter() - began) / len(runs)
     return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .discrete import DiscreteOptimizer, midpoints
-from .errors import RunError
+from .errors import NO_GRADIENT, RunError
 from .flows.base import FlowState
 
 
@@ -42,6 +42,12 @@ def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = F
     points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
     for t, y in enumerate(points):
         if t and not bool(jnp.all(jnp.isfinite(y.w))):
+            loss, gradient = discrete.problem.value_and_gradient(points[t - 1].w)
+            if bool(jnp.isfinite(loss)) and bool(jnp.any(jnp.isnan(gradient))):
+                raise RunError(
+                    f"the gradient is nan at warm-start step {t - 1} although the loss is finite ({float(loss):.6g}): "
+                    f"{NO_GRADIENT}"
+                )
             raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
     states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
     here, before = points[warm_start], states[warm_start]

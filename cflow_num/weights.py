@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -13,12 +13,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """The structure of a pytree, which may hold what cannot be compared, as a NumPy array that is a static field.
+
+    Two structures that cannot be compared are different: programs are then compiled once more.
+    """
+
+    treedef: Any
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Structure):
+            return False
+        try:
+            return self is other or bool(self.treedef == other.treedef)
+        except ValueError:
+            return False
+
+    def __hash__(self) -> int:
+        return hash(self.treedef.num_leaves)
+
+    def unflatten(self, leaves: Iterable[Any]) -> PyTree:
+        """Return the pytree of such leaves."""
+        return jax.tree.unflatten(self.treedef, leaves)
+
 
 @dataclasses.dataclass(frozen=True)
 class Raveler:
     """How a pytree of arrays became one vector; hashable, so that equal problems share compiled code."""
 
-    treedef: Any
+    treedef: Structure
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
 
@@ -26,11 +53,11 @@ class Raveler:
     def of(cls, params: PyTree) -> Raveler:
         """Describe the pytree `params` of arrays."""
         leaves, treedef = jax.tree.flatten(params)
-        return cls(treedef, tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
+        return cls(Structure(treedef), tuple(x.shape for x in leaves), tuple(x.dtype.name for x in leaves))
 
     def flat(self) -> Raveler:
         """Return how the same arrays in a list become one vector."""
-        return dataclasses.replace(self, treedef=jax.tree.structure([0] * len(self.shapes)))
+        return dataclasses.replace(self, treedef=Structure(jax.tree.structure([0] * len(self.shapes))))
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return all entries of `params` in one vector, in the order of its leaves."""
@@ -41,7 +68,25 @@ class Raveler:
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         parts = jnp.split(w, list(np.cumsum(sizes)[:-1]))
         leaves = [x.reshape(s).astype(d) for x, s, d in zip(parts, self.shapes, self.dtypes, strict=True)]
-        return jax.tree.unflatten(self.treedef, leaves)
+        return self.treedef.unflatten(leaves)
+
+
+class Fixed(eqx.Module):
+    """What of a pytree is not trained: its leaves, with `None` for each weight."""
+
+    leaves: list[Any]
+    structure: Structure = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, tree: PyTree) -> Fixed:
+        """Take a pytree with `None` where the weights belong."""
+        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+        return cls(leaves, Structure(structure))
+
+    def joined(self, weights: PyTree) -> PyTree:
+        """Return the whole pytree, given one with the weights alone."""
+        leaves = jax.tree.leaves(weights, is_leaf=lambda x: x is None)
+        return self.structure.unflatten(f if w is None else w for w, f in zip(leaves, self.leaves, strict=True))
 
 
 class Blocks(eqx.Module):
@@ -64,8 +109,8 @@ class Blocks(eqx.Module):
 
 
 def is_weight(x: Any) -> bool:
-    """Say whether a leaf of the parameters is a floating-point array."""
-    return isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
+    """Say whether a leaf of the parameters is a floating-point array (or a NumPy number, which is one)."""
+    return isinstance(x, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +131,29 @@ def comparable(fn: Callable) -> Callable:
     return Method(fn.__func__, fn.__self__) if bound else fn
 
 
+def storable(text: str) -> str:
+    """Return a text with escapes for what no file can hold: bytes that are not UTF-8, and zeros.
+
+    >>> storable("a\\udcffb")
+    'a\\\\udcffb'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Label:
     """Texts for reports; all are equal, so that compiled programs do not depend on them."""
 
     name: str
     description: str
+
+    @classmethod
+    def of(cls, name: Any, description: Any) -> Label:
+        """Return the texts as they can be stored; raises `InputError` for what is no text."""
+        for what, text in (("name", name), ("description", description)):
+            if not isinstance(text, str):
+                raise InputError(f"{what} is {text!r}, it must be a text")
+        return cls(storable(name), storable(description))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Label)

@@ -59,7 +59,7 @@ def problem(name: str, **options: Any) -> Problem:
 
 
 def parsed(text: str) -> tuple[str, dict[str, Any]]:
-    """Return name and options of a problem from a text; raises `InputError` for an option without a value.
+    """Return name and options of a problem from a text; raises `InputError` for one without a value or given twice.
 
     >>> parsed("digits-mlp:width=8,noise=0.4,parity=true")
     ('digits-mlp', {'width': 8, 'noise': 0.4, 'parity': True})
@@ -70,6 +70,8 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise InputError(f'problem option "{item}" has no value: write {name}:{key}=VALUE')
+        if key in options:
+            raise InputError(f'problem option "{key}" is given twice ({options[key]} and {value}): leave one out')
         options[key] = _value(value)
     return name, options
 

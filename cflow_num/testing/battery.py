@@ -125,7 +125,8 @@ def check(
 def assert_optimizer(spec: OptimizerSpec, **options: Any) -> None:
     """Raise `AssertionError` with the table where a property of `check(spec, **options)` does not hold."""
     found = check(spec, **options)
-    assert found.passed, f"\n{found}"
+    if not found.passed:
+        raise AssertionError(f"\n{found}")
 
 
 class _Tried:
@@ -337,7 +338,8 @@ class _Tried:
         if ratio is None:
             raise AssertionError(f"with {shown} there is nothing to compare: {comparison.verdict}")
         said = f"D_central / D_stable = {ratio:.3g} after {steps} steps with {shown}"
-        assert ratio < BEATS, f"{said}, it must be below {BEATS:g}"
+        if not ratio < BEATS:
+            raise AssertionError(f"{said}, it must be below {BEATS:g}")
         return said
 
 

@@ -369,16 +369,21 @@ def symmetries_are_kept(e: Edge, seed: int) -> None:
 
 
 def close(what: str, found: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    """Assert agreement to `tolerance`, relative to the largest expected entry (`what` names the quantity)."""
+    """Raise `AssertionError` unless they agree to `tolerance`, relative to the largest expected entry.
+
+    `what` names the quantity.
+    """
     found, expected = (np.asarray(x, float) for x in (found, expected))
     error = float(np.max(np.abs(found - expected), initial=0.0))
     scale = float(np.max(np.abs(expected), initial=0.0)) + 1e-3
-    assert error <= tolerance * scale, f"{what} is {_shown(found)}, expected {_shown(expected)}"
+    if not error <= tolerance * scale:  # no assert: `python -O` must not pass everything
+        raise AssertionError(f"{what} is {_shown(found)}, expected {_shown(expected)}")
 
 
 def at_least(what: str, found: float, least: float) -> None:
-    """Assert a lower bound (`what` names the quantity)."""
-    assert found >= least, f"{what} is {found:.3g}, it must be at least {least:.3g}"
+    """Raise `AssertionError` below a lower bound (`what` names the quantity)."""
+    if not found >= least:
+        raise AssertionError(f"{what} is {found:.3g}, it must be at least {least:.3g}")
 
 
 def _shown(x: np.ndarray) -> str:

@@ -95,7 +95,7 @@ BAD = {
     "vector": (lambda w: w, jnp.ones(3), "shape (3,)"),
     "complex": (lambda w: jnp.sum(w) * 1j, jnp.ones(3), "real"),
     "pair": (lambda w: (jnp.sum(w), jnp.sum(w)), jnp.ones(3), "2 values"),
-    "complex weights": (lambda w: jnp.sum(jnp.abs(w)), jnp.ones(3) * 1j, "no floating-point array"),
+    "complex weights": (lambda w: jnp.sum(jnp.abs(w)), jnp.ones(3) * 1j, "weights are real"),
     "no weights": (lambda w: 0.0, {"a": 1}, "no floating-point array"),
     "fails": (lambda w: w @ jnp.ones(7), jnp.ones(3), "cannot be evaluated"),
 }

@@ -13,7 +13,7 @@ import sympy as sp
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num import prepare
-from cflow_num.errors import InputError, RunError
+from cflow_num.errors import InputError, PrecisionWarning, RunError
 from cflow_num.flows.base import Flow
 from cflow_num.integrate import Records
 from cflow_num.problems.valley import valley_loss
@@ -226,11 +226,12 @@ def test_a_new_optimizer_runs_without_any_change_here():
 
 def test_float32(ramp_run):
     ramp = cn.problem("ramp")
-    problem = cn.Problem(
-        lambda w, c: c["S"] * w[0] ** 2 / 2 - c["p"] * w[1],
-        ramp.w0.astype(jnp.float32),
-        data={name: x.astype(jnp.float32) for name, x in ramp.data.items()},
-    )
+    with pytest.warns(PrecisionWarning, match="float32 weights"):
+        problem = cn.Problem(
+            lambda w, c: c["S"] * w[0] ** 2 / 2 - c["p"] * w[1],
+            ramp.w0.astype(jnp.float32),
+            data={name: x.astype(jnp.float32) for name, x in ramp.data.items()},
+        )
     run = cn.run(problem, "scalar_rmsprop", RMSPROP, steps=40, processes=EVERYTHING, quiet=True)
     assert run.config["dtype"] == "float32"
     for name in ("stable", "central"):
