@@ -41,7 +41,7 @@ VARIABLES = {
     "sigma_eigenvalues": ("eig", "weight^2 * P", "eigenvalues of Sigma in the P metric, mean of the last sub-step"),
     "residual": ("", "1", "largest relative residual of the complementarity problems of the step"),
     "eigen_converged": ("", "1", "1 where the effective eigenvalues recorded have reached their tolerance"),
-    "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the threshold"),
+    "eigen_residual": ("", "1", "largest residual of a critical eigenpair, relative to the largest eigenvalue"),
     TOTAL: ("", "weight", "distance that all dropped terms together would move the weights"),
     OFF_THRESHOLD: ("", "1", "largest relative deviation of a critical eigenvalue from the threshold"),
     INTEGRATOR: ("", "1", "largest error estimate of a step of the integrator, relative to its length"),
