@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
-from .chebyshev_stepping import MOST_STEPS, STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
+from .chebyshev_stepping import STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
 from .closures.base import Closure
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
 from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
-from .step_control import ByArray, Controlled, Motion
+from .step_control import MOST_STEPS, ByArray, Controlled, Motion
 from .time_stepping import ConstrainedTerm, Log, LoggedState, SolverState
 
 
@@ -221,7 +221,7 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             stepsize_controller=controller,
             controller_state=controller.begun(motion),
             solver_state=memory,
-            max_steps=100_000 if memory is None else MOST_STEPS,
+            max_steps=MOST_STEPS,
             throw=False,
         )
         assert solution.ys is not None
@@ -232,7 +232,8 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             cost = solution.solver_state.n_gradients * steps / jnp.maximum(solution.stats["num_accepted_steps"], 1)
         path, last = solution.ys
         assert isinstance(solution.controller_state, Controlled)
-        return (path, jax.tree.map(lambda x: x[0], last), solution.controller_state.motion), cost.astype(dtype), _reason(solution)
+        last = jax.tree.map(lambda x: x[0], last)
+        return (path, last, solution.controller_state.motion), cost.astype(dtype), _reason(solution)
 
     plain = partial(solved, dfx.Tsit5(), 1e-6, None)
     if isinstance(flow, StableFlow):

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from . import amplitudes
-from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, Anchored, AnchoredState, paced
+from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, WANTED, Anchored, AnchoredState, paced
 from .baseline import Published
 from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
@@ -59,7 +59,8 @@ INTEGRATORS = {  # solver, time step
     "published": (Published, 0.25),
 }
 CAPACITY_STEP = 4
-MOST_CRITICAL = 32  # a flow that needs more stops: the optimizer has left the edge for good
+MOST_CRITICAL = 24  # a flow that needs more stops: its cost grows with their sixth power, and it has left the edge
+MOST_PER_UNIT = 1000  # time steps, where they are of one length
 _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the largest eigenvalue, at which a flow stops
 
@@ -124,6 +125,7 @@ class Process:
         self._frames = problem.w0.dtype.name if full else FRAMES  # their precision
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
+        self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
                 f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
@@ -171,9 +173,13 @@ class Process:
         that update, which flows in phase space and closures start from; these with an `oscillation` around it.
         """
         seen = self._first_look(y)
-        while self.constrained and self._short_of(seen):
-            self._widen()
-            seen = self._first_look(y)
+        while self.constrained and not self._refusal and self._short_of(seen):
+            try:
+                self._widen()
+            except RunError as error:
+                self._refusal = error
+            else:
+                seen = self._first_look(y)
         flow, V, K = self.flow(), seen.V, seen.V.shape[1]
         step, k = jnp.zeros((), jnp.int32), self.capacity
         if isinstance(flow, Closure):
@@ -202,6 +208,11 @@ class Process:
                 fastest = max(
                     fastest, *(float(flow.speed(z) * self._optimizer.threshold(z.slow, self._hp)) for z in (y, late))
                 )
+            if not fastest <= MOST_PER_UNIT:
+                raise RunError(
+                    f"its states or its reduced flow move {fastest:.3g} times within a step of the optimizer, for an "
+                    f"explicit method at most {MOST_PER_UNIT}: use the integrator anchored"
+                )
             per_unit = math.ceil(fastest - 1e-9)
             self._options = self._options._replace(dt=1 / per_unit)
         logged = LoggedState(y, empty_log(flow, y))
@@ -228,9 +239,9 @@ class Process:
         )
 
     def _short_of(self, seen: Observation) -> bool:
-        """Whether more eigenvalues are seen above the threshold than there is room for: cheaper now than in a chunk."""
+        """Whether more eigenvalues are seen near or above the threshold than there is room for, before compiling."""
         lam = seen.effective_eigenvalues
-        return self.capacity < lam.size and bool(lam[self.capacity] > seen.threshold)
+        return self.capacity < lam.size and bool(lam[self.capacity] > (1 - WANTED) * seen.threshold)
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
@@ -259,6 +270,8 @@ class Process:
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
+        if self._refusal:
+            raise self._refusal
         while True:
             arguments = self.arguments(carry)
             began = time.perf_counter()
@@ -316,7 +329,7 @@ class Process:
         n = self._problem.n_weights
         if self.capacity >= MOST_CRITICAL:
             raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
-        self.capacity = min(2 * self.capacity, n)
+        self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
         if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
 
@@ -325,7 +338,7 @@ class Process:
         finite = np.isfinite(np.asarray(records.seen.loss))
         checks = [(~finite, "its loss is not finite, use a smaller learning rate")]
         if int(records.reason) != 0:
-            checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
+            checks = [(~finite | (np.arange(finite.size) == finite.size - 1), _COLLAPSE)]
         if records.log is not None:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
             limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
@@ -343,6 +356,10 @@ class Process:
         return min(found, default=None)
 
 
+_COLLAPSE = (
+    "its time steps collapse there, as at a kink, at rounding, where it diverges or where a preconditioner vanishes: "
+    "use a smaller learning rate or a positive epsilon"
+)
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
 
 

@@ -20,7 +20,7 @@ _BUDGET |= {
 }
 # name: (extra dimension, units, meaning)
 VARIABLES = {
-    "loss": ("", "1", "training loss at the weights of the step"),
+    "loss": ("", "loss", "training loss at the weights of the step"),
     "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
     "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
     "growth": ("eig", "1", "log|mu|: rate at which the oscillation along each eigenvector grows in a step"),
@@ -30,11 +30,11 @@ VARIABLES = {
     "nu": ("", "loss^2/weight^2", "second-moment state used in the step"),
     "optimization_speed": ("", "loss", "g' P^-1 g: decrease of the loss in one step, to first order"),
     "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
-    "midpoint_loss": ("", "1", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
+    "midpoint_loss": ("", "loss", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
     "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
-    "displacement": ("eig", "(weight * P)^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),
+    "displacement": ("eig", "weight * P^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),
     "distance_to_discrete": ("", "weight", "distance from the discrete optimizer's midpoint"),
-    "predicted_loss": ("", "1", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
+    "predicted_loss": ("", "loss", "time-averaged loss predicted by the flow: L + <Sigma, H>/2"),
     "predicted_squared_gradient_norm": ("", "loss^2/weight^2", "predicted time average of |grad|^2"),
     "squared_gradient": ("coordinate", "loss^2/weight^2", "squared gradient of single weights"),
     "predicted_squared_gradient": ("coordinate", "loss^2/weight^2", "its predicted time average"),

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import diffrax as dfx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .flows.base import Flow, FlowState
 
 FAR = 30.0  # times its fastest motion in a unit of time: an array's own size counts up to there
 NOISE = 10.0  # times the rounding error of what moves fastest: no array is resolved beyond
 SHORTEST = 1e-8  # units of flow time: a step that has to be shorter resolves nothing
+MOST_STEPS = 10_000  # in a chunk
 MOST_REJECTED = 300  # steps in a chunk: where more fail, rounding or a kink is what they meet
 
 
@@ -118,8 +119,9 @@ def relative_error(
     for name, e in error.slow.items():
         s = jnp.maximum(jnp.abs(y0.slow[name]), jnp.abs(y1.slow[name]))       # (), (B,) or (n,)
         relative = e / jnp.where(s > 0, s, 1)
-        spread = relative if relative.ndim == 0 or relative.shape == speed.shape else flow.problem.blocks.spread(relative)
-        found.append(felt(speed * spread, motion.arrays))
+        if relative.shape not in ((), speed.shape):
+            relative = flow.problem.blocks.spread(relative)                   # (n,)
+        found.append(felt(speed * relative, motion.arrays))
     largest = jnp.max(jnp.stack(found))
     return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 

@@ -41,7 +41,7 @@ class Log(NamedTuple):
 
     - `residual ()`: largest relative residual of the complementarity problems;
     - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
-    - `eigen_residual ()`: largest residual of a critical pair, relative to the largest eigenvalue, or to c if that is more;
+    - `eigen_residual ()`: largest residual of a critical pair, relative to the largest eigenvalue, at least c;
     - `estimate ()`: largest error estimate of a step relative to its length (nan where the method has none).
 
     Since the start: `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`.
