@@ -4,6 +4,7 @@ Eigenvectors, eigenvalues and curvature gradients change over tens of units of f
 unit. One step of length H therefore (1) extrapolates the path to its middle, (2) evaluates a `Frame` there, (3) takes
 sub-steps with fresh gradients in that frame, in which the Hessian is linear. Anchoring at the middle makes it second
 order. The frame's change from step to step is the error estimate; it does not depend on the choice of eigenvectors.
+Lengths are in the metric of P, in which every array of the parameters counts alike, whatever its unit.
 Where the path bends within a short step, what its second stage corrects counts as well. Frames are evaluated in single
 precision, which changes the path by less than their eigenvectors' tolerance does.
 """
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float
 from . import amplitudes
 from .eigenpairs import leading_eigenpairs
 from .flows.base import FlowState
-from .flows.central import CentralFlow, ShortStep
+from .flows.central import CentralFlow, ShortStep, share
 from .flows.frame import Frame
 from .mixed_precision import product
 from .time_stepping import ConstrainedTerm, Log, LoggedState, counted, described, fresh, turning
@@ -249,8 +250,7 @@ class Anchored(dfx.AbstractSolver):
         """
         P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)             # () or (n,)
         moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)  # (n,)
-        length = jnp.linalg.norm(y1.state.w - y0.state.w)                     # ()
-        size = jnp.linalg.norm(moved) / jnp.where(length > 0, length, 1)      # ()
+        size = share(moved, y1.state.w - y0.state.w, P)                       # ()
         nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
         w = jnp.full_like(moved, jnp.hypot(size, other) / np.sqrt(n).item())
         return nothing._replace(state=nothing.state._replace(w=w))

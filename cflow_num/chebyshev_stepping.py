@@ -23,7 +23,7 @@ REACH = 0.65  # the stability interval over the square of the number of stages
 STIFF = 20.0  # rate of the fastest mode from which on it is cheaper than a classical method
 STIFF_TOLERANCE = 3e-6  # of a step, relative: some 1e-4 of the distance travelled
 MOST_STAGES = 500  # a step that needs more is unstable with these, so that it is rejected and a shorter one tried
-MOST_STEPS = 5000  # in a chunk: with as many stages each it ends in minutes on a small problem, not in days
+MOST_GRADIENTS = 100_000  # in a chunk, of steps that are kept: beyond, it ends with what it has
 SAFETY = 1.2  # on the estimate of the spectral radius
 
 
@@ -103,7 +103,8 @@ class Chebyshev(dfx.AbstractAdaptiveSolver):
         error = jax.tree.map(lambda y, z, f, k: 0.8 * (y - z) + 0.4 * h * (f + k), y0, y1, f0, f1)
         k = jax.tree.map(lambda a, b: h * jnp.stack([a, b]), f0, f1)
         taken = solver_state.n_gradients + s.astype(h.dtype) + 3                # one Hessian-vector product is two
-        return y1, error, dict(y0=y0, y1=y1, k=k), Memory(u, taken), dfx.RESULTS.successful
+        result = dfx.RESULTS.where(taken > MOST_GRADIENTS, dfx.RESULTS.max_steps_reached, dfx.RESULTS.successful)
+        return y1, error, dict(y0=y0, y1=y1, k=k), Memory(u, taken), result
 
 
 def _next(T: Float[Array, "2 3"], x: Array) -> Float[Array, "2 3"]:

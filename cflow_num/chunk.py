@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from . import budget
 from .anchored_stepping import Anchored, AnchoredState, Pace, Paced, costs, paced
-from .chebyshev_stepping import MOST_STEPS, STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
+from .chebyshev_stepping import STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fastest_rate
 from .closures.base import Closure
 from .discrete import DiscreteOptimizer
 from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
 from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
+from .step_control import MOST_STEPS, ByArray, Controlled, Motion
 from .time_stepping import ConstrainedTerm, Log, LoggedState, SolverState
 
 
@@ -30,7 +31,7 @@ class Carry(NamedTuple):
     V: Float[Array, "n K"]
     solver: SolverState | AnchoredState | None
     step: Int[Array, ""]
-    pace: Paced | None = None
+    pace: Paced | Motion | None = None
     budget: budget.Budget | None = None
 
 
@@ -151,7 +152,7 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
         cost = jnp.broadcast_to(flow.cost / dt.astype(dtype), (length,))
         predicted = {"predicted_loss": losses}
         return Path(states, carry._replace(y=y), None, cost, jnp.zeros((), jnp.int32), predicted)
-    if isinstance(flow, CentralFlow) and carry.pace is not None:
+    if isinstance(flow, CentralFlow) and isinstance(carry.pace, Paced):
         term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
         dt = carry.pace.size
     elif isinstance(flow, (CentralFlow, StationaryFlow)):
@@ -181,7 +182,7 @@ def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array,
     )
     assert isinstance(path, LoggedState)
     log, before = path.log, carry.y.log.n_gradients
-    if carry.pace is not None and after.pace is not None:  # rejected steps cost too
+    if isinstance(carry.pace, Paced) and isinstance(after.pace, Paced):  # rejected steps cost too
         log = log._replace(**{name: x + after.pace.wasted[name] for name, x in costs(log).items()})
         before = before + carry.pace.wasted["n_gradients"]
     return Path(path.state, after, log, jnp.diff(log.n_gradients, prepend=before), _reason(solution))
@@ -202,10 +203,12 @@ def _reason(solution: dfx.Solution) -> Int[Array, ""]:
 def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: int) -> Path:
     """Advance a flow without oscillation, by a stabilized method where it is stiff at the start of the chunk."""
     dtype = carry.V.dtype
+    motion = carry.pace if isinstance(carry.pace, Motion) else Motion.none(flow, carry.y)
 
     def solved(
         method: dfx.AbstractSolver, tolerance: float, memory: Memory | None
-    ) -> tuple[tuple[FlowState, FlowState], Array, Array]:
+    ) -> tuple[tuple[FlowState, FlowState, Motion], Array, Array]:
+        controller = ByArray(tolerance)
         solution = dfx.diffeqsolve(
             flow.term(),
             method,
@@ -214,10 +217,11 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             dt0=jnp.asarray(0.1, dtype),
             y0=carry.y,
             args=flow,
-            saveat=_at_steps(length, dtype, solver_state=memory is not None),
-            stepsize_controller=dfx.PIDController(rtol=tolerance, atol=1e-2 * tolerance),
+            saveat=_at_steps(length, dtype, memory is not None, controller_state=True),
+            stepsize_controller=controller,
+            controller_state=controller.begun(motion),
             solver_state=memory,
-            max_steps=100_000 if memory is None else MOST_STEPS,
+            max_steps=MOST_STEPS,
             throw=False,
         )
         assert solution.ys is not None
@@ -227,18 +231,20 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: 
             assert isinstance(solution.solver_state, Memory)
             cost = solution.solver_state.n_gradients * steps / jnp.maximum(solution.stats["num_accepted_steps"], 1)
         path, last = solution.ys
-        return (path, jax.tree.map(lambda x: x[0], last)), cost.astype(dtype), _reason(solution)
+        assert isinstance(solution.controller_state, Controlled)
+        last = jax.tree.map(lambda x: x[0], last)
+        return (path, last, solution.controller_state.motion), cost.astype(dtype), _reason(solution)
 
     plain = partial(solved, dfx.Tsit5(), 1e-6, None)
     if isinstance(flow, StableFlow):
         rate, u = fastest_rate(flow, carry.y, carry.V[:, 0])
         stabilized = partial(solved, Chebyshev(), STIFF_TOLERANCE, Memory(u, jnp.zeros((), dtype)))
-        (path, last), cost, reason = jax.lax.cond(rate > STIFF, stabilized, plain)
+        (path, last, motion), cost, reason = jax.lax.cond(rate > STIFF, stabilized, plain)
     else:
-        (path, last), cost, reason = plain()
+        (path, last, motion), cost, reason = plain()
     per_step = cost / length
     if flow.optimizer.MEMORYLESS and isinstance(flow, StableFlow):  # no dynamics of their own: follow the weights
         path = jax.lax.map(lambda y: flow.settled(y, flow.gradient(y.w)), path)
         per_step = per_step + 1
-    after = carry._replace(y=last, solver=None, pace=None)
+    after = carry._replace(y=last, solver=None, pace=motion)
     return Path(path, after, None, jnp.broadcast_to(per_step, (length,)), reason)

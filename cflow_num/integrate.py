@@ -20,7 +20,7 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from . import amplitudes
-from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, Anchored, AnchoredState, paced
+from .anchored_stepping import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, WANTED, Anchored, AnchoredState, paced
 from .baseline import Published
 from .budget import opened
 from .chunk import Carry, Options, Records, advance_chunk
@@ -44,6 +44,7 @@ from .loss import Problem
 from .programs import compiled_for
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
+from .step_control import Motion
 from .time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
 
 ONSETS = ("published", "delayed")
@@ -58,9 +59,10 @@ INTEGRATORS = {  # solver, time step
     "published": (Published, 0.25),
 }
 CAPACITY_STEP = 4
-MOST_CRITICAL = 32  # a flow that needs more stops: the optimizer has left the edge for good
+MOST_CRITICAL = 24  # a flow that needs more stops: its cost grows with their sixth power, and it has left the edge
+MOST_PER_UNIT = 1000  # time steps, where they are of one length
 _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
-_EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the threshold, at which a flow stops
+_EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the largest eigenvalue, at which a flow stops
 
 
 DEFAULT_INTEGRATOR = "anchored"  # for every optimizer: with momentum its short steps are leapfrogs in phase space
@@ -123,6 +125,7 @@ class Process:
         self._frames = problem.w0.dtype.name if full else FRAMES  # their precision
         self._options = Options(chunk, eig_every, coordinates, solver, dt)
         self.seconds, self.compile_seconds = 0.0, 0.0
+        self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
         if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
                 f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
@@ -169,18 +172,15 @@ class Process:
         `y` is where the optimizer stands, all states updated with the gradient there; `before` are the states before
         that update, which flows in phase space and closures start from; these with an `oscillation` around it.
         """
-        flow, K = self.flow(), block_size(self.capacity, y.w.size)
-        V = start_block(y.w.size, K, y.w.dtype)
-        for _ in range(20):
-            seen = _observe(Flow(self._problem, self._hp, self._optimizer), y, V, self.capacity)
-            V = seen.V
-            if bool(seen.converged):
-                break
-        else:
-            raise RunError(
-                f"the leading eigenvalues did not converge at the start of the {self.name} process "
-                f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
-            )
+        seen = self._first_look(y)
+        while self.constrained and not self._refusal and self._short_of(seen):
+            try:
+                self._widen()
+            except RunError as error:
+                self._refusal = error
+            else:
+                seen = self._first_look(y)
+        flow, V, K = self.flow(), seen.V, seen.V.shape[1]
         step, k = jnp.zeros((), jnp.int32), self.capacity
         if isinstance(flow, Closure):
             assert before is not None, "a closure starts from the states before their update"
@@ -191,12 +191,14 @@ class Process:
             y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
         elif self.name != "discrete":
             y = y._replace(slow=slow_states(self._optimizer, y.slow))
+        if self.name == "stable":
+            return Carry(y, V, None, step, Motion.none(flow, y)), seen
         if not self.constrained:
             return Carry(y, V, None, step), seen
         if isinstance(flow, StationaryFlow):
             self._options = self._options._replace(solver=StationaryHeun)
-            factor = 1e-3 * jnp.linalg.norm(y.w) * start_block(y.w.size, K, y.w.dtype, seed=1) / y.w.size
-            memory = SolverState(factor, jnp.zeros((k, k), y.w.dtype))
+            V0 = _seed(flow, y, start_block(y.w.size, K, y.w.dtype, seed=1))
+            memory = SolverState(V0, jnp.zeros((k, k), y.w.dtype))
             return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
         assert isinstance(flow, CentralFlow)
         if not self.phase_space:  # explicit in the states and in the reduced flow: dt times their rate at most 1
@@ -205,6 +207,11 @@ class Process:
                 late = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], LATE)})
                 fastest = max(
                     fastest, *(float(flow.speed(z) * self._optimizer.threshold(z.slow, self._hp)) for z in (y, late))
+                )
+            if not fastest <= MOST_PER_UNIT:
+                raise RunError(
+                    f"its states or its reduced flow move {fastest:.3g} times within a step of the optimizer, for an "
+                    f"explicit method at most {MOST_PER_UNIT}: use the integrator anchored"
                 )
             per_unit = math.ceil(fastest - 1e-9)
             self._options = self._options._replace(dt=1 / per_unit)
@@ -217,6 +224,24 @@ class Process:
             pace = paced(flow, self._options.pace).begun(logged)
         carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
         return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
+
+    def _first_look(self, y: FlowState) -> Observation:
+        """Return the observation at the start, from a random block."""
+        V = start_block(y.w.size, block_size(self.capacity, y.w.size), y.w.dtype)
+        for _ in range(20):
+            seen = _observe(Flow(self._problem, self._hp, self._optimizer), y, V, self.capacity)
+            V = seen.V
+            if bool(seen.converged):
+                return seen
+        raise RunError(
+            f"the leading eigenvalues did not converge at the start of the {self.name} process "
+            f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
+        )
+
+    def _short_of(self, seen: Observation) -> bool:
+        """Whether more eigenvalues are seen near or above the threshold than there is room for, before compiling."""
+        lam = seen.effective_eigenvalues
+        return self.capacity < lam.size and bool(lam[self.capacity] > (1 - WANTED) * seen.threshold)
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
@@ -245,6 +270,8 @@ class Process:
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
+        if self._refusal:
+            raise self._refusal
         while True:
             arguments = self.arguments(carry)
             began = time.perf_counter()
@@ -274,11 +301,7 @@ class Process:
         """Double the capacity; raises `RunError` where the integrator cannot."""
         assert carry.solver is not None
         n, old = carry.V.shape[0], self.capacity
-        if old >= MOST_CRITICAL:
-            raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
-        self.capacity = min(2 * old, n)
-        if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
-            raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
+        self._widen()
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
         scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
         new = scale * start_block(n, extra, carry.V.dtype, seed=self.capacity)
@@ -301,6 +324,15 @@ class Process:
                 solver = solver._replace(log_amplitude=jnp.pad(l, (0, extra), constant_values=amplitudes.NOTHING))
         return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 
+    def _widen(self) -> None:
+        """Double the capacity alone; raises `RunError` where the integrator cannot."""
+        n = self._problem.n_weights
+        if self.capacity >= MOST_CRITICAL:
+            raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
+        self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
+        if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
+            raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
+
     def failure(self, records: Records) -> tuple[int, str] | None:
         """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
         finite, slope = np.isfinite(np.asarray(records.seen.loss)), np.asarray(records.seen.gradient_norm)
@@ -319,7 +351,7 @@ class Process:
             ),
         ]
         if int(records.reason) != 0:
-            checks.append((~finite | (np.arange(finite.size) == finite.size - 1), "its time stepping did not finish"))
+            checks = [(~finite | (np.arange(finite.size) == finite.size - 1), _COLLAPSE)]
         if records.log is not None:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
             limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
@@ -337,12 +369,21 @@ class Process:
         return min(found, default=None)
 
 
+_COLLAPSE = (
+    "its time steps collapse there, as at a kink, at rounding, where it diverges or where a preconditioner vanishes: "
+    "use a smaller learning rate or a positive epsilon"
+)
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
 
 
 @eqx.filter_jit
 def _started(flow: Closure, y: FlowState, before: dict[str, Array], oscillation: FlowState, V: Array) -> Any:
     return flow.started(y, before, oscillation, V)
+
+
+@eqx.filter_jit
+def _seed(flow: StationaryFlow, y: FlowState, block: Array) -> Array:
+    return flow.seed(y, block)
 
 
 @eqx.filter_jit

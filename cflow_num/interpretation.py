@@ -92,8 +92,8 @@ def stationary_preconditioner(
         raise InputError("a schedule has no value at rest: pass numbers")
     flow = StationaryFlow(problem, arrays, opt, columns, not first_term_only)
     g = np.asarray(flow.gradient(w))
-    V = start_block(n, columns, w.dtype, seed=1) * (np.linalg.norm(g) + 1e-3) / n
-    rest, leading, S, c = _solve(flow, y, V, tolerance, max_iterations)
+    block = start_block(n, columns, w.dtype, seed=1)
+    rest, leading, S, c = _solve(flow, y, block, tolerance, max_iterations)
     P = np.asarray(jnp.broadcast_to(rest.P, (n,)))
     speed = float(np.sum(np.divide(g**2, P, out=np.zeros_like(g), where=g != 0)))
     return StationaryPreconditioner(
@@ -110,9 +110,9 @@ def stationary_preconditioner(
 
 @eqx.filter_jit
 def _solve(
-    flow: StationaryFlow, y: FlowState, V: Float[Array, "n k"], tolerance: float, max_iterations: int
+    flow: StationaryFlow, y: FlowState, block: Float[Array, "n k"], tolerance: float, max_iterations: int
 ) -> tuple[Rest, Array, Array, Array]:
-    rest = flow.rest(y, V, tolerance, max_iterations)
+    rest = flow.rest(y, flow.seed(y, block, share=1.0), tolerance, max_iterations)
     c = flow.optimizer.threshold(y.slow, flow.hp)
     block = start_block(y.w.size, min(8, y.w.size), y.w.dtype)
 

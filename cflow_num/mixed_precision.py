@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Tree = TypeVar("Tree")
@@ -17,7 +18,6 @@ Tree = TypeVar("Tree")
 def astype(tree: Tree, dtype: str) -> Tree:
     """Return the tree with its floating-point arrays in another precision.
 
-    >>> import jax.numpy as jnp
     >>> astype({"a": jnp.ones(2), "b": 1}, "float32")["a"].dtype.name
     'float32'
     """
@@ -27,8 +27,13 @@ def astype(tree: Tree, dtype: str) -> Tree:
 def product(M: Float[Array, "p n"], v: Float[Array, "*n"]) -> Float[Array, "*p"]:
     """Return M v in the precision of v, multiplied in that of M; v is a vector or a matrix (n, k).
 
-    >>> import jax.numpy as jnp
+    What is cast is scaled to a largest entry of one: in any unit of the weights or the loss the same digits are kept.
+
     >>> product(jnp.ones((2, 3), "float32"), jnp.ones(3)).tolist()
     [3.0, 3.0]
     """
-    return (M @ v.astype(M.dtype)).astype(v.dtype)
+    if M.dtype == v.dtype:
+        return M @ v
+    largest = jnp.max(jnp.abs(v), initial=0)  # ()
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return unit * (M @ (v / unit).astype(M.dtype)).astype(v.dtype)

@@ -18,7 +18,7 @@ from .errors import InputError
 from .measures import values
 from .run import Run
 
-AMPLITUDE = 3e-2  # of the oscillation, in units of the weights: where it counts as visible
+AMPLITUDE = 0.3  # of the oscillation, relative to the root mean square of the weights: where it counts as visible
 LASTING = 4  # steps for which an oscillation must be that large to be one
 
 
@@ -52,7 +52,7 @@ def crossing(run: Run, process: str = "stable", mode: int = 0) -> int | None:
     return 0 if above.size and above[0] else None
 
 
-def predicted_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0) -> Onset:
+def predicted_onset(run: Run, amplitude: int | float | None = None, mode: int = 0) -> Onset:
     """Return when the oscillation appears, predicted from the stable flow of a run alone.
 
     The log-amplitude starts from the initial distance to where the gradient along the eigenvector vanishes, which is
@@ -62,7 +62,8 @@ def predicted_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0)
     **Arguments:**
 
     - `run`: a `Run` with the process `stable`.
-    - `amplitude`: the size that counts as an oscillation, in units of the weights.
+    - `amplitude`: the size that counts as an oscillation, in units of the weights; by default 0.3 of their root mean
+      square at each step.
     - `mode`: the eigenvalue, 0 for the largest, 1 for the second that arrives; eigenvectors are taken in the order of
       their eigenvalues.
 
@@ -82,10 +83,10 @@ def predicted_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0)
     l[0] = max(first, floor[0])
     for t in range(len(l) - 1):
         l[t + 1] = max(l[t] + rates[t], floor[t + 1])
-    return _onset(crossing(run, "stable", mode), l, np.log(amplitude))
+    return _onset(crossing(run, "stable", mode), l, _large(run, "stable", amplitude))
 
 
-def measured_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0) -> Onset:
+def measured_onset(run: Run, amplitude: int | float | None = None, mode: int = 0) -> Onset:
     """Return when the oscillation of the discrete optimizer appears, after the stable flow has crossed the threshold.
 
     Its amplitude is the part of period two, (x[t-1] - 2 x[t] + x[t+1])/4, of the distance x to where the gradient along
@@ -109,13 +110,20 @@ def measured_onset(run: Run, amplitude: int | float = AMPLITUDE, mode: int = 0) 
     windows = np.lib.stride_tricks.sliding_window_view(np.append(l, np.full(LASTING - 1, np.nan)), LASTING)
     lasting = np.fmin.reduce(windows, axis=1)                                 # (step,)
     lasting[len(l) - LASTING + 1 :] = -np.inf                                 # not seen to last
-    found = _onset(crossing(run, "stable", mode), lasting, np.log(amplitude))
+    found = _onset(crossing(run, "stable", mode), lasting, _large(run, "discrete", amplitude))
     return found._replace(log_amplitude=l)
 
 
-def _onset(start: int | None, l: Float[np.ndarray, " step"], size: float) -> Onset:
+def _large(run: Run, process: str, amplitude: int | float | None) -> Float[np.ndarray, " step"]:
+    """Return the logarithm of the amplitude that counts, at each step; what rounding adds tells the weights' size."""
+    rms = _known(run, process, "rounding") / np.finfo(run.config.get("dtype", "float64")).eps
+    with np.errstate(divide="ignore"):
+        return np.log(AMPLITUDE * rms if amplitude is None else np.full(len(rms), float(amplitude)))
+
+
+def _onset(start: int | None, l: Float[np.ndarray, " step"], size: Float[np.ndarray, " step"]) -> Onset:
     """Return the first step from the crossing on at which the log-amplitude has a size."""
-    large = np.flatnonzero(l[start:] >= size) if start is not None else np.array([], int)
+    large = np.flatnonzero(l[start:] >= size[start:]) if start is not None else np.array([], int)
     return Onset(start, int(large[0]) + start if large.size and start is not None else None, l)
 
 
@@ -130,13 +138,13 @@ def _known(run: Run, process: str, name: str) -> np.ndarray:
     return filled.reshape(found.shape)
 
 
-def _check(run: Run, process: str, amplitude: int | float, mode: int) -> None:
+def _check(run: Run, process: str, amplitude: int | float | None, mode: int) -> None:
     """Raise `InputError` where a run has not got what an onset is read off, or the question makes no sense."""
     if process not in run.tree.children:
         raise InputError(f"the run has no {process} process: run again with the processes discrete and stable")
     if "growth" not in run.tree[process].data_vars:
         raise InputError("the run was made by a version that did not record the growth of oscillations: run again")
-    if not (np.isfinite(amplitude) and amplitude > 0):
+    if amplitude is not None and not (np.isfinite(amplitude) and amplitude > 0):
         raise InputError(f"amplitude is {amplitude!r}, it must be a positive number, in units of the weights")
     tracked = run.tree[process].sizes["eig"]
     if not 0 <= mode < tracked:

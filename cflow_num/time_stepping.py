@@ -41,7 +41,7 @@ class Log(NamedTuple):
 
     - `residual ()`: largest relative residual of the complementarity problems;
     - `untracked ()`: largest first eigenvalue beyond the capacity, relative to c;
-    - `eigen_residual ()`: largest residual of a critical pair, relative to c;
+    - `eigen_residual ()`: largest residual of a critical pair, relative to the largest eigenvalue, at least c;
     - `estimate ()`: largest error estimate of a step relative to its length (nan where the method has none).
 
     Since the start: `n_gradients`, `n_hessian_vectors`, `n_curvature_gradients ()`.
@@ -217,8 +217,8 @@ def logged(flow: CentralFlow, log: Log, tangent: Tangent, X: Float[Array, "k k"]
 def counted(log: Log, frame: Frame, c: Float[Array, ""], gradients: Array | int, residual: Array) -> Log:
     """Return the log with the cost and the residuals of one frame and of gradients taken in it."""
     pairs, k = frame.pairs, frame.near.size
-    eigen_residual = jnp.max(jnp.where(frame.near, pairs.residuals[:k], 0)) / c
     lam = pairs.eigenvalues                                                   # (K,)
+    eigen_residual = jnp.max(jnp.where(frame.near, pairs.residuals[:k], 0)) / jnp.maximum(c, lam[0])
     return log._replace(
         residual=jnp.maximum(log.residual, residual),
         untracked=jnp.maximum(log.untracked, lam[k] / c) if lam.size > k else log.untracked,

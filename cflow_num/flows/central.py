@@ -337,8 +337,8 @@ class CentralFlow(Flow):
             rates = rates._replace(w=tangent.still.w + moved.w)
             mean_X = jnp.where(second, (last.X + X) / 2, X)
             residual = jnp.maximum(last.residual, info.residual)
-            length = jnp.linalg.norm(end.w - y.w)                             # ()
-            off = jnp.linalg.norm(end.w - point.w) / jnp.where(length > 0, length, 1)     # ()
+            P = self.optimizer.preconditioner(y.slow, self.hp)                # () or (n,)
+            off = share(end.w - point.w, end.w - y.w, P)                      # ()
             correction = jnp.where(second, off, last.correction)
             return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual, correction)), None
 
@@ -375,3 +375,14 @@ def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Fl
 
 def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:
     return jax.tree.map(lambda x, y: x + weight * y, a, b)
+
+
+def share(v: Float[Array, " n"], of: Float[Array, " n"], P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, ""]:
+    """Return |v| / |of| in the metric of P, 0 where `of` is zero.
+
+    >>> float(share(jnp.array([3.0, 4.0]), jnp.array([0.0, 10.0]), jnp.ones(())))
+    0.5
+    """
+    root = jnp.sqrt(P)                                                        # () or (n,)
+    length = jnp.linalg.norm(root * of)                                       # ()
+    return jnp.where(length > 0, jnp.linalg.norm(root * v) / jnp.where(length > 0, length, 1), 0)

@@ -47,8 +47,8 @@ class Frame(NamedTuple):
     def moments_of(self, X: Float[Array, "k k"]) -> Moments:
         """Return the moments of Sigma = U X U'."""
         x = svec(X)                                                           # (m,)
-        shift, variance = (x.astype(q.dtype) @ q for q in (self.D, self.HUHU))            # (n,), (n,)
-        return Moments(shift.astype(x.dtype) / 2, variance.astype(x.dtype))
+        shift, variance = (product(q.T, x) for q in (self.D, self.HUHU))      # (n,), (n,)
+        return Moments(shift / 2, variance)
 
     def turned(self, y: FlowState) -> Float[Array, "k k"]:
         """Return U'(H(y) - H)U, the Hessian linear from the frame's point on."""

@@ -27,6 +27,7 @@ from cflow_sym.interface import Moments
 
 from .base import Flow, FlowState
 
+SEED = 1e-4  # of the largest column of V: what is kept of directions that do not oscillate, in Sigma its square
 QUIET = 1e-3  # of the gradient's norm: an oscillation whose gradient stays below is taken for none
 
 
@@ -72,7 +73,7 @@ class StationaryFlow(Flow):
         def iterate(carry: tuple) -> tuple:
             V, _, it = carry
             _, P, HV = evaluate(V)
-            V_new = HV / (c * P[:, None])                                     # (n, k)
+            V_new = _seeded(HV / (c * P[:, None]), P)                         # (n, k)
             before, after, step = (jnp.sqrt(jnp.sum(P[:, None] * x**2)) for x in (V, V_new, V_new - V))
             loud = jnp.linalg.norm(HV) / (QUIET * jnp.linalg.norm(g))         # > 1: felt by the states
             quiet = (loud <= 1) & (after < before)
@@ -87,6 +88,13 @@ class StationaryFlow(Flow):
         slow, P, HV = evaluate(V)
         return Rest(slow, P, V, HV, change, it, change <= tolerance)
 
+    def seed(self, y: FlowState, block: Float[Array, "n k"], share: float = QUIET) -> Float[Array, "n k"]:
+        """Return a factor of the covariance to start from: a block as large as makes |H V| that share of |g|."""
+        g, HV = self.gradient(y.w), self.hessian_vectors(y.w, block)          # (n,), (n, k)
+        felt, size = jnp.linalg.norm(HV), share * jnp.linalg.norm(g)          # (), ()
+        without = jnp.linalg.norm(y.w) / jnp.linalg.norm(block)               # () where there is no gradient
+        return block * jnp.where((felt > 0) & (size > 0), size / jnp.where(felt > 0, felt, 1), without)
+
     def drift(self, y: FlowState, rest: Rest) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """Return dw/dt with the states at rest, and the predicted averaged squared gradient."""
         g = self.gradient(y.w)                                                # (n,)
@@ -95,3 +103,14 @@ class StationaryFlow(Flow):
         decay = self.optimizer.filter_coefficients(rest.slow, self.hp).decay  # ()
         w_dot = -(g + moments.gradient_shift) / rest.P - decay * y.w          # (n,)
         return w_dot, self.optimizer.averaged_squared_gradient(g, moments)
+
+
+def _seeded(V: Float[Array, "n k"], P: Float[Array, " n"]) -> Float[Array, "n k"]:
+    """Return V with its smallest directions, in the metric of P, brought up to a seed.
+
+    A direction that died out would otherwise have to grow from rounding errors when it becomes critical, and late.
+    """
+    x, C = jnp.linalg.eigh(V.T @ (P[:, None] * V))                            # (k,) rising, (k, k)
+    size = jnp.sqrt(jnp.maximum(x, jnp.finfo(x.dtype).eps * x[-1]))           # (k,)
+    factor = jnp.maximum(1, SEED * size[-1] / jnp.where(size > 0, size, 1))   # (k,)
+    return V @ (C * factor) @ C.T
