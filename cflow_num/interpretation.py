@@ -27,6 +27,7 @@ from .flows.base import FlowState
 from .flows.stationary import Rest, StationaryFlow
 from .hyperparameters import as_arrays, resolve
 from .loss import Problem
+from .original import check_original
 
 LARGEST_CONIC = 100  # weights: the cone has n(n+1)/2 rows; a hundred weights take about 20 s, and time grows like n^5
 
@@ -85,6 +86,7 @@ def stationary_preconditioner(
     if not 1 <= columns <= n:
         raise InputError(f"columns is {columns}, it must be between 1 and the number of weights, {n}")
     arrays = as_arrays(opt, hp, problem)
+    check_original(opt, arrays, problem)
     w = problem.w0 if w is None else jnp.asarray(w, problem.w0.dtype)
     y = DiscreteOptimizer(problem, arrays, opt).first(w)
     y = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], jnp.inf)})  # bias correction has died out

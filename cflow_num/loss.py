@@ -120,6 +120,11 @@ class Problem(eqx.Module):
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), self._data, self._others)
 
     @property
+    def raveler(self) -> Raveler:
+        """How the weights, a pytree of arrays, became one vector."""
+        return self._raveler
+
+    @property
     def blocks(self) -> Blocks:
         """The arrays of the parameters as blocks of weights."""
         return Blocks(tuple(int(np.prod(shape)) for shape in self._raveler.shapes))

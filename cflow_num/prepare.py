@@ -16,6 +16,7 @@ from .flows.base import FlowState
 from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
+from .original import check_original
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
@@ -55,6 +56,7 @@ def prepare(
     _check_closure_step(closure_step)
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
+    check_original(flow, arrays, problem)
     edge = check_filter(flow, arrays, warm_start + steps)
     coordinates = _coordinates(problem, capture)
     everything = {

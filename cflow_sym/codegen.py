@@ -63,6 +63,8 @@ def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(builtins.compile(source, filename, "exec"), module.__dict__)
+    if spec.reference is not None:
+        module.__dict__["REFERENCE"] = spec.reference
     sys.modules[name] = module
     return module
 

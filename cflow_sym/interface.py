@@ -13,7 +13,8 @@ covariance of the oscillation `Sigma (n, n)` (never formed), third derivative co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -78,6 +79,19 @@ class Leapfrog(NamedTuple):
     w_rate: Scalar
     decay: Scalar
     push: Scalar
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The program that an optimizer was traced from, in JAX; hyperparameters under the spec's names.
+
+    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
+    one vector, else on any pytree of arrays. A module compiled from a traced spec carries it in `REFERENCE`.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], Any]
+    update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
+    single: bool = False
 
 
 class HyperparameterInfo(NamedTuple):

@@ -17,7 +17,7 @@ decay is a further `- d w` in the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ import sympy as sp
 
 from cflow_sym.algebra import before_update, exact_numbers
 from cflow_sym.decay import split_decay
-from cflow_sym.interface import HyperparameterInfo
+from cflow_sym.interface import HyperparameterInfo, Reference
 from cflow_sym.notation import (
     NEW,
     OLD,
@@ -107,19 +107,6 @@ class Switch:
     name: str
     definitions: Mapping[sp.Symbol, sp.Expr]
     meaning: str = ""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The program that a spec was traced from, in JAX; hyperparameters under the spec's names.
-
-    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
-    one vector, else on any pytree of arrays.
-    """
-
-    init: Callable[[Any, Mapping[str, Any]], Any]
-    update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
-    single: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ import numpy as np
 import sympy as sp
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError
 
+from cflow_sym.interface import Reference
 from cflow_sym.jaxpr_symbols import FIRST_STEP, REMEDY
 from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, Reference, SpecError, Switch
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, Switch
 from cflow_sym.traced_states import Program, Slot, read_states
 
 Init = Callable[[Any, dict[str, Any]], Any]
@@ -274,7 +275,7 @@ class _Tracer:
         names = {n: self.called(n).name for n in self.found if n not in fixed}
 
         def passed(hp: Mapping[str, Any]) -> dict[str, Any]:
-            return {**fixed, **{argument: hp[name] for argument, name in names.items()}}
+            return {**fixed, **{argument: hp.get(name, 0.0) for argument, name in names.items()}}  # 0: an option off
 
         return Reference(
             lambda params, hp: self.init(params, passed(hp)),

@@ -1,0 +1,143 @@
+"""Is the compiled step the step of the program that it was traced from, on the parameters of this problem?
+
+A trace is made on parameters that stand for all others. What depends on the names or the number of axes of arrays (a
+mask, `optax.multi_transform`, a schedule of its own) can differ on those of a problem, so both steps are taken there,
+in double precision, from the same weights with the same gradients, at first and at a late count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from cflow_sym.interface import CompiledFlow, Reference, value_at
+
+from .errors import InputError
+from .loss import Problem
+from .weights import Raveler
+
+TOLERANCE = 1e-9  # relative to the largest entry of the step of an array
+SINGLE = 1e-5  # where the program itself keeps a state, or returns its step, in 32 bits
+STEPS, EARLY = 6, 4  # steps taken, and how many of them from the start on; the others follow LATE steps later
+LATE = 10_000
+
+
+class Steps(NamedTuple):
+    """Largest entries of the two steps' difference and of the program's own step: `(STEPS, arrays)` each."""
+
+    difference: Float[Array, "steps arrays"]
+    size: Float[Array, "steps arrays"]
+
+
+class _Carry(NamedTuple):
+    w: Float[Array, " n"]
+    theirs: PyTree
+    ours: dict[str, Array]
+
+
+def check_original(flow: CompiledFlow, hp: dict[str, Any], problem: Problem) -> None:
+    """Raise `InputError` naming the array where the compiled step is not that of the program it was traced from.
+
+    Flows that were not traced, or that leave out a part of the program by a switch, are not compared.
+    """
+    program = getattr(flow, "REFERENCE", None)
+    if program is None or flow.SWITCHES:
+        return
+    with jax.enable_x64(True):
+        hp = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), "float64") if eqx.is_array(x) else x, hp)
+        w0 = np.asarray(problem.w0, "float64")
+        raveler = dataclasses.replace(problem.raveler, dtypes=("float64",) * len(problem.raveler.dtypes))
+        try:
+            narrow = _keeps_single(program, raveler, hp, w0)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            raise InputError(
+                f"the program that {flow.NAME} was traced from fails on the parameters of {problem.name} ({reason}): "
+                "it must work on them as it does in training"
+            ) from error
+        difference, size = (np.asarray(x) for x in _compare(flow, program, raveler, hp, *_drawn(w0)))
+    wrong = ~(difference <= (SINGLE if narrow else TOLERANCE) * size)  # nan is wrong, too
+    if wrong.any():
+        step, array = (int(i) for i in np.argwhere(wrong)[0])
+        count = step + 1 if step < EARLY else step + 1 + LATE
+        raise InputError(
+            f"the program of {flow.NAME} treats the array {_names(program, raveler)[array]} otherwise than its flow: "
+            f"step {count} has entries up to {size[step, array]:.3g} there, from which the flow's step differs by "
+            f"up to {difference[step, array]:.3g}: make the step one formula for all arrays of the parameters, or for groups "
+            "of arrays with constants of their own"
+        )
+
+
+@eqx.filter_jit
+def _compare(
+    flow: CompiledFlow,
+    program: Reference,
+    raveler: Raveler,
+    hp: dict[str, Any],
+    w0: Float[Array, " n"],
+    gradients: Float[Array, "steps n"],
+) -> Steps:
+    ends = np.cumsum([int(np.prod(shape)) for shape in raveler.shapes])[:-1].tolist() if not program.single else []
+    unravel = raveler.unravel if not program.single else lambda w: w
+    ravel = raveler.ravel if not program.single else lambda w: w
+
+    def largest(v: Float[Array, " n"]) -> Float[Array, " arrays"]:
+        return jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in jnp.split(v, ends)])
+
+    def body(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, Steps]:
+        (w, theirs, ours), (g, jump) = carry, now
+        t = ours["t"] + 1
+        updates, after = program.update(unravel(g), theirs, unravel(w), _numbers(hp, t))
+        dw = ravel(updates).astype(w.dtype)                                   # (n,)
+        total = g + flow.l2_penalty(hp) * w                                   # (n,)
+        ours = flow.update_state(ours, total, hp)
+        own = flow.update_weights(w, ours, total, hp) - w                     # (n,)
+        after = jax.tree.map(lambda old, new: _moved_on(old, new, jump), theirs, after)
+        return _Carry(w + dw, after, ours | {"t": ours["t"] + jump}), Steps(largest(own - dw), largest(dw))
+
+    start = _Carry(w0, program.init(unravel(w0), _numbers(hp, 1.0)), flow.initial_state(w0, hp))
+    jumps = jnp.zeros(STEPS).at[EARLY - 1].set(LATE)
+    return jax.lax.scan(body, start, (gradients, jumps))[1]
+
+
+def _moved_on(old: Any, new: Any, jump: Array) -> Any:
+    """Return a state after `jump` more steps if it is a counter, else as it is."""
+    if not (jnp.ndim(new) == 0 and jnp.issubdtype(jnp.asarray(new).dtype, jnp.integer)):
+        return new
+    return jnp.where(new - old == 1, new + jump.astype(new.dtype), new)
+
+
+def _numbers(hp: dict[str, Any], t: Any) -> dict[str, Any]:
+    return {name: value_at(x, jnp.asarray(t, float)) for name, x in hp.items() if name != "blocks"}
+
+
+def _drawn(w0: np.ndarray) -> tuple[Array, Array]:
+    """Draw weights of the size of the problem's own, none of them zero, and gradients of several sizes."""
+    rng = np.random.default_rng(0)
+    scale = np.sqrt(np.mean(w0**2)) or 1.0
+    sizes = 10.0 ** np.array([0.0, -2.0, 1.0, -1.0, 0.5, -0.5])[:STEPS, None]
+    w, gradients = w0 + scale * rng.normal(size=w0.shape), sizes * rng.normal(size=(STEPS, w0.size))
+    return jnp.asarray(w), jnp.asarray(gradients)
+
+
+def _keeps_single(program: Reference, raveler: Raveler, hp: dict[str, Any], w0: np.ndarray) -> bool:
+    """Say whether the program keeps states, or returns its step, in 32 bits although the weights have 64."""
+    params = w0 if program.single else raveler.unravel(jnp.asarray(w0))
+    numbers = _numbers(hp, 1.0)
+    state = jax.eval_shape(lambda p: program.init(p, numbers), params)
+    step, _ = jax.eval_shape(lambda p, s: program.update(p, s, p, numbers), params, state)
+    return any(x.dtype == "float32" for x in jax.tree.leaves((state, step)))
+
+
+def _names(program: Reference, raveler: Raveler) -> list[str]:
+    if program.single:
+        return ["of all weights"]
+    tree = jax.tree.unflatten(raveler.treedef, list(raveler.shapes))
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    return [jax.tree_util.keystr(path) or "of all weights" for path, _ in paths]
