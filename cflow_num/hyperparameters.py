@@ -18,6 +18,7 @@ from cflow_sym.interface import CompiledFlow
 
 from .errors import InputError, nearest
 from .loss import Problem
+from .own_constants import with_own_constants
 
 
 class Schedule(eqx.Module):
@@ -39,7 +40,9 @@ class Schedule(eqx.Module):
         return jax.jvp(self, (t,), (jnp.ones_like(t),))[1]
 
 
-def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
+def resolve(
+    optimizer: Any, values: Mapping[str, Any], problem: Problem | None = None
+) -> tuple[CompiledFlow, dict[str, Any]]:
     """Return the generated code and the checked hyperparameters (numbers or functions of the step), defaults filled in.
 
     **Arguments:**
@@ -48,6 +51,7 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
       compiled flow.
     - `values`: hyperparameters by name; for a built-in optimizer also its switches, which are true or false. One that
       may be scheduled can be a function of the number of steps taken, such as an optax schedule.
+    - `problem`: on whose parameters an optimizer that was traced is traced again.
 
     **Raises:** `InputError` naming the value, its range and the remedy.
 
@@ -63,20 +67,28 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
         values = {name: value for name, value in values.items() if not isinstance(value, bool)}
         flow = generated.load(optimizer, switches)
     elif hasattr(optimizer, "compile"):
-        flow = optimizer.compile()
+        traced = hasattr(optimizer, "on") and problem is not None
+        flow = (optimizer.on(problem.weights) if traced else optimizer).compile()
     else:
         flow = optimizer
     if not hasattr(flow, "HYPERPARAMETERS"):
         raise InputError(
             f"optimizer is a {type(optimizer).__name__}, it must be a name, a spec, a derivation or a compiled flow"
         )
-    return flow, _checked(flow, values)
+    return with_own_constants(flow), _checked(flow, values)
 
 
 def as_arrays(flow: CompiledFlow, hp: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
     """Return the hyperparameters as arrays `()` (one compiled program serves all values), schedules and blocks."""
-    dtype = problem.w0.dtype
+    dtype, blocks = problem.w0.dtype, problem.blocks
     out = {name: Schedule(x) if callable(x) else jnp.asarray(x, dtype) for name, x in hp.items()}
+    own = [h for h in flow.HYPERPARAMETERS if h.values]
+    if any(len(h.values) != len(blocks.sizes) for h in own):
+        raise InputError(
+            f"{flow.NAME} was traced on {len(own[0].values)} arrays that move and {problem.name} has "
+            f"{len(blocks.sizes)}: pass the spec, which is traced again, instead of its compiled flow"
+        )
+    out |= {h.name: blocks.spread(jnp.asarray(h.values, dtype)) for h in own}
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
 
 
@@ -118,6 +130,11 @@ def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f'{flow.NAME} has no hyperparameter "{name}", it has {names}{near}')
     out: dict[str, Any] = {}
     for name, h in known.items():
+        if h.values:
+            if name in values:
+                raise InputError(f"{name} is part of {flow.NAME}, with one value for each array: leave it out")
+            out[name] = h.values
+            continue
         value = values.get(name, h.default)
         if value is None:
             raise InputError(f"{flow.NAME} needs {name} ({h.meaning}): pass {name}=VALUE, {_range(h)}")

@@ -7,7 +7,7 @@ takes data and weights as arguments, never as closures: captured arrays would be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from . import chunks, devices
 from .chunks import Chunks
 from .errors import InputError
 from .polarization import DIRECTIONS_AT_ONCE, polarized
-from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight
+from .weights import Blocks, Hoisted, Label, Raveler, comparable, hoist, is_weight, without
 
 
 class Problem(eqx.Module):
@@ -125,6 +125,11 @@ class Problem(eqx.Module):
         return self._raveler
 
     @property
+    def weights(self) -> PyTree:
+        """The weights to start from as a pytree like the parameters, without what is not trained."""
+        return self._raveler.unravel(self.w0)
+
+    @property
     def blocks(self) -> Blocks:
         """The arrays of the parameters as blocks of weights."""
         return Blocks(tuple(int(np.prod(shape)) for shape in self._raveler.shapes))
@@ -135,7 +140,25 @@ class Problem(eqx.Module):
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return the weight vector of a pytree like the one the problem was made with."""
-        return self._raveler.ravel(eqx.filter(params, is_weight))
+        return self._raveler.ravel(without(eqx.filter(params, is_weight), self.held))
+
+    @property
+    def held(self) -> PyTree:
+        """The arrays that keep their values, in a pytree like the parameters; None in the place of weights."""
+        return eqx.filter(self._static, is_weight)
+
+    def holding(self, names: Sequence[str]) -> Problem:
+        """Return the problem in which the arrays of these names (paths in the parameters) keep their values.
+
+        >>> problem = Problem(lambda p: jnp.sum(p["a"] * p["b"]), {"a": jnp.ones(2), "b": jnp.ones(2)})
+        >>> problem.holding(["['b']"]).n_weights
+        2
+        """
+        path_of = jax.tree_util.keystr
+        held = jax.tree_util.tree_map_with_path(lambda path, x: x if path_of(path) in names else None, self.weights)
+        free = without(self.weights, held)
+        raveler = Raveler.of(free)
+        return self._with(w0=raveler.ravel(free), _raveler=raveler, _static=eqx.combine(self._static, held))
 
     def same_function(self, other: Problem) -> bool:
         """Whether the other problem is the same function of weights and data."""
@@ -184,8 +207,8 @@ class Problem(eqx.Module):
 
     def _value_on(self, w: Float[Array, " n"], data: PyTree) -> Float[Array, ""]:
         """Return the loss on some of the data; so do all that end in `_on`."""
-        weights = self._raveler.unravel(w)
-        params = weights if isinstance(self._loss, Hoisted) else eqx.combine(weights, self._static)
+        params = self.params(w)
+        params = eqx.filter(params, is_weight) if isinstance(self._loss, Hoisted) else params
         args = (params,) if data is None else (params, data)
         return jnp.asarray(self._loss(*args), dtype=w.dtype)
 

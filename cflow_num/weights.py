@@ -86,6 +86,15 @@ def is_weight(x: Any) -> bool:
     return isinstance(x, (jax.Array, np.ndarray)) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def without(tree: PyTree, held: PyTree) -> PyTree:
+    """Return the tree with None in the place of every leaf that `held` has; their structures are the same.
+
+    >>> without({"a": 1, "b": 2}, {"a": None, "b": 3})
+    {'a': 1, 'b': None}
+    """
+    return jax.tree.map(lambda x, h: x if h is None else None, tree, held, is_leaf=lambda x: x is None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A bound method that equals that of an equal object: Python compares the objects of bound methods by identity."""

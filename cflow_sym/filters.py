@@ -167,6 +167,12 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         P = 1 / common
     else:
         P, shares = 1 / sp.together(slopes[_s.g]), {_s.g: sp.Integer(1)}
+    own = [h.symbol for h in spec.active_hyperparameters if h.values]
+    if any(sp.sympify(e).has(*own) for e in (*b, *a, *shares.values())):
+        raise DerivationError(
+            f"optimizer {spec.name!r}: its groups of arrays weigh the gradient and its averages differently, and all "
+            "must share one filter: give them the same momentum; rates, decays and constants in P may differ."
+        )
     _refuse_negative(spec, P)
     slow = _slow_updates(spec, filters)
     return CanonicalForm(spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow)

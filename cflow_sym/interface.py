@@ -86,18 +86,21 @@ class Reference:
     """The program that an optimizer was traced from, in JAX; hyperparameters under the spec's names.
 
     `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
-    one vector, else on any pytree of arrays. A module compiled from a traced spec carries it in `REFERENCE`.
+    one vector, else on any pytree of arrays. `trace(params)` returns the spec traced on other parameters. A module
+    compiled from a traced spec carries the program in `REFERENCE`.
     """
 
     init: Callable[[Any, Mapping[str, Any]], Any]
     update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
     single: bool = False
+    trace: Callable[[Any], Any] | None = None
 
 
 class HyperparameterInfo(NamedTuple):
     """Name, symbol and range of one hyperparameter, as data: `lower < value < upper` (closed where said).
 
-    A `schedulable` one may be a `Schedule` instead of a number.
+    A `schedulable` one may be a `Schedule` instead of a number. One with `values` has one for each array of the
+    parameters; functions get it as an array `(n,)`.
     """
 
     name: str
@@ -108,6 +111,7 @@ class HyperparameterInfo(NamedTuple):
     closed_below: bool
     meaning: str
     schedulable: bool = False
+    values: tuple[float, ...] = ()
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """A jaxpr on SymPy symbols: every array is its representative coordinate, every sum a `Total` or a `BlockTotal`.
 
-Parameters are traced as a vector and a matrix of different sizes. The coordinate of the vector is written in the
-theory's own symbols, that of the matrix in symbols of its own, so that it shows what an operation mixes: a sum
-over one array is the sum over a block, the same sum over both is the sum over all weights.
+Parameters consist of several arrays, by default of a vector and a matrix. The coordinate of the first is written in
+the theory's own symbols, those of the others in symbols of their own, so that it shows what an operation mixes: a sum
+over one array is the sum over a block, the same sum over all of them is the sum over all weights.
 
 A value knows the equation it comes from. Operations that only pass it on (casts, reshapes, calls) return the same
 value, so that one can ask whether a number that the step reads *is* the new value of a state.
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ FIRST_STEP = sp.Symbol("first_step", nonnegative=True)  # 1 at the first update 
 
 
 class OtherBlockTotal(BlockTotal):
-    """The sum over the coordinates of the matrix, written in its own symbols."""
+    """The sum over the coordinates of another array than the first, written in its own symbols."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,52 +47,77 @@ class Value:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Shapes of the arrays that the parameters consist of: one, or a vector and a matrix with its own symbols.
+    """Shapes of the arrays that the parameters consist of, and the symbols of coordinates of the first one.
 
-    `twins` maps every symbol of a coordinate of the vector to the symbol of the same coordinate of the matrix.
+    Every further array has symbols of its own for the same coordinates.
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    twins: Mapping[sp.Symbol, sp.Symbol] = field(default_factory=dict)
+    coordinates: tuple[sp.Symbol, ...] = ()
+
+    @cached_property
+    def twins(self) -> tuple[dict[sp.Symbol, sp.Symbol], ...]:
+        """For every array, the symbols of its coordinates by those of the first array."""
+        further = [{x: _twin(x, k) for x in self.coordinates} for k in range(1, len(self.shapes))]
+        return ({x: x for x in self.coordinates}, *further)
+
+    @cached_property
+    def owner(self) -> dict[sp.Symbol, int]:
+        """The number of the array that a symbol belongs to."""
+        return {twin: k for k, own in enumerate(self.twins) for twin in own.values()}
+
+    @cached_property
+    def back(self) -> dict[sp.Symbol, sp.Symbol]:
+        """The symbol of the first array for every symbol of another."""
+        return {twin: symbol for own in self.twins[1:] for symbol, twin in own.items()}
 
     def to_first(self, expr: sp.Basic) -> sp.Basic:
-        """Write an expression of the matrix in the symbols of the vector."""
-        own = expr.xreplace({twin: symbol for symbol, twin in self.twins.items()})
-        return own.replace(OtherBlockTotal, BlockTotal)
+        """Write an expression of one array in the symbols of the first."""
+        return expr.xreplace(self.back).replace(OtherBlockTotal, BlockTotal) if self.back else expr
 
-    def to_second(self, expr: sp.Basic) -> sp.Basic:
-        """Write an expression of the vector in the symbols of the matrix."""
+    def of(self, k: int, expr: sp.Basic) -> sp.Basic:
+        """Write an expression of the first array in the symbols of the k-th."""
+        if not k:
+            return expr
         swapped = expr.replace(lambda e: type(e) is BlockTotal, lambda e: OtherBlockTotal(e.args[0]))
-        return swapped.xreplace(dict(self.twins))
+        return swapped.xreplace(self.twins[k])
+
+    def owners(self, expr: sp.Basic) -> set[int]:
+        """Return the numbers of the arrays whose coordinates stand in an expression, sums over all weights apart."""
+        plain = expr.replace(lambda e: type(e) is Total, lambda e: sp.Integer(1))
+        return {self.owner[x] for x in plain.free_symbols if x in self.owner}
 
     def total(self, expr: sp.Expr, size: int) -> sp.Expr | None:
         """Return the sum over an array of the given size, or None where no parameter has that size."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        if size == 1:
+        outside = expr.replace(lambda e: isinstance(e, Total | BlockTotal), lambda e: sp.Integer(1)).free_symbols
+        owners = {self.owner[x] for x in outside if x in self.owner}
+        if not owners and size == 1:
             return expr
-        if size not in sizes:
+        owners = owners or {k for k, own in enumerate(sizes) if own == size}
+        if len(owners) != 1 or sizes[min(owners)] != size:
             return None
         if len(sizes) == 1:
             return Total(expr)
-        return BlockTotal(expr) if size == sizes[0] else OtherBlockTotal(expr)
+        return OtherBlockTotal(expr) if max(owners) else BlockTotal(expr)
 
     def join(self, expr: sp.Expr) -> sp.Expr:
-        """Write the same sum over the vector and over the matrix as one sum over all weights."""
+        """Write the same sum over every array as one sum over all weights."""
         if not (isinstance(expr, sp.Add) and expr.has(OtherBlockTotal)):
             return expr
         terms = list(expr.args)
         for term in expr.args:
             factor, sums = _split(term, BlockTotal)
-            twin = factor * self.to_second(sums)
-            if sums != 1 and term in terms and twin in terms:
-                terms.remove(term)
-                terms.remove(twin)
+            twins = [factor * self.of(k, sums) for k in range(len(self.shapes))]
+            if sums != 1 and all(twin in terms for twin in twins):
+                for twin in twins:
+                    terms.remove(twin)
                 terms.append(factor * Total(sums.args[0]))
         return sp.Add(*terms)
 
-    def mixed(self, expr: sp.Basic) -> bool:
-        """Say whether an expression of the vector contains anything of the matrix."""
-        return expr.has(OtherBlockTotal) or bool(expr.free_symbols & set(self.twins.values()))
+
+def _twin(symbol: sp.Symbol, k: int) -> sp.Symbol:
+    return type(symbol)(f"{symbol.name}@{k + 1}", **symbol.assumptions0)
 
 
 def _split(term: sp.Expr, kind: type) -> tuple[sp.Expr, sp.Expr]:

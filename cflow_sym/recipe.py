@@ -48,7 +48,9 @@ def derive(spec: OptimizerSpec | str, *, order: str = "published", **switches: b
     if order not in ORDERS:
         raise DerivationError(f"order {order!r} is unknown: use 'published' or 'consistent'.")
     spec = optimizer(spec) if isinstance(spec, str) else spec
-    return _derive(_Key(spec.configure(**switches)), order)
+    spec = spec.configure(**switches)
+    found = _derive(_Key(spec), order)
+    return found if found.spec.reference is spec.reference else replace(found, spec=spec)  # equal formulas only
 
 
 class _Key:

@@ -56,7 +56,8 @@ class SpecError(ValueError):
 class Hyperparameter:
     """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears.
 
-    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above.
+    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above. One with
+    `values` has one for each array of the parameters, which are part of the optimizer; formulas hold for each of them.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Hyperparameter:
     meaning: str = ""
     schedulable: bool = False
     typical: float | None = None
+    values: tuple[float, ...] = ()
 
     def info(self) -> HyperparameterInfo:
         """Return the row that a generated module carries."""
@@ -82,6 +84,7 @@ class Hyperparameter:
             self.closed_below,
             self.meaning,
             self.schedulable,
+            self.values,
         )
 
 
@@ -118,7 +121,7 @@ class OptimizerSpec:
     hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
     schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`. With
     `lookahead`, an expression of the states before their update, the gradient is the one at w + lookahead: that point
-    is what flows call w.
+    is what flows call w. `frozen` names arrays of the parameters that the optimizer never moves.
     Raises `SpecError`.
 
     >>> from cflow_sym.notation import norm2, symbols as s
@@ -144,6 +147,7 @@ class OptimizerSpec:
     remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
     lookahead: sp.Expr | int = 0
+    frozen: tuple[str, ...] = ()
     reference: Reference | None = field(default=None, repr=False, compare=False)
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
@@ -181,6 +185,14 @@ class OptimizerSpec:
             active_switches=tuple(s.name for s in self.switches if s.name in on),
             active_options=tuple(name for name in self.options if name in on),
         )
+
+    def on(self, params: Any) -> OptimizerSpec:
+        """Return the spec traced on these parameters; itself where it was not traced or is the same on them."""
+        if self.reference is None or self.reference.trace is None:
+            return self
+        on = dict.fromkeys((*self.active_switches, *self.active_options), True)
+        traced = self.reference.trace(params).configure(**on)
+        return self if traced == self else traced
 
     def with_options(self) -> OptimizerSpec:
         """Turn every optional hyperparameter on, as generated modules do (its default is its off value)."""

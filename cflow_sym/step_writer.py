@@ -18,7 +18,7 @@ import sympy as sp
 from cflow_sym.filters import in_updated_averages
 from cflow_sym.jax_printer import jax_code
 from cflow_sym.notation import NEW, OLD, BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
-from cflow_sym.spec import OptimizerSpec, SpecError
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError
 
 _s = symbols
 MARGIN = 80
@@ -149,7 +149,7 @@ class StepWriter:
         for h in self.spec.active_hyperparameters:
             fetched = f'hp["{h.name}"]'
             if h in used:
-                rows.append((h.symbol.name, f"value_at({fetched}, t)" if h in timed else fetched, "()"))
+                rows.append((h.symbol.name, f"value_at({fetched}, t)" if h in timed else fetched, shape_of(h)))
             if h in timed and moving[h.symbol] in names:
                 rows.append((moving[h.symbol], f"rate_at({fetched}, t)", "()"))
         if any(e.has(BlockTotal) or e.atoms(BlockCoordinate) for e in expressions):
@@ -185,12 +185,18 @@ class StepWriter:
             f"HYPERPARAMETERS = (\n{infos})" if infos else "HYPERPARAMETERS = ()",
             f"SLOW_STATES = {{{states}}}",
             "FILTERED_STATES = " + as_tuple(f'"{n}"' for n, k in spec.kinds.items() if k == "filtered"),
+            *(["FROZEN = " + as_tuple(map(repr, spec.frozen))] if spec.frozen else []),
         ]
 
     def imports(self, *names: str) -> str:
         """Return the line that imports from the interface."""
         timed = ("rate_at", "value_at") if self.spec.scheduled else ()
         return f"from cflow_sym.interface import {', '.join([*names, *timed])}"
+
+
+def shape_of(h: Hyperparameter) -> str:
+    """Return the shape of a hyperparameter: one value, or one for each array, which is spread over its weights."""
+    return "(n,)" if h.values else "()"
 
 
 def contractions(expr: sp.Expr) -> list[Part]:
@@ -289,6 +295,7 @@ def _info(info) -> str:
         f'"{info.name}", "{info.symbol}", {info.default}, {lower}, {upper}, {info.closed_below}, "{info.meaning}"'
     )
     arguments += ", True" if info.schedulable else ""
+    arguments += f", values={info.values}" if info.values else ""
     short = len(arguments) < 84
     return f"HyperparameterInfo({arguments})" if short else f"HyperparameterInfo(\n        {arguments}\n    )"
 

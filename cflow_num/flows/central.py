@@ -148,7 +148,7 @@ class CentralFlow(Flow):
         """Return the rates at X = 0 and their linear parts, from the moments of the basis of X."""
         opt, hp = self.optimizer, self.hp
         slow = jax.vmap(lambda q: self._slow_moments(y, g, q))(moments)
-        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        P = self.step_preconditioner(y)                                       # () or (n,)
         shift = moments.gradient_shift                                        # (m, n)
         w_moved = -self.speed(y) * shift / P if self.sharpness_reduction else jnp.zeros_like(shift)
         slow_still = opt.slow_drift(y.slow, g, hp)

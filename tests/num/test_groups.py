@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.errors import InputError
+from cflow_num.flows.base import FlowState
+from cflow_num.flows.central import CentralFlow
+from cflow_num.flows.leapfrog import LeapfrogFlow
 from cflow_num.hyperparameters import as_arrays, resolve
 from cflow_num.original import check_original
 
@@ -78,6 +82,98 @@ def test_what_is_right_runs_in_both_precisions(dtype):
     compiled = cs.from_optax(optax.adamw, eps_root=1e-8).compile()
     schedule = optax.cosine_decay_schedule(0.01, 20)
     check(compiled, dict(learning_rate=schedule), PROBLEM.astype(dtype))
+
+
+CHAINED = lambda learning_rate, decay=0.1: optax.chain(  # noqa: E731
+    optax.add_decayed_weights(decay, mask=named("kernel")), optax.rmsprop(learning_rate, 0.9, eps=1e-3)
+)
+ADAMW = lambda learning_rate, b1=0.9, b2=0.99, eps=1e-3: optax.adamw(  # noqa: E731
+    learning_rate, b1, b2, eps, weight_decay=0.2, mask=named("kernel")
+)
+LABELS = lambda p: jax.tree.map(lambda head: "head" if head else "rest", named("head")(p))  # noqa: E731
+TWO_RATES = lambda learning_rate: optax.multi_transform(  # noqa: E731
+    {"head": optax.adam(10 * learning_rate, eps=1e-3), "rest": optax.adam(learning_rate, 0.9, 0.9, eps=1e-4)}, LABELS
+)
+FREEZE = lambda learning_rate: optax.chain(optax.sgd(learning_rate, 0.9), optax.freeze(named("head")))  # noqa: E731
+STILL = lambda learning_rate: optax.multi_transform(  # noqa: E731
+    {"head": optax.sgd(learning_rate), "rest": optax.set_to_zero()}, LABELS
+)
+
+
+@pytest.mark.parametrize("factory", [MASKED, CHAINED, ADAMW, TWO_RATES, FREEZE, STILL])
+def test_the_discrete_step_is_optaxs(factory):
+    spec = cs.from_optax(factory, params=PARAMS)
+    step, problem = spec.compile_step(), PROBLEM.holding(spec.frozen)
+    hp = {h.name: jnp.asarray(h.default or 0.0) for h in step.HYPERPARAMETERS} | RATE
+    hp |= {h.name: problem.blocks.spread(jnp.array(h.values)) for h in step.HYPERPARAMETERS if h.values}
+    w, ours, path = problem.w0, step.initial_state(problem.w0, hp), []
+    for _ in range(5):
+        g = problem.gradient(w) + step.l2_penalty(hp) * w
+        ours = step.update_state(ours, g, hp)
+        w = step.update_weights(w, ours, g, hp)
+        path.append(w)
+    params, optimizer = PARAMS, factory(**RATE)
+    state = optimizer.init(params)
+    for w in path:
+        updates, state = optimizer.update(jax.grad(loss)(params, X), state, params)
+        params = optax.apply_updates(params, updates)
+        for a, b in zip(jax.tree.leaves(problem.params(w)), jax.tree.leaves(params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def edge_of(p):
+    """Return a loss that drifts to the edge and stays there."""
+    return 0.5 * p[0] ** 2 * jnp.exp(p[1]) - 0.1 * p[1]
+
+
+def edge_start(c, S):
+    """Return weights at which the curvature c P of an optimizer with 1/P = S is the edge."""
+    return jnp.array([1e-6, np.log(c / S)])
+
+
+@eqx.filter_jit
+def advanced(central, w, momentum):
+    """Return rates (with momentum: weights after a step), X, the residual of the complementarity and the threshold."""
+    one, V = jnp.ones(()), jnp.eye(w.size)
+    y = FlowState(w, {"t": one}, central.gradient(w)[None] if momentum else None)
+    tangent = central.linearize(y, V, all_pairs=True)
+    nothing, X0 = jax.tree.map(jnp.zeros_like, y._replace(filtered=None)), jnp.zeros((central.capacity,) * 2)
+    if momentum:
+        y, X, info = central.step(y, tangent, X0, one)
+        return y.w, X, info.residual, tangent.c
+    rates, X, info = central.equilibrium(tangent, nothing, 1e-3 * one, X0)
+    return rates.w, X, info.residual, tangent.c
+
+
+@pytest.mark.parametrize(("momentum", "edge"), [(None, 2.0), (0.5, 3.0)])
+def test_arrays_that_do_not_feel_each_other_move_as_if_alone(momentum, edge):
+    """The central flow of a sum of losses, each of one array with its own rate and decay, is that of each by itself."""
+    rates, decays = dict(a=1.0, b=0.8), dict(a=0.0, b=0.04)
+    # decoupled: the step shrinks the weights of b by 0.04, so that its threshold is 0.98 times that of a
+    one = lambda k, rate: optax.chain(optax.sgd(rates[k] * rate, momentum), optax.add_decayed_weights(-decays[k]))  # noqa: E731
+    both = lambda learning_rate: optax.multi_transform(  # noqa: E731
+        {k: one(k, learning_rate) for k in "ab"}, lambda p: {"a": "a", "b": "b"}
+    )
+    starts = {k: edge_start((1 - decays[k] / 2) * edge, rates[k]) for k in "ab"}
+
+    def step(factory, loss, params):
+        """Return rates of the weights and tr(Sigma H) at the edge, and the threshold."""
+        problem = cn.Problem(loss, params)
+        flow, hp = resolve(cs.from_optax(factory, params=params), dict(learning_rate=1.0), problem)
+        kind = CentralFlow if momentum is None else LeapfrogFlow
+        central = kind(problem, as_arrays(flow, hp, problem), flow, capacity=len(problem.blocks.sizes))
+        w, X, residual, c = advanced(central, problem.w0, momentum is not None)
+        assert residual < 1e-9
+        return problem.params(w), jnp.trace(X), float(c)
+
+    together, trace, c = step(both, lambda p: edge_of(p["a"]) + edge_of(p["b"]), starts)
+    alone = {k: step(lambda learning_rate, k=k: one(k, learning_rate), edge_of, starts[k]) for k in "ab"}
+    assert (c, alone["a"][2]) == (edge, edge)
+    np.testing.assert_allclose(alone["b"][2], 0.98 * edge, rtol=1e-12)
+    for k in "ab":
+        np.testing.assert_allclose(together[k], alone[k][0], rtol=1e-9, atol=1e-9)
+        assert alone[k][1] > 1e-3  # it oscillates
+    np.testing.assert_allclose(trace, alone["a"][1] + 0.98 * alone["b"][1], rtol=1e-9)  # in units of c P at decay 0
 
 
 def test_a_program_that_fails_on_the_parameters_says_so():
