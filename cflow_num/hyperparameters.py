@@ -20,6 +20,11 @@ from .errors import InputError, nearest
 from .loss import Problem
 from .own_constants import with_own_constants
 
+ALIASES = {
+    "lr": "learning_rate", "eta": "learning_rate", "b1": "beta1", "b2": "beta2", "momentum": "beta1", "eps": "epsilon",
+    "wd": "weight_decay", "decay": "beta2", "rho": "beta2", "alpha": "beta2",
+}  # fmt: skip
+
 
 class Schedule(eqx.Module):
     """A hyperparameter that depends on time, from a function of the number of steps already taken (as optax has it).
@@ -67,14 +72,13 @@ def resolve(
         values = {name: value for name, value in values.items() if not isinstance(value, bool)}
         flow = generated.load(optimizer, switches)
     elif hasattr(optimizer, "compile"):
-        traced = hasattr(optimizer, "on") and problem is not None
-        flow = (optimizer.on(problem.weights) if traced else optimizer).compile()
+        if hasattr(optimizer, "on") and problem is not None:
+            optimizer = optimizer.on(problem.weights)
+        flow = optimizer.compile()
     else:
         flow = optimizer
     if not hasattr(flow, "HYPERPARAMETERS"):
-        raise InputError(
-            f"optimizer is a {type(optimizer).__name__}, it must be a name, a spec, a derivation or a compiled flow"
-        )
+        raise InputError(f"optimizer is {_what(optimizer)}, it must be a name, a spec, a derivation or a compiled flow")
     return with_own_constants(flow), _checked(flow, values)
 
 
@@ -126,7 +130,7 @@ def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in known:
             names = ", ".join(known) or "none"
-            near = nearest(name, known) if isinstance(name, str) else ""
+            near = _near(name, known) if isinstance(name, str) else ""
             raise InputError(f'{flow.NAME} has no hyperparameter "{name}", it has {names}{near}')
     out: dict[str, Any] = {}
     for name, h in known.items():
@@ -140,6 +144,20 @@ def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"{flow.NAME} needs {name} ({h.meaning}): pass {name}=VALUE, {_range(h)}")
         out[name] = _checked_schedule(h, value) if callable(value) else _checked_number(h, value, name)
     return out
+
+
+def _what(optimizer: Any) -> str:
+    name = getattr(optimizer, "__name__", None)
+    if str(getattr(optimizer, "__module__", "")).startswith("optax") and name:
+        return f"optax.{name} itself (pass cflow_sym.from_optax(optax.{name}))"
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        return "an optax transformation with its numbers built in (pass cflow_sym.from_optax(function that makes it))"
+    return f"a {type(optimizer).__name__}"
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    """Return what may have been meant: the name that the theory has for another library's, or one like it."""
+    return f' (did you mean "{ALIASES[name]}"?)' if ALIASES.get(name) in known else nearest(name, known)
 
 
 def _checked_schedule(h: Any, schedule: Callable) -> Callable:

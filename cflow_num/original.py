@@ -23,16 +23,21 @@ from .loss import Problem
 from .weights import Raveler, without
 
 TOLERANCE = 1e-9  # relative to the largest entry of the step of an array
+ROUNDINGS = 100  # times what rounding the gradients changes: a step may hold a difference of almost equal numbers
 SINGLE = 1e-5  # where the program itself keeps a state, or returns its step, in 32 bits
 STEPS, EARLY = 6, 4  # steps taken, and how many of them from the start on; the others follow LATE steps later
 LATE = 10_000
 
 
 class Steps(NamedTuple):
-    """Largest entries of the two steps' difference and of the program's own step: `(STEPS, arrays)` each."""
+    """Largest entries of the two steps' difference, of the program's step and of its change under rounding.
+
+    Each is of shape `(STEPS, arrays)`; rounded are the gradients, in the last digit.
+    """
 
     difference: Float[Array, "steps arrays"]
     size: Float[Array, "steps arrays"]
+    rounding: Float[Array, "steps arrays"]
 
 
 class _Parameters(eqx.Module):
@@ -75,6 +80,7 @@ class _Parameters(eqx.Module):
 class _Carry(NamedTuple):
     w: Float[Array, " n"]
     theirs: PyTree
+    rounded: PyTree
     ours: dict[str, Array]
 
 
@@ -100,8 +106,9 @@ def check_original(flow: Any, hp: dict[str, Any], problem: Problem) -> None:
                 f"the program that {flow.NAME} was traced from fails on the parameters of {problem.name} ({reason}): "
                 "it must work on them as it does in training"
             ) from error
-        difference, size = (np.asarray(x) for x in _compare(flow, program, tree, hp, *_drawn(w0)))
-    wrong = ~(difference <= (SINGLE if narrow else TOLERANCE) * size)  # nan is wrong, too
+        difference, size, rounding = (np.asarray(x) for x in _compare(flow, program, tree, hp, *_drawn(w0)))
+    allowed = np.maximum((SINGLE if narrow else TOLERANCE) * size, ROUNDINGS * rounding)
+    wrong = ~(difference <= allowed)  # nan is wrong, too
     if wrong.any():
         step, array = (int(i) for i in np.argwhere(wrong)[0])
         count = step + 1 if step < EARLY else step + 1 + LATE
@@ -126,17 +133,25 @@ def _compare(
         return jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in tree.parts(v)])
 
     def body(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, Steps]:
-        (w, theirs, ours), (g, jump) = carry, now
+        (w, theirs, rounded, ours), (g, jump) = carry, now
         t = ours["t"] + 1
         updates, after = program.update(tree.of(g), theirs, tree.of(w), _numbers(hp, t))
+        last = g * (1 + 2 * jnp.finfo(g.dtype).eps)
+        other, beside = program.update(tree.of(last), rounded, tree.of(w), _numbers(hp, t))
         dw = tree.back(updates).astype(w.dtype)  # (n,)
         total = g + flow.l2_penalty(hp) * w  # (n,)
         ours = flow.update_state(ours, total, hp)
         own = flow.update_weights(w, ours, total, hp) - w  # (n,)
-        after = jax.tree.map(lambda old, new: _moved_on(old, new, jump), theirs, after)
-        return _Carry(w + dw, after, ours | {"t": ours["t"] + jump}), Steps(largest(own - dw), largest(dw))
+        after, beside = (
+            jax.tree.map(lambda old, new: _moved_on(old, new, jump), *states)
+            for states in ((theirs, after), (rounded, beside))
+        )
+        shift = tree.back(other).astype(w.dtype) - dw
+        found = Steps(largest(own - dw), largest(dw), largest(shift))
+        return _Carry(w + dw, after, beside, ours | {"t": ours["t"] + jump}), found
 
-    start = _Carry(w0, program.init(tree.of(w0), _numbers(hp, 1.0)), flow.initial_state(w0, hp))
+    theirs = program.init(tree.of(w0), _numbers(hp, 1.0))
+    start = _Carry(w0, theirs, theirs, flow.initial_state(w0, hp))
     jumps = jnp.zeros(STEPS).at[EARLY - 1].set(LATE)
     return jax.lax.scan(body, start, (gradients, jumps))[1]
 

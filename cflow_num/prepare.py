@@ -49,7 +49,8 @@ def prepare(
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
-    problem = problem.holding(flow.FROZEN) if isinstance(problem, Problem) and hasattr(flow, "FROZEN") else problem
+    frozen = getattr(flow, "FROZEN", ())
+    problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     _check_average_start(average_start, warm_start)

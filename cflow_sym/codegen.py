@@ -60,9 +60,9 @@ def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
     name = f"cflow_compiled_{name}"
     filename = f"<{name}>"
     known = sys.modules.get(name)
-    if known is not None and "".join(linecache.cache[filename][2]) == source:
-        if getattr(known, "REFERENCE", None) is spec.reference:
-            return known  # programs compiled for it serve again
+    same = known is not None and "".join(linecache.getlines(filename)) == source
+    if known is not None and same and getattr(known, "REFERENCE", None) is spec.reference:
+        return known  # programs compiled for it serve again
     module = ModuleType(name, doc=f"Compiled from {spec.title}.")
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

@@ -158,7 +158,8 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         raise (DerivationError if filters else SpecError)(
             f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in "
             + (f"the gradient g{averages}; no flow is derived for that." if filters else
-               "g; write what makes it nonlinear as a state.")
+               "g: supported is a step - g / P - d w with P a function of states that remember past gradients, such "
+               "as nu' = beta2 nu + (1 - beta2) g^2, not of the gradient of the same step.")
         )  # fmt: skip
     if filters:
         unit = {m: _unit(a_i, b_i) for m, b_i, a_i in zip(filters, b, a, strict=True)} | {_s.g: sp.Integer(1)}

@@ -29,6 +29,15 @@ else:  # shapes are documentation at run time; jaxtyping is not imported for the
     Scalar = Vector = State = Hyperparameters = Preconditioner = Any
 
 
+OTHER_NAMES = {  # of the built-in optimizers, in other libraries
+    "sgd": "gradient_descent",
+    "gd": "gradient_descent",
+    "momentum": "heavy_ball",
+    "nag": "nesterov",
+    "ngd": "normalized_gradient_descent",
+}
+
+
 class MissingFlowError(LookupError):
     """There is no generated module for an optimizer; the message says how to write it."""
 

@@ -21,6 +21,7 @@ from cflow_sym.notation import NEW, OLD
 from cflow_sym.traced_states import Slot
 
 Fail = Callable[[str], Any]
+SHAPES = {"array_1": (3,), "array_2": (129, 130)}  # sizes that no other axis has, too large to be factored
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def slots_of(state: Any, params: Any, used: set[str], fail: Fail) -> tuple[Slot,
         found = {k: i for k, (i, _) in place.leaves.items()}
         places = (found[min(found)],) if kind == "scalar" else tuple(found.get(k) for k in range(len(shapes)))
         integer = np.issubdtype(next(iter(place.leaves.values()))[1].dtype, np.integer)
-        slots.append(Slot(name, places, kind, bool(integer), place.where))
+        boolean = next(iter(place.leaves.values()))[1].dtype == bool
+        slots.append(Slot(name, places, kind, bool(integer), place.where, boolean))
     return tuple(slots)
 
 
@@ -130,3 +132,22 @@ def free_name(name: str, used: set[str]) -> str:
 
 def _keys(path: Sequence[Any]) -> tuple[str, ...]:
     return tuple(str(next(getattr(e, a) for a in ("name", "key", "idx") if hasattr(e, a))) for e in path)
+
+
+def stand_ins() -> dict[str, Any]:
+    """Return the parameters that are traced on where none are given: a vector and a matrix."""
+    return {key: jax.ShapeDtypeStruct(shape, jax.numpy.dtype("float64")) for key, shape in SHAPES.items()}
+
+
+def arrays_of(params: Any) -> Any:
+    """Return the shapes of the floating-point arrays among parameters; a single number counts as an array of one."""
+    single = len(jax.tree.leaves(params)) == 1
+
+    def shape_of(leaf: Any) -> Any:
+        if not (
+            hasattr(leaf, "dtype") and hasattr(leaf, "shape") and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+        ):
+            return None
+        return jax.ShapeDtypeStruct(leaf.shape or ((1,) if single else ()), jax.numpy.dtype("float64"))
+
+    return jax.tree.map(shape_of, params)

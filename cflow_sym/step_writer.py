@@ -63,7 +63,7 @@ class StepWriter:
     def step_functions(self) -> list[str]:
         """Return the text of the functions of the discrete step."""
         doc = "Return w' from the updated state: the second half of a discrete step."
-        dw = [("dw", self.step, "(n,)")]
+        dw = [*contractions(self.step), ("dw", self.step, "(n,)")]
         return [
             self.initial_state(),
             self.update_state(),

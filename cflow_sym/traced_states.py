@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,9 +22,10 @@ import sympy as sp
 from jax.extend.core import ClosedJaxpr
 
 from cflow_sym.groups import DifferentForm, Groups
-from cflow_sym.jaxpr_symbols import REMEDY, Arrays, Interpreter, Origin, Value
+from cflow_sym.jaxpr_symbols import REMEDY, Interpreter, Origin, Value, number
 from cflow_sym.notation import NEW, OLD, BlockTotal, Total, drop_sums, is_elementwise, symbols
 from cflow_sym.spec import Hyperparameter, SpecError, State
+from cflow_sym.traced_arrays import Arrays
 
 _s = symbols
 ROUNDS = 10
@@ -42,6 +43,7 @@ class Slot:
     kind: str
     integer: bool
     where: str
+    boolean: bool = False
 
     def symbol(self, end: str = "", real: bool = False) -> sp.Symbol:
         """Return the symbol of the state's value, old or (with `NEW`) updated."""
@@ -65,10 +67,13 @@ class Program:
         """The numbers of the arrays that never move."""
         if self.groups is None:
             return ()
-        old = {s.name: s.symbol(real=True) for s in self.slots}
+        first = sp.Eq(_s.t - 1, 0, evaluate=False)
+        old = {s.name: first if s.boolean else s.symbol(real=True) for s in self.slots}
         arrays = Arrays(self.shapes, (_s.g, _s.w, *(old[s.name] for s in self.slots if s.kind != "scalar")))
         inputs = self.inputs(arrays, old)
-        steps = Interpreter(arrays, constants=self.constants).run(self.update, inputs)[: len(self.shapes)]
+        counting = frozenset(old[s.name] for s in self.slots if s.integer)
+        interpreter = Interpreter(arrays, constants=self.constants, counting=counting)
+        steps = interpreter.run(self.update, inputs)[: len(self.shapes)]
         return tuple(k for k, step in enumerate(steps) if step.expr == 0)
 
     def inputs(self, arrays: Arrays, given: Mapping[str, sp.Expr]) -> list[Value]:
@@ -124,6 +129,7 @@ class _Known:
 
     counters: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
+    flags: frozenset[str] = frozenset()  # true before the first update, false from then on
     filtered: frozenset[str] | None = None  # None: nothing is known of any sign
     marked: tuple[tuple[Origin, tuple[str, int]], ...] = ()  # which value is which array of which new state
 
@@ -148,7 +154,7 @@ class _Round:
 
     def __init__(self, program: Program, known: _Known) -> None:
         self.program, self.known = program, known
-        self.live = [s for s in program.slots if s.name not in known.counters | known.constants]
+        self.live = [s for s in program.slots if s.name not in known.counters | known.constants | known.flags]
         self.old = {s.name: s.symbol(real=known.real(s)) for s in program.slots}
         self.new = {s.name: s.symbol(NEW, real=known.real(s)) for s in program.slots}
         coordinates = [_s.g, _s.w]
@@ -161,6 +167,7 @@ class _Round:
             {origin: self.arrays.of(k, self.new[name]) for origin, (name, k) in known.marked},
             {self.old[s.name]: program.starts[s.name] for s in self.live},
             program.constants,
+            frozenset(self.old[s.name] for s in program.slots if s.integer),
         )
         given = {s.name: self.given(s) for s in program.slots}
         outputs = interpreter.run(program.update, program.inputs(self.arrays, given))
@@ -172,6 +179,8 @@ class _Round:
     def given(self, slot: Slot) -> sp.Expr:
         """Return what the update is given for a state: a symbol, or what it is known to be."""
         start = self.program.starts[slot.name]
+        if slot.boolean and start == sp.true:  # as far as is known: true before the first update only
+            return sp.Eq(_s.t - 1, 0, evaluate=False)
         if slot.name in self.known.counters:
             return _s.t - 1 + start
         return start if slot.name in self.known.constants else self.old[slot.name]
@@ -180,7 +189,7 @@ class _Round:
 
     def learn(self) -> _Known:
         """Return what is known after this round."""
-        counters, constants = set(self.known.counters), set(self.known.constants)
+        counters, constants, flags = set(self.known.counters), set(self.known.constants), set(self.known.flags)
         marked: dict[Origin, tuple[str, int]] = {}
         for slot in self.live:
             values = {k: v for k, v in enumerate(self.returned[slot.name]) if v is not None}
@@ -189,9 +198,17 @@ class _Round:
                 continue
             k, value = next(iter(values.items()))
             old = self.arrays.of(k, self.old[slot.name])
-            if slot.kind == "scalar" and self.update(slot) - old == 1 and self.program.starts[slot.name].is_Integer:
+            if slot.boolean and value.expr == sp.false:
+                flags.add(slot.name)
+            elif slot.boolean:
+                if value.expr not in (sp.true, self.given(slot)):
+                    raise SpecError(f"the state {slot.where} is true and false in turn, which no flow knows: {REMEDY}.")
+                constants.add(slot.name)
+            elif slot.kind == "scalar" and self.update(slot) - old == 1 and self.program.starts[slot.name].is_Integer:
                 counters.add(slot.name)
-            elif value.expr == old and value.origin is None:
+            elif (value.expr == old and value.origin is None) or (
+                value.expr.is_number and value.expr == self.program.starts[slot.name]
+            ):
                 self.refuse_kept_weights(slot)
                 constants.add(slot.name)
             elif slot.integer:
@@ -203,10 +220,14 @@ class _Round:
                 for k, value in values.items():
                     if value.origin is not None:
                         marked.setdefault(value.origin, (slot.name, k))
-        known = _Known(frozenset(counters), frozenset(constants), marked=tuple(marked.items()))
-        if not self.known.counters >= counters or not self.known.constants >= constants:
+        known = _Known(frozenset(counters), frozenset(constants), frozenset(flags), marked=tuple(marked.items()))
+        if (known.counters, known.constants, known.flags) != (
+            self.known.counters,
+            self.known.constants,
+            self.known.flags,
+        ):
             return known  # first settle what the numbers are
-        return _Known(known.counters, known.constants, self.find_filtered(), known.marked)
+        return replace(known, filtered=self.find_filtered())
 
     def refuse_kept_weights(self, slot: Slot) -> None:
         """Raise `SpecError` for a state that keeps the weights of the start."""
@@ -218,7 +239,7 @@ class _Round:
         exprs: list[sp.Expr | None] = []
         for k, value in enumerate(self.returned[slot.name]):
             named = self.arrays.of(k, self.new[slot.name])
-            exprs.append(None if value is None else self.defined[named] if value.expr == named else value.expr)
+            exprs.append(None if value is None else number(self.defined[named] if value.expr == named else value.expr))
         return self.program.agreed(self.arrays, exprs, f"the state {slot.where}", slot.kind == "scalar")
 
     def find_filtered(self) -> frozenset[str]:

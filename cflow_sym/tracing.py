@@ -31,23 +31,29 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError, Trac
 
 from cflow_sym.groups import Groups
 from cflow_sym.interface import Reference
-from cflow_sym.jaxpr_symbols import FIRST_STEP
+from cflow_sym.jaxpr_symbols import FIRST_STEP, SCHEDULED
 from cflow_sym.notation import SCHEDULE, TABLE, symbols
 from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, Switch
-from cflow_sym.state_slots import slots_of
+from cflow_sym.state_slots import arrays_of, slots_of, stand_ins
 from cflow_sym.traced_states import Program, read_states
 
 Init = Callable[[Any, dict[str, Any]], Any]
 Update = Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, Any]]
 
 BRANCHED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
-SHAPES = {"array_1": (3,), "array_2": (129, 130)}  # sizes that no other axis has, too large to be factored
 CANONICAL = {
     "b1": "beta1", "b2": "beta2", "momentum": "beta1", "decay": "beta2", "rho": "beta2", "eps": "epsilon",
     "lr": "learning_rate", "eta": "learning_rate",
 }  # fmt: skip
 DECAYS = re.compile(r"b\d|beta\d*|decay(_rate)?|momentum|rho")
-RESERVED = {"t", "w", "g", SCHEDULE, "hp", "state", "state_dot", "blocks", "moments", "dw", "jnp", "math"}
+KNOWN = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "l2", "initial_accumulator")
+OWN_ROWS = tuple(e for e in TABLE if e.identifier in KNOWN)  # of the symbol table: what is a hyperparameter there
+STATES = ("nu", "nu_hat", "m", "denominator")  # names of the symbol table that stand for states
+RESERVED = {
+    *(x for e in TABLE for x in (e.name, e.identifier) if e not in OWN_ROWS and e.name not in STATES),
+    *(SCHEDULE, "hp", "state", "state_dot", "blocks", "moments", "dw", "jnp", "math", "none", "one", "Gamma", "debias"),
+    *("rate", "weight", "left", "steady", "w_rate", "decay", "push", "a", "b", "phi", "G_edge", "G_slope"),
+}  # fmt: skip
 AFTER_FIRST_STEP = Switch(
     "after_first_step", {FIRST_STEP: sp.Integer(0)}, "leave out what is special about the first step"
 )
@@ -208,7 +214,7 @@ class _Tracer:
                 state = jax.eval_shape(init, params, hp)
                 return state, jax.make_jaxpr(init)(params, hp), jax.make_jaxpr(update)(params, state, params, hp)
 
-            params = _stand_ins() if self.params is None else _arrays_of(self.params)
+            params = stand_ins() if self.params is None else arrays_of(self.params)
             try:
                 state, *jaxprs = traced(params)
             except BRANCHED:
@@ -238,7 +244,7 @@ class _Tracer:
         except SpecError as error:
             self.fail(str(error), error)
         first = any(e.has(FIRST_STEP) for e in (traced.step, *(s.update for s in traced.states)))
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(_arrays_of(self.params))]
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays_of(self.params))]
         moving = [k for k in range(len(program.shapes)) if k not in program.frozen]
         if not moving:
             self.fail("it moves none of the parameters: there is nothing to follow.")
@@ -270,7 +276,7 @@ class _Tracer:
         known: dict[Any, OptimizerSpec] = {}
 
         def trace(params: Any) -> OptimizerSpec:
-            arrays = _arrays_of(params)
+            arrays = arrays_of(params)
             key = jax.tree.structure(arrays), tuple(x.shape for x in jax.tree.leaves(arrays))
             if key not in known:
                 known[key] = replace(self, params=arrays).spec()
@@ -289,10 +295,11 @@ class _Tracer:
         if (name != argument and name in self.found) or name in [CANONICAL.get(n, n) for n in self._before(argument)]:
             name = argument
         name = name + "_" if name in RESERVED or keyword.iskeyword(name) else name
-        row = next((e for e in TABLE if e.identifier == name and e.shape == "()"), None)
+        row = next((e for e in OWN_ROWS if e.identifier == name), None)
         value = self.found[argument]
         off = 0.0 if self.off(argument) else None
-        if DECAYS.fullmatch(argument) or DECAYS.fullmatch(name):
+        named = DECAYS.fullmatch(argument) or DECAYS.fullmatch(name)
+        if named and (value is None or 0 <= value < 1):
             symbol = row.symbol() if row else sp.Symbol(name, positive=True)
             return Hyperparameter(
                 name, symbol, upper=1.0, closed_below=value == 0, default=value, off=off, meaning="decay"
@@ -341,6 +348,8 @@ def _arguments(
             continue
         default = None if parameter.default is parameter.empty else parameter.default
         value = given.get(name, default)
+        if callable(value) and CANONICAL.get(name, name) in KNOWN:
+            raise SpecError(f"optimizer {title!r}: {name} is a function of the count of steps; {SCHEDULED}.")
         number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
         if isinstance(value, float) or (
             number and (isinstance(default, float) or parameter.default is parameter.empty)
@@ -373,22 +382,6 @@ def _in_words(condition: sp.Basic) -> str:
     signs = {sp.Ne: "is not", sp.StrictGreaterThan: "is above", sp.GreaterThan: "is at least"}
     signs |= {sp.LessThan: "is at most", sp.StrictLessThan: "is below"}
     return f"{condition.args[0]} {signs.get(type(condition), 'compares with')} {condition.args[1]}"
-
-
-def _stand_ins() -> dict[str, Any]:
-    return {key: jax.ShapeDtypeStruct(shape, jnp.dtype("float64")) for key, shape in SHAPES.items()}
-
-
-def _arrays_of(params: Any) -> Any:
-    """Return the shapes of the floating-point arrays among parameters; a single number counts as an array of one."""
-    single = len(jax.tree.leaves(params)) == 1
-
-    def shape_of(leaf: Any) -> Any:
-        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape") and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            return None
-        return jax.ShapeDtypeStruct(leaf.shape or ((1,) if single else ()), jnp.dtype("float64"))
-
-    return jax.tree.map(shape_of, params)
 
 
 def _of_groups(symbol: sp.Symbol, values: tuple[sp.Expr, ...], moving: Sequence[int]) -> Hyperparameter:
