@@ -35,6 +35,11 @@ def each_group(flow: Any, hp: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(hp) | numbers
 
 
+def has_own_decays(flow: Any, hp: Mapping[str, Any]) -> bool:
+    """Say whether arrays have decoupled decays of their own."""
+    return jnp.ndim(flow.filter_coefficients({"t": jnp.ones(())}, hp).decay) > 0
+
+
 @cache
 def _wrapped(flow: Any) -> OwnConstants:
     return OwnConstants(flow)

@@ -17,6 +17,7 @@ from .hyperparameters import as_arrays, check_schedules, describe, resolve
 from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
 from .original import check_original
+from .own_constants import has_own_decays
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
@@ -59,6 +60,7 @@ def prepare(
     arrays = as_arrays(flow, hp, problem)
     check_schedules(flow, hp, warm_start + steps)
     check_original(flow, arrays, problem)
+    _check_own_decays(flow, arrays, processes, budget)
     edge = check_filter(flow, arrays, warm_start + steps)
     coordinates = _coordinates(problem, capture)
     everything = {
@@ -144,6 +146,15 @@ def _check_closure_step(step: Any) -> None:
     if not number or not 0 < step <= 0.5 or abs(1 / step - round(1 / step)) > 1e-6:
         raise InputError(
             f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
+        )
+
+
+def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
+    without = [name for name in processes if name in (*CLOSURES, "stationary")] + ["the error budget"] * budget
+    if without and has_own_decays(flow, hp):
+        raise InputError(
+            f"{flow.NAME} has decoupled decays of its own for groups of arrays, with which {without[0]} is not "
+            "defined: leave it out"
         )
 
 

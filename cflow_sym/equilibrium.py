@@ -244,8 +244,8 @@ def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tupl
             except NotImplementedError as error:
                 raise DerivationError(
                     f"optimizer {spec.name!r}: the edge S = c P with P = {P} cannot be solved for {state}, as the "
-                    f"closed form of the variance needs; write P as an invertible function of {state} (without max, min "
-                    "or cases), or keep one state for each weight."
+                    f"closed form of the variance needs; write P as an invertible function of {state} (without max, "
+                    "min or cases), or keep one state for each weight."
                 ) from error
             point = random_point(spec, 0)
             point = point.with_values({_s.S: point(c * P)})

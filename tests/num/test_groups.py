@@ -176,6 +176,29 @@ def test_arrays_that_do_not_feel_each_other_move_as_if_alone(momentum, edge):
     np.testing.assert_allclose(trace, alone["a"][1] + 0.98 * alone["b"][1], rtol=1e-9)  # in units of c P at decay 0
 
 
+def test_what_needs_one_decay_says_so():
+    with pytest.raises(InputError, match="decays of its own for groups of arrays, with which rod is not defined"):
+        cn.run(PROBLEM, cs.from_optax(MASKED), RATE, steps=2, processes=("discrete", "rod"), quiet=True)
+
+
+def test_a_spec_is_traced_again_on_the_problems_parameters():
+    """The masks see the problem's names: a run decays the kernels and holds the head."""
+    both = lambda learning_rate: optax.chain(MASKED(learning_rate), optax.freeze(named("head")))  # noqa: E731
+    spec = cs.from_optax(both)  # traced without names: nothing decays, nothing is held
+    assert (spec.decay, spec.frozen) == (0, ())
+    d = spec.derive().on(PARAMS)
+    assert d.spec.frozen == ("['head']['bias']", "['head']['kernel']")
+    run = cn.run(PROBLEM, spec, RATE, steps=3, processes=("discrete",), quiet=True)
+    assert run.config["n_weights"] == 8
+    params, optimizer = PARAMS, both(**RATE)
+    state, losses = optimizer.init(params), []
+    for _ in range(4):
+        losses.append(loss(params, X))
+        updates, state = optimizer.update(jax.grad(loss)(params, X), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(run.tree["discrete"]["loss"], losses, rtol=1e-12)
+
+
 def test_a_program_that_fails_on_the_parameters_says_so():
     by_name = lambda learning_rate: optax.multi_transform(  # noqa: E731
         {"a": optax.sgd(learning_rate)}, lambda p: {"array_1": "a", "array_2": "a"}
