@@ -38,7 +38,7 @@ def source_hash(spec: OptimizerSpec, order: str) -> str:
     parts = [
         spec.module_name,
         order,
-        *(str(h.info()) for h in spec.active_hyperparameters),
+        *(str(h.info()).replace(", values=()", "") for h in spec.active_hyperparameters),
         *(f"{s} ({spec.kinds[s.name]}) <- {e}" for s, e in spec.sequential_updates.items()),
         *(f"{s.name} starts at {spec.resolve(s.initial)}" for s in spec.states),
         f"w <- w + {spec.weight_update}, penalty {spec.penalty}",
