@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from cflow_sym.interface import CompiledFlow, Filter, value_at
 
 from .errors import InputError
+from .own_constants import each_group
 
 LATE = 1e6  # count at which corrections of bias have died out
 HIGH_GAIN = 10.0
@@ -40,8 +42,13 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> Ed
     >>> round(edge.threshold, 6), round(edge.gain, 6), round(edge.memory, 6), round(edge.burst_index, 6)
     (3.8, 38.0, 9.5, 722.0)
     """
-    shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
     counts = jnp.arange(1.0, last + 1)
+    edges = [_edge(flow, own, counts) for own in each_group(flow, hp)]
+    return max(edges, key=lambda edge: edge.gain)
+
+
+def _edge(flow: CompiledFlow, hp: Mapping[str, Any], counts: Float[Array, " T"]) -> EdgeOfFilter:
+    shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
     decays = jax.vmap(lambda t: jnp.asarray(flow.filter_coefficients({"t": t}, hp).decay))(counts)
     held = {name: value_at(x, counts[jnp.argmax(decays)]) for name, x in hp.items()}
     late = {"t": jnp.asarray(LATE)}

@@ -18,7 +18,13 @@ from cflow_sym.interface import CompiledFlow
 
 from .errors import InputError, nearest
 from .loss import Problem
+from .own_constants import with_own_constants
 from .traced import traced
+
+ALIASES = {
+    "lr": "learning_rate", "eta": "learning_rate", "b1": "beta1", "b2": "beta2", "momentum": "beta1", "eps": "epsilon",
+    "wd": "weight_decay", "decay": "beta2", "rho": "beta2", "alpha": "beta2",
+}  # fmt: skip
 
 
 class Schedule(eqx.Module):
@@ -48,7 +54,9 @@ class Schedule(eqx.Module):
         return Schedule(traced(self.function, (count,), derivatives=True), self.floor, np.dtype(dtype).name)
 
 
-def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, dict[str, Any]]:
+def resolve(
+    optimizer: Any, values: Mapping[str, Any], problem: Problem | None = None
+) -> tuple[CompiledFlow, dict[str, Any]]:
     """Return the generated code and the checked hyperparameters (numbers or functions of the step), defaults filled in.
 
     **Arguments:**
@@ -57,6 +65,7 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
       compiled flow.
     - `values`: hyperparameters by name; for a built-in optimizer also its switches, which are true or false. One that
       may be scheduled can be a function of the number of steps taken, such as an optax schedule.
+    - `problem`: on whose parameters an optimizer that was traced is traced again.
 
     **Raises:** `InputError` naming the value, its range and the remedy.
 
@@ -75,14 +84,14 @@ def resolve(optimizer: Any, values: Mapping[str, Any]) -> tuple[CompiledFlow, di
         values = {name: value for name, value in values.items() if not isinstance(value, bool)}
         flow = generated.load(optimizer, switches)
     elif hasattr(optimizer, "compile"):
+        if hasattr(optimizer, "on") and problem is not None:
+            optimizer = optimizer.on(problem.weights(problem.w0))
         flow = optimizer.compile()
     else:
         flow = optimizer
     if not hasattr(flow, "HYPERPARAMETERS"):
-        raise InputError(
-            f"optimizer is a {type(optimizer).__name__}, it must be a name, a spec, a derivation or a compiled flow"
-        )
-    return flow, _checked(flow, values)
+        raise InputError(f"optimizer is {_what(optimizer)}, it must be a name, a spec, a derivation or a compiled flow")
+    return with_own_constants(flow), _checked(flow, values)
 
 
 def _plain(value: Any) -> Any:
@@ -107,11 +116,18 @@ def as_arrays(
 
     `floors` are what `check_schedules` returns.
     """
-    dtype, floors = problem.w0.dtype, floors or {}
+    dtype, blocks, floors = problem.w0.dtype, problem.blocks, floors or {}
     out = {
         name: _traced(name, x, dtype, floors.get(name)) if callable(x) else jnp.asarray(x, dtype)
         for name, x in hp.items()
     }
+    own = [h for h in flow.HYPERPARAMETERS if h.values]
+    if any(len(h.values) != len(blocks.sizes) for h in own):
+        raise InputError(
+            f"{flow.NAME} was traced on {len(own[0].values)} arrays that move and {problem.name} has "
+            f"{len(blocks.sizes)}: pass the spec, which is traced again, instead of its compiled flow"
+        )
+    out |= {h.name: blocks.spread(jnp.asarray(h.values, dtype)) for h in own}
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
 
 
@@ -175,15 +191,34 @@ def _checked(flow: CompiledFlow, values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in known:
             names = ", ".join(known) or "none"
-            near = nearest(name, known) if isinstance(name, str) else ""
+            near = _near(name, known) if isinstance(name, str) else ""
             raise InputError(f'{flow.NAME} has no hyperparameter "{name}", it has {names}{near}')
     out: dict[str, Any] = {}
     for name, h in known.items():
+        if h.values:
+            if name in values:
+                raise InputError(f"{name} is part of {flow.NAME}, with one value for each array: leave it out")
+            out[name] = h.values
+            continue
         value = values.get(name, h.default)
         if value is None:
             raise InputError(f"{flow.NAME} needs {name} ({h.meaning}): pass {name}=VALUE, {_range(h)}")
         out[name] = _checked_schedule(h, value) if callable(value) else _checked_number(h, value, name)
     return out
+
+
+def _what(optimizer: Any) -> str:
+    name = getattr(optimizer, "__name__", None)
+    if str(getattr(optimizer, "__module__", "")).startswith("optax") and name:
+        return f"optax.{name} itself (pass cflow_sym.from_optax(optax.{name}))"
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        return "an optax transformation with its numbers built in (pass cflow_sym.from_optax(function that makes it))"
+    return f"a {type(optimizer).__name__}"
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    """Return what may have been meant: the name that the theory has for another library's, or one like it."""
+    return f' (did you mean "{ALIASES[name]}"?)' if ALIASES.get(name) in known else nearest(name, known)
 
 
 def _checked_schedule(h: Any, schedule: Callable) -> Callable:

@@ -27,6 +27,7 @@ from .flows.base import FlowState
 from .flows.stationary import Rest, StationaryFlow
 from .hyperparameters import as_arrays, resolve
 from .loss import Problem
+from .original import check_original
 
 LARGEST_CONIC = 100  # weights: the cone has n(n+1)/2 rows; a hundred weights take about 20 s, and time grows like n^5
 
@@ -77,7 +78,8 @@ def stationary_preconditioner(
     >>> found.converged, round(found.largest_effective_eigenvalue, 3) <= 1.001
     (True, True)
     """
-    opt, hp = resolve(optimizer, hyperparameters)
+    opt, hp = resolve(optimizer, hyperparameters, problem)
+    problem = problem.holding(opt.FROZEN) if getattr(opt, "FROZEN", ()) else problem
     if not opt.STATIONARY:
         raise InputError(f"{opt.NAME} has no state that can stand still, so no stationary preconditioner: use rmsprop")
     n = problem.n_weights
@@ -85,6 +87,7 @@ def stationary_preconditioner(
     if not 1 <= columns <= n:
         raise InputError(f"columns is {columns}, it must be between 1 and the number of weights, {n}")
     arrays = as_arrays(opt, hp, problem)
+    check_original(opt, arrays, problem)
     w = problem.w0 if w is None else jnp.asarray(w, problem.w0.dtype)
     y = DiscreteOptimizer(problem, arrays, opt).first(w)
     y = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], jnp.inf)})  # bias correction has died out

@@ -9,7 +9,7 @@ start (`traced`), and compiled code is found by what was traced.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +27,7 @@ from .jax_settings import default_settings
 from .means import check_mean
 from .polarization import DIRECTIONS_AT_ONCE, polarized
 from .traced import Source, Traced, has_value, traced
-from .weights import Blocks, Fixed, Label, Raveler, comparable, is_weight
+from .weights import Blocks, Fixed, Label, Raveler, comparable, is_weight, without
 
 
 class Problem(eqx.Module):
@@ -64,6 +64,7 @@ class Problem(eqx.Module):
     _data: PyTree
     _others: PyTree  # examples that do not divide evenly over the devices
     _fixed: Fixed | None
+    _held: PyTree  # arrays that the optimizer keeps at their values, which are among the fixed; None where it has none
     _loss: Callable
     _outputs: Callable | None
     _raveler: Raveler = eqx.field(static=True)
@@ -90,7 +91,7 @@ class Problem(eqx.Module):
     ):
         weights, fixed = parameters.split(params)
         parameters.warn_of_precision(params, weights)
-        self._raveler, self._fixed = Raveler.of(weights), Fixed.of(fixed)
+        self._raveler, self._fixed, self._held = Raveler.of(weights), Fixed.of(fixed), None
         self.w0 = self._raveler.ravel(weights)
         self._data, self._others = parameters.as_data(data), None
         self._label = Label.of(name, description)
@@ -126,6 +127,11 @@ class Problem(eqx.Module):
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), self._data, self._others)
 
     @property
+    def raveler(self) -> Raveler:
+        """How the weights, a pytree of arrays, became one vector."""
+        return self._raveler
+
+    @property
     def blocks(self) -> Blocks:
         """The arrays of the parameters as blocks of weights."""
         return Blocks(tuple(int(np.prod(shape)) for shape in self._raveler.shapes))
@@ -140,7 +146,29 @@ class Problem(eqx.Module):
 
     def ravel(self, params: PyTree) -> Float[Array, " n"]:
         """Return the weight vector of a pytree like the one the problem was made with."""
-        return self._raveler.ravel(parameters.split(params)[0])
+        weights = parameters.split(params)[0]
+        return self._raveler.ravel(weights if self._held is None else without(weights, self._held))
+
+    @property
+    def held(self) -> PyTree:
+        """The arrays that an optimizer keeps at their values, in a pytree like the weights; None in their place."""
+        return jax.tree.map(lambda x: None, self.weights(self.w0)) if self._held is None else self._held
+
+    def holding(self, names: Sequence[str]) -> Problem:
+        """Return the problem in which the arrays of these names (paths in the parameters) keep their values.
+
+        >>> problem = Problem(lambda p: jnp.sum(p["a"] * p["b"]), {"a": jnp.ones(2), "b": jnp.ones(2)})
+        >>> problem.holding(["['b']"]).n_weights
+        2
+        """
+        assert self._fixed is not None, "arrays are held before the loss is traced"
+        path_of, weights = jax.tree_util.keystr, self.weights(self.w0)
+        held = jax.tree_util.tree_map_with_path(lambda path, x: x if path_of(path) in names else None, weights)
+        free = without(weights, held)
+        raveler = Raveler.of(free)
+        new = self._with(w0=raveler.ravel(free), _raveler=raveler, _fixed=self._fixed.holding(held), _held=held)
+        now = calls.whole(new)
+        return new._with(castable=not now.captured, _made=self._made if self.changed else now.digest)
 
     def with_numbers(self, w0: Float[Array, " n"], data: PyTree) -> Problem:
         """Return this problem with other weights to start from and other data."""

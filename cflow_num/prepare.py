@@ -19,6 +19,8 @@ from .flows.base import FlowState
 from .hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
+from .original import check_original
+from .own_constants import has_own_decays
 from .parameters import nonfinite
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
@@ -57,7 +59,9 @@ def prepare(
     onset: str,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
-    flow, hp = resolve(optimizer, hyperparameters)
+    flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
+    frozen = getattr(flow, "FROZEN", ())
+    problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     processes = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else processes
     _check_arguments(problem, steps, warm_start, processes, eig_every)
@@ -65,12 +69,14 @@ def prepare(
     average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
     check_start(problem)
     notes = (CHANGED.format(problem.name),) if problem.changed else ()
-    problem = problem.checked().traced()
+    own, problem = problem, problem.checked().traced()
     _check_average_start(average_start, warm_start)
     _check_budget(budget, processes)
     _check_closure_step(closure_step)
     floors = check_schedules(flow, hp, warm_start, warm_start + steps, float(np.finfo(problem.w0.dtype).eps))
     arrays = as_arrays(flow, hp, problem, floors)
+    check_original(flow, arrays, own)
+    _check_own_decays(flow, arrays, processes, budget)
     edge = check_filter(flow, arrays, warm_start + steps)
     coordinates = _coordinates(problem, capture)
     everything = {
@@ -182,6 +188,15 @@ def _check_closure_step(step: Any) -> None:
     if not number or not 0 < step <= 0.5 or abs(1 / step - round(1 / step)) > 1e-6:
         raise InputError(
             f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
+        )
+
+
+def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
+    without = [name for name in processes if name in (*CLOSURES, "stationary")] + ["the error budget"] * budget
+    if without and has_own_decays(flow, hp):
+        raise InputError(
+            f"{flow.NAME} has decoupled decays of its own for groups of arrays, with which {without[0]} is not "
+            "defined: leave it out"
         )
 
 

@@ -83,6 +83,11 @@ class Fixed(eqx.Module):
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
         return cls(leaves, Structure(structure))
 
+    def holding(self, held: PyTree) -> Fixed:
+        """Return the same with further leaves fixed, given in a pytree with `None` for all others."""
+        more = jax.tree.leaves(held, is_leaf=lambda x: x is None)
+        return Fixed([f if h is None else h for f, h in zip(self.leaves, more, strict=True)], self.structure)
+
     def joined(self, weights: PyTree) -> PyTree:
         """Return the whole pytree, given one with the weights alone."""
         leaves = jax.tree.leaves(weights, is_leaf=lambda x: x is None)
@@ -111,6 +116,15 @@ class Blocks(eqx.Module):
 def is_weight(x: Any) -> bool:
     """Say whether a leaf of the parameters is a floating-point array (or a NumPy number, which is one)."""
     return isinstance(x, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def without(tree: PyTree, held: PyTree) -> PyTree:
+    """Return the tree with None in the place of every leaf that `held` has; their structures are the same.
+
+    >>> without({"a": 1, "b": 2}, {"a": None, "b": 3})
+    {'a': 1, 'b': None}
+    """
+    return jax.tree.map(lambda x, h: x if h is None else None, tree, held, is_leaf=lambda x: x is None)
 
 
 @dataclasses.dataclass(frozen=True)

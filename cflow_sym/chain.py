@@ -223,6 +223,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "edge": lambda c, of: c._gap(),
     "sigma_squared_with_states": lambda c, of: c.found["equilibrium"],
     "sigma_squared": lambda c, of: c.found.get("sigma_squared", c.found["sigma_squared_with_states"]),
+    "sigma_squared_in_time": lambda c, of: None,  # the balance with P(t), which its own check sets up again
     "sdcp_constant": lambda c, of: _s.u_i * _s.u_j * c._edge(),
     "reduced": lambda c, of: c.found[f"central_{of}"],
     "ablated": lambda c, of: c.found[f"stable_{of}"],

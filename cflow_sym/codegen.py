@@ -61,13 +61,16 @@ def _module(spec: OptimizerSpec, source: str, name: str) -> ModuleType:
     name = f"cflow_compiled_{name}"
     filename = f"<{name}>"
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "_SOURCE", None) == source:
+    same = known is not None and getattr(known, "_SOURCE", None) == source
+    if known is not None and same and getattr(known, "REFERENCE", None) is spec.reference:
         return known  # compiled programs are found by their module
     module = ModuleType(name, doc=f"Compiled from {spec.title}.")
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(builtins.compile(source, filename, "exec"), module.__dict__)
     module.__dict__["_SOURCE"] = source
+    if spec.reference is not None:
+        module.__dict__["REFERENCE"] = spec.reference
     sys.modules[name] = module
     return module
 

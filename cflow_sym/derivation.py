@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -264,3 +264,8 @@ class Derivation:
         from cflow_sym.codegen import compile
 
         return compile(self)
+
+    def on(self, params: Any) -> Derivation:
+        """Return the derivation for these parameters: itself unless its optimizer, a traced one, is another on them."""
+        traced = self.spec.on(params)
+        return self if traced is self.spec else traced.derive(self.order)

@@ -301,7 +301,14 @@ def _rooted(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr) -> dict[sp.Symbol, tupl
         if state != _s.t and P.has(state):
             root, x = sp.Symbol(f"root_{state.name}", positive=True), sp.Symbol("x_any_sign")
             equation = debias(c * P).xreplace({state: root**2}).xreplace({root: x}) - _s.S
-            solutions = sp.solve(equation, x, check=False)
+            try:
+                solutions = sp.solve(equation, x, check=False)
+            except NotImplementedError as error:
+                raise DerivationError(
+                    f"optimizer {spec.name!r}: the edge S = c P with P = {P} cannot be solved for {state}, as the "
+                    f"closed form of the variance needs; write P as an invertible function of {state} (without max, "
+                    "min or cases), or keep one state for each weight."
+                ) from error
             point = random_point(spec, 0)
             point = point.with_values({_s.S: point(c * P)})
             solutions = [

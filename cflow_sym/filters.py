@@ -194,7 +194,8 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         raise (DerivationError if filters else SpecError)(
             f"optimizer {spec.name!r}: given the updated states, the update {update} is not linear in "
             + (f"the gradient g{averages}; no flow is derived for that." if filters else
-               "g; write what makes it nonlinear as a state.")
+               "g: supported is a step - g / P - d w with P a function of states that remember past gradients, such "
+               "as nu' = beta2 nu + (1 - beta2) g^2, not of the gradient of the same step.")
         )  # fmt: skip
     if filters:
         unit = {m: _unit(a_i, b_i) for m, b_i, a_i in zip(filters, b, a, strict=True)} | {_s.g: sp.Integer(1)}
@@ -203,6 +204,12 @@ def canonical_form(spec: OptimizerSpec) -> CanonicalForm:
         P = 1 / common
     else:
         P, shares = 1 / sp.together(slopes[_s.g]), {_s.g: sp.Integer(1)}
+    own = [h.symbol for h in spec.active_hyperparameters if h.values]
+    if any(sp.sympify(e).has(*own) for e in (*b, *a, *shares.values())):
+        raise DerivationError(
+            f"optimizer {spec.name!r}: its groups of arrays weigh the gradient and its averages differently, and all "
+            "must share one filter: give them the same momentum; rates, decays and constants in P may differ."
+        )
     _refuse_negative(spec, P)
     slow = _slow_updates(spec, filters)
     return CanonicalForm(spec, tuple(b), tuple(a), tuple(shares[m] for m in filters), shares[_s.g], P, spec.decay, slow)

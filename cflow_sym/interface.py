@@ -13,7 +13,8 @@ covariance of the oscillation `Sigma (n, n)` (never formed), third derivative co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
     Preconditioner = Scalar | Vector
 else:  # shapes are documentation at run time; jaxtyping is not imported for them
     Scalar = Vector = State = Hyperparameters = Preconditioner = Any
+
+
+OTHER_NAMES = {  # of the built-in optimizers, in other libraries
+    "sgd": "gradient_descent",
+    "gd": "gradient_descent",
+    "momentum": "heavy_ball",
+    "nag": "nesterov",
+    "ngd": "normalized_gradient_descent",
+}
 
 
 class MissingFlowError(LookupError):
@@ -88,10 +98,26 @@ class Leapfrog(NamedTuple):
     push: Scalar
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The program that an optimizer was traced from, in JAX; hyperparameters under the spec's names.
+
+    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
+    one vector, else on any pytree of arrays. `trace(params)` returns the spec traced on other parameters. A module
+    compiled from a traced spec carries the program in `REFERENCE`.
+    """
+
+    init: Callable[[Any, Mapping[str, Any]], Any]
+    update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
+    single: bool = False
+    trace: Callable[[Any], Any] | None = None
+
+
 class HyperparameterInfo(NamedTuple):
     """Name, symbol and range of one hyperparameter, as data: `lower < value < upper` (closed where said).
 
-    A `schedulable` one may be a `Schedule` instead of a number.
+    A `schedulable` one may be a `Schedule` instead of a number. One with `values` has one for each array of the
+    parameters; functions get it as an array `(n,)`.
     """
 
     name: str
@@ -102,6 +128,7 @@ class HyperparameterInfo(NamedTuple):
     closed_below: bool
     meaning: str
     schedulable: bool = False
+    values: tuple[float, ...] = ()
 
 
 @runtime_checkable

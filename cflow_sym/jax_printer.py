@@ -51,6 +51,9 @@ class ModulePrinter(JaxPrinter):
         name = super()._print_Symbol(expr)
         return f"blocks.spread({name})" if isinstance(expr, BlockCoordinate) and not self.blockwise else name
 
+    def _print_Integer(self, expr: Any) -> str:
+        return str(expr.p) if abs(expr.p) < 2**31 else repr(float(expr.p))  # larger ones overflow in JAX
+
     def _print_BlockTotal(self, expr: Any) -> str:
         total = f"blocks.total({self._over_weights(expr.args[0])})"
         return total if self.blockwise else f"blocks.spread({total})"

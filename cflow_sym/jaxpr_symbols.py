@@ -1,8 +1,8 @@
 """A jaxpr on SymPy symbols: every array is its representative coordinate, every sum a `Total` or a `BlockTotal`.
 
-Parameters are traced as a vector and a matrix of different sizes. The coordinate of the vector is written in the
-theory's own symbols, that of the matrix in symbols of its own, so that it shows what an operation mixes: a sum
-over one array is the sum over a block, the same sum over both is the sum over all weights.
+Parameters consist of several arrays, by default of a vector and a matrix. The coordinate of the first is written in
+the theory's own symbols, those of the others in symbols of their own, so that it shows what an operation mixes: a sum
+over one array is the sum over a block, the same sum over all of them is the sum over all weights.
 
 A value knows the equation it comes from. Operations that only pass it on (casts, reshapes, calls) return the same
 value, so that one can ask whether a number that the step reads *is* the new value of a state.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,19 @@ import sympy as sp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from cflow_sym.constants import stands_for
-from cflow_sym.notation import BlockTotal, Total, symbols
+from cflow_sym.notation import debias, symbols
 from cflow_sym.spec import SpecError
+from cflow_sym.traced_arrays import Arrays
 
 Origin = tuple[Any, ...]  # the equations on the way to a value, from the outermost call
 REMEDY = "write the optimizer as an OptimizerSpec or as a TOML file instead"
+SCHEDULED = (
+    "a schedule of the learning rate is given to the run: leave it out of the optimizer and pass "
+    "learning_rate=schedule among the hyperparameters of cflow_num.run"
+)
+OF_SCHEDULES = frozenset(("max", "min", "clamp", "cos", "sin", "floor", "ceil", "round", "tanh"))
 HUGE = 2**31 - 1  # where 32-bit counters stop
 FIRST_STEP = sp.Symbol("first_step", nonnegative=True)  # 1 at the first update and 0 from then on
-
-
-class OtherBlockTotal(BlockTotal):
-    """The sum over the coordinates of the matrix, written in its own symbols."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,62 +45,6 @@ class Value:
 
     expr: sp.Basic
     origin: Origin | None = None
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Shapes of the arrays that the parameters consist of: one, or a vector and a matrix with its own symbols.
-
-    `twins` maps every symbol of a coordinate of the vector to the symbol of the same coordinate of the matrix.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    twins: Mapping[sp.Symbol, sp.Symbol] = field(default_factory=dict)
-
-    def to_first(self, expr: sp.Basic) -> sp.Basic:
-        """Write an expression of the matrix in the symbols of the vector."""
-        own = expr.xreplace({twin: symbol for symbol, twin in self.twins.items()})
-        return own.replace(OtherBlockTotal, BlockTotal)
-
-    def to_second(self, expr: sp.Basic) -> sp.Basic:
-        """Write an expression of the vector in the symbols of the matrix."""
-        swapped = expr.replace(lambda e: type(e) is BlockTotal, lambda e: OtherBlockTotal(e.args[0]))
-        return swapped.xreplace(dict(self.twins))
-
-    def total(self, expr: sp.Expr, size: int) -> sp.Expr | None:
-        """Return the sum over an array of the given size, or None where no parameter has that size."""
-        sizes = [math.prod(shape) for shape in self.shapes]
-        if size == 1:
-            return expr
-        if size not in sizes:
-            return None
-        if len(sizes) == 1:
-            return Total(expr)
-        return BlockTotal(expr) if size == sizes[0] else OtherBlockTotal(expr)
-
-    def join(self, expr: sp.Expr) -> sp.Expr:
-        """Write the same sum over the vector and over the matrix as one sum over all weights."""
-        if not (isinstance(expr, sp.Add) and expr.has(OtherBlockTotal)):
-            return expr
-        terms = list(expr.args)
-        for term in expr.args:
-            factor, sums = _split(term, BlockTotal)
-            twin = factor * self.to_second(sums)
-            if sums != 1 and term in terms and twin in terms:
-                terms.remove(term)
-                terms.remove(twin)
-                terms.append(factor * Total(sums.args[0]))
-        return sp.Add(*terms)
-
-    def mixed(self, expr: sp.Basic) -> bool:
-        """Say whether an expression of the vector contains anything of the matrix."""
-        return expr.has(OtherBlockTotal) or bool(expr.free_symbols & set(self.twins.values()))
-
-
-def _split(term: sp.Expr, kind: type) -> tuple[sp.Expr, sp.Expr]:
-    """Return the factors beside a sum and the sum itself, 1 where there is none."""
-    sums = [f for f in sp.Mul.make_args(term) if type(f) is kind]
-    return (term / sums[0], sums[0]) if len(sums) == 1 else (term, sp.Integer(1))
 
 
 def exact(number: Any) -> sp.Basic:
@@ -122,9 +68,9 @@ def exact(number: Any) -> sp.Basic:
 class Interpreter:
     """Evaluates jaxprs on symbols.
 
-    `marked` names values by their origin: where one is computed, its expression is kept in `defined` and what
-    follows reads the name. `initial` holds the states' values before the first update, by symbol. `assumed` collects
-    in words what decided a case.
+    `marked` names values by their origin: where one is computed, its expression is kept in `defined` and what follows
+    reads the name. `initial` holds the states' values before the first update, by symbol; `counting` are integer
+    states, which may be counters. `assumed` collects in words what decided a case.
     """
 
     def __init__(
@@ -133,11 +79,12 @@ class Interpreter:
         marked: Mapping[Origin, sp.Symbol] | None = None,
         initial: Mapping[sp.Symbol, sp.Expr] | None = None,
         constants: frozenset[sp.Symbol] = frozenset(),
+        counting: frozenset[sp.Symbol] = frozenset(),
     ) -> None:
         self.arrays = arrays
         self.marked = marked or {}
         self.initial = initial or {}
-        self.constants = constants
+        self.constants, self.counting = constants, counting | {symbols.t}
         self.defined: dict[sp.Symbol, sp.Expr] = {}
         self.assumed: dict[sp.Basic, None] = {}
 
@@ -166,6 +113,9 @@ class Interpreter:
             cases = [self.run(b, inputs[1:], (*origin, i)) for i, b in enumerate(eqn.params["branches"])]
             pairs = zip(*cases, strict=True)
             return [self.select(inputs[0].expr, no, yes, (*origin, k)) for k, (no, yes) in enumerate(pairs)]
+        decided = {v.expr for v in inputs} in ({sp.true}, {sp.false})
+        if name in ("reduce_and", "reduce_or", "concatenate") and decided:
+            return [Value(inputs[0].expr, origin)]
         if name == "optimization_barrier":
             return inputs
         if name in PASSING:
@@ -177,6 +127,8 @@ class Interpreter:
             return [Value(self.compare(name, number(inputs[0].expr), number(inputs[1].expr)), origin)]
         if name in ("reduce_sum", "dot_general"):
             return [self.new(self.sum(eqn, inputs), origin)]
+        if name in OF_SCHEDULES and any(self.counts(v.expr) for v in inputs):
+            raise SpecError(f"it depends on the count of steps by {name}, as schedules do; {SCHEDULED}.")
         if name not in ELEMENTWISE:
             raise SpecError(
                 f"it uses JAX's {name!r}, {WHY.get(name, 'which acts on more than single weights and sums over them')}:"
@@ -187,6 +139,10 @@ class Interpreter:
             operands = [number(e) for e in operands]
         result = ELEMENTWISE[name](*operands, eqn.params)
         return [self.new(self.arrays.join(result), origin)]
+
+    def counts(self, expr: sp.Basic) -> bool:
+        """Say whether an expression is a number that depends on the count of steps only."""
+        return bool(expr.free_symbols & self.counting) and expr.free_symbols <= self.constants | self.counting
 
     def meaning(self, expr: sp.Basic) -> sp.Basic:
         """Return an expression with the names of computed values undone."""
@@ -229,6 +185,14 @@ class Interpreter:
             if name == "gt"
             else (difference.is_nonnegative, difference.is_negative)
         )
+        if name == "gt" and difference - symbols.t == -1:  # counts are whole numbers from 1 on
+            return sp.Not(sp.Eq(difference, 0, evaluate=False))
+        if name == "ge" and difference + symbols.t == 1:
+            return sp.Eq(-difference, 0, evaluate=False)
+        varying, known = difference.free_symbols - self.constants - {symbols.t}, debias(difference)
+        if varying and (known.is_nonnegative if name == "gt" else known.is_nonpositive):
+            self.assumed[sp.Ne(difference, 0, evaluate=False)] = None  # a guard against division by zero
+            return sp.true if name == "gt" else sp.false
         relation = sp.StrictGreaterThan if name == "gt" else sp.GreaterThan
         if positive or negative:
             if difference.free_symbols - self.constants - {symbols.t}:
@@ -257,7 +221,12 @@ class Interpreter:
             raise SpecError(f"it selects by the number {condition}, which is not a comparison: {REMEDY}.")
         if condition.func == sp.Eq and condition.lhs - symbols.t == -1:
             return self.at_first_step(yes, no, origin)
-        if condition.free_symbols <= self.constants | {symbols.t}:
+        if symbols.t in condition.free_symbols <= self.constants | {symbols.t}:
+            raise SpecError(
+                f"its step has several forms in turn, told apart by the count of steps ({condition}): trace the one "
+                f"that you study, with the values that decide in `static`; {SCHEDULED}."
+            )
+        if condition.free_symbols <= self.constants:
             raise SpecError(
                 f"its step has two forms, told apart by {condition}; a flow needs one form: trace the one that you "
                 "study, with the values that decide in `static`."

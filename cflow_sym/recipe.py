@@ -33,7 +33,7 @@ from cflow_sym.exact import agree, random_point
 from cflow_sym.filters import canonical_form, has_momentum, without_momentum
 from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.spec import OptimizerSpec, SpecError
 
 ORDERS = ("published", "consistent")
 
@@ -54,9 +54,18 @@ def derive(spec: OptimizerSpec | str, *, order: str = "published", **switches: b
     if order not in ORDERS:
         raise DerivationError(f"order {order!r} is unknown: use 'published' or 'consistent'.")
     spec = optimizer(spec) if isinstance(spec, str) else spec
+    if not isinstance(spec, OptimizerSpec):
+        name = getattr(spec, "__name__", type(spec).__name__)
+        own = f"optax.{name}" if hasattr(spec, "__name__") else "the function that makes it"
+        hint = f"cflow_sym.from_optax({own})" if _of_optax(spec) else "a name or an OptimizerSpec"
+        raise SpecError(f"{name} is no spec of an optimizer: pass {hint}.")
     spec = spec.configure(**switches)
-    found = _derive(_Key(spec), order)  # specs are the same whatever program they were traced from
-    return found if found.spec.reference is spec.reference else replace(found, spec=spec)
+    found = _derive(_Key(spec), order)
+    return found if found.spec.reference is spec.reference else replace(found, spec=spec)  # equal formulas only
+
+
+def _of_optax(x: object) -> bool:
+    return str(getattr(x, "__module__", "")).startswith("optax")
 
 
 class _Key:

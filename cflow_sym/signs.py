@@ -54,6 +54,15 @@ def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Call
             result = value * (1 + sign) / 2 + result * (1 - sign) / 2
         return result
 
+    for product in sorted(expr.atoms(sp.Mul), key=str):
+        for inside in (f.args[0] for f in product.args if isinstance(f, sp.Abs)):
+            powers = [f.exp for f in product.args if f.is_Pow and f.base == inside]
+            at_zero = drop_sums(expand_names(inside)).xreplace(dict(passing))
+            if powers and powers[0].is_number and powers[0] >= 2 and simplified(at_zero) == 0:
+                fail(
+                    f"|{inside}|**{powers[0] + 1} is twice differentiable where the gradient passes through 0, but "
+                    "formulas are derived for even powers of the gradient only: use an even power."
+                )
     expr = expr.replace(sp.Piecewise, lambda *a: cases(sp.Piecewise(*a, evaluate=False)))
     expr = expr.replace(sp.Max, lambda *a: reduce(lambda x, y: larger(x, y, sp.Max(*a), 1), a))
     expr = expr.replace(sp.Min, lambda *a: reduce(lambda x, y: larger(x, y, sp.Min(*a), -1), a))

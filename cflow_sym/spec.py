@@ -17,7 +17,7 @@ decay is a further `- d w` in the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ import sympy as sp
 
 from cflow_sym.algebra import before_update, exact_numbers
 from cflow_sym.decay import split_decay
-from cflow_sym.interface import HyperparameterInfo
+from cflow_sym.interface import HyperparameterInfo, Reference
 from cflow_sym.notation import (
     NEW,
     OLD,
@@ -57,7 +57,8 @@ class Hyperparameter:
     """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears.
 
     A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above. One that is
-    `fixed` stands for a number of the program: it has this value only.
+    `fixed` stands for a number of the program: it has this value only. One with `values` has one for each array of the
+    parameters, which are part of the optimizer; formulas hold for each of them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Hyperparameter:
     schedulable: bool = False
     typical: float | None = None
     fixed: sp.Rational | None = None
+    values: tuple[float, ...] = ()
 
     def info(self) -> HyperparameterInfo:
         """Return the row that a generated module carries."""
@@ -84,6 +86,7 @@ class Hyperparameter:
             self.closed_below,
             self.meaning,
             self.schedulable,
+            self.values,
         )
 
 
@@ -112,19 +115,6 @@ class Switch:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The program that a spec was traced from, in JAX; hyperparameters under the spec's names.
-
-    `init(params, hp) -> state` and `update(grads, state, params, hp) -> (updates, state)`. With `single` they work on
-    one vector, else on any pytree of arrays.
-    """
-
-    init: Callable[[Any, Mapping[str, Any]], Any]
-    update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
-    single: bool = False
-
-
-@dataclass(frozen=True)
 class OptimizerSpec:
     """An optimizer, ready to be derived.
 
@@ -133,7 +123,7 @@ class OptimizerSpec:
     hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
     schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`. With
     `lookahead`, an expression of the states before their update, the gradient is the one at w + lookahead: that point
-    is what flows call w.
+    is what flows call w. `frozen` names arrays of the parameters that the optimizer never moves.
     Raises `SpecError`.
 
     >>> from cflow_sym.notation import norm2, symbols as s
@@ -159,6 +149,7 @@ class OptimizerSpec:
     remarks: Mapping[str, str] = field(default_factory=dict)
     source: str = "derived"
     lookahead: sp.Expr | int = 0
+    frozen: tuple[str, ...] = ()
     reference: Reference | None = field(default=None, repr=False, compare=False)
     active_switches: tuple[str, ...] = ()
     active_options: tuple[str, ...] = ()
@@ -196,6 +187,14 @@ class OptimizerSpec:
             active_switches=tuple(s.name for s in self.switches if s.name in on),
             active_options=tuple(name for name in self.options if name in on),
         )
+
+    def on(self, params: Any) -> OptimizerSpec:
+        """Return the spec traced on these parameters; itself where it was not traced or is the same on them."""
+        if self.reference is None or self.reference.trace is None:
+            return self
+        on = dict.fromkeys((*self.active_switches, *self.active_options), True)
+        traced = self.reference.trace(params).configure(**on)
+        return self if traced == self else traced
 
     def with_options(self) -> OptimizerSpec:
         """Turn every optional hyperparameter on, as generated modules do (its default is its off value)."""

@@ -38,7 +38,7 @@ def source_hash(spec: OptimizerSpec, order: str) -> str:
     parts = [
         spec.module_name,
         order,
-        *(str(h.info()) for h in spec.active_hyperparameters),
+        *(str(h.info()).replace(", values=()", "") for h in spec.active_hyperparameters),
         *(f"{s} ({spec.kinds[s.name]}) <- {e}" for s, e in spec.sequential_updates.items()),
         *(f"{s.name} starts at {spec.resolve(s.initial)}" for s in spec.states),
         f"w <- w + {spec.weight_update}, penalty {spec.penalty}",
@@ -63,7 +63,7 @@ class StepWriter:
     def step_functions(self) -> list[str]:
         """Return the text of the functions of the discrete step."""
         doc = "Return w' from the updated state: the second half of a discrete step."
-        dw = [("dw", self.step, "(n,)")]
+        dw = [*contractions(self.step), ("dw", self.step, "(n,)")]
         return [
             self.initial_state(),
             self.update_state(),
@@ -149,7 +149,7 @@ class StepWriter:
         for h in self.spec.active_hyperparameters:
             fetched = f'hp["{h.name}"]' if h.fixed is None else _constant(h, "state" in arguments)
             if h in used:
-                rows.append((h.symbol.name, f"value_at({fetched}, t)" if h in timed else fetched, "()"))
+                rows.append((h.symbol.name, f"value_at({fetched}, t)" if h in timed else fetched, shape_of(h)))
             if h in timed and moving[h.symbol] in names:
                 rows.append((moving[h.symbol], f"rate_at({fetched}, t)", "()"))
         if any(e.has(BlockTotal) or e.atoms(BlockCoordinate) for e in expressions):
@@ -185,12 +185,18 @@ class StepWriter:
             f"HYPERPARAMETERS = (\n{infos})" if infos else "HYPERPARAMETERS = ()",
             f"SLOW_STATES = {{{states}}}",
             "FILTERED_STATES = " + as_tuple(f'"{n}"' for n, k in spec.kinds.items() if k == "filtered"),
+            *(["FROZEN = " + as_tuple(map(repr, spec.frozen))] if spec.frozen else []),
         ]
 
     def imports(self, *names: str) -> str:
         """Return the line that imports from the interface."""
         timed = ("rate_at", "value_at") if self.spec.scheduled else ()
         return f"from cflow_sym.interface import {', '.join([*names, *timed])}"
+
+
+def shape_of(h: Hyperparameter) -> str:
+    """Return the shape of a hyperparameter: one value, or one for each array, which is spread over its weights."""
+    return "(n,)" if h.values else "()"
 
 
 def contractions(expr: sp.Expr) -> list[Part]:
@@ -292,6 +298,7 @@ def _info(info) -> str:
         f'"{info.name}", "{info.symbol}", {info.default}, {lower}, {upper}, {info.closed_below}, "{info.meaning}"'
     )
     arguments += ", True" if info.schedulable else ""
+    arguments += f", values={info.values}" if info.values else ""
     short = len(arguments) < 84
     return f"HyperparameterInfo({arguments})" if short else f"HyperparameterInfo(\n        {arguments}\n    )"
 

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 from jax.extend.core import ClosedJaxpr
 
-from cflow_sym.jaxpr_symbols import REMEDY, Arrays, Interpreter, Origin, Value
+from cflow_sym.groups import DifferentForm, Groups
+from cflow_sym.jaxpr_symbols import REMEDY, Interpreter, Origin, Value, number
 from cflow_sym.notation import NEW, OLD, BlockTotal, Total, drop_sums, is_elementwise, symbols
 from cflow_sym.spec import Hyperparameter, SpecError, State
+from cflow_sym.traced_arrays import Arrays
 
 _s = symbols
 ROUNDS = 10
@@ -30,13 +33,17 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class Slot:
-    """A state among the traced ones: its name and the places of its arrays in the flat list of state arrays."""
+    """A state among the traced ones: its name and the places of its arrays in the flat list of state arrays.
+
+    A scalar state has one place, others one for each array of the parameters; None where an array has no such state.
+    """
 
     name: str
-    places: tuple[int, ...]
+    places: tuple[int | None, ...]
     kind: str
     integer: bool
     where: str
+    boolean: bool = False
 
     def symbol(self, end: str = "", real: bool = False) -> sp.Symbol:
         """Return the symbol of the state's value, old or (with `NEW`) updated."""
@@ -53,18 +60,52 @@ class Program:
     shapes: tuple[tuple[int, ...], ...]
     hyperparameters: tuple[Hyperparameter, ...]  # in the order of the arguments
 
-    def arrays(self, coordinates: Iterable[sp.Symbol]) -> Arrays:
-        """Return the arrays of the parameters, with symbols of its own for each coordinate of the matrix."""
-        return Arrays(self.shapes, {x: _twin(x) for x in coordinates} if len(self.shapes) > 1 else {})
+    groups: Groups | None = None  # where arrays may have constants of their own
+
+    @cached_property
+    def frozen(self) -> tuple[int, ...]:
+        """The numbers of the arrays that never move."""
+        if self.groups is None:
+            return ()
+        first = sp.Eq(_s.t - 1, 0, evaluate=False)
+        old = {s.name: first if s.boolean else s.symbol(real=True) for s in self.slots}
+        arrays = Arrays(self.shapes, (_s.g, _s.w, *(old[s.name] for s in self.slots if s.kind != "scalar")))
+        inputs = self.inputs(arrays, old)
+        counting = frozenset(old[s.name] for s in self.slots if s.integer)
+        interpreter = Interpreter(arrays, constants=self.constants, counting=counting)
+        steps = interpreter.run(self.update, inputs)[: len(self.shapes)]
+        return tuple(k for k, step in enumerate(steps) if step.expr == 0)
+
+    def inputs(self, arrays: Arrays, given: Mapping[str, sp.Expr]) -> list[Value]:
+        """Return the values of the update's arguments: gradients, the `given` states, weights, hyperparameters."""
+        states: dict[int, sp.Expr] = {}
+        for slot in self.slots:
+            states |= {i: arrays.of(k, given[slot.name]) for k, i in enumerate(slot.places) if i is not None}
+        exprs = [
+            *(arrays.of(k, _s.g) for k in range(len(self.shapes))),
+            *(states[i] for i in range(len(states))),
+            *(arrays.of(k, _s.w) for k in range(len(self.shapes))),
+            *(h.symbol for h in self.hyperparameters),
+        ]
+        return [Value(e) for e in exprs]
 
     @cached_property
     def starts(self) -> dict[str, sp.Expr]:
         """The values of the states before the first update, by name."""
-        arrays = self.arrays([_s.w])
-        weights = [of_array(arrays, _s.w, k) for k in range(len(self.shapes))]
+        arrays = Arrays(self.shapes, (_s.g, _s.w))
+        weights = [arrays.of(k, _s.w) for k in range(len(self.shapes))]
         inputs = [Value(e) for e in (*weights, *(h.symbol for h in self.hyperparameters))]
         outputs = [v.expr for v in Interpreter(arrays, constants=self.constants).run(self.init, inputs)]
-        return {s.name: agreed(arrays, [outputs[i] for i in s.places], f"the state {s.where}") for s in self.slots}
+        return {s.name: self.agreed(arrays, self.of_slot(s, outputs), f"the state {s.where}") for s in self.slots}
+
+    def of_slot(self, slot: Slot, outputs: Sequence[Any]) -> list[Any]:
+        """Return what belongs to each array of a state, None where an array has no such state or never moves."""
+        still = self.frozen if slot.kind != "scalar" else ()
+        return [None if i is None or k in still else outputs[i] for k, i in enumerate(slot.places)]
+
+    def agreed(self, arrays: Arrays, exprs: Sequence[sp.Expr | None], what: str, scalar: bool = False) -> sp.Expr:
+        """Return the one expression that holds for every array of the parameters that moves."""
+        return agreed(arrays, exprs, what, scalar, self.groups, self.frozen)
 
     @property
     def constants(self) -> frozenset[sp.Symbol]:
@@ -74,11 +115,12 @@ class Program:
 
 @dataclass(frozen=True)
 class Traced:
-    """The step w' - w in terms of the updated states, the states, and what decided cases."""
+    """The step w' - w in terms of the updated states, the states, what decided cases, constants of groups of arrays."""
 
     step: sp.Expr
     states: tuple[State, ...]
     assumed: tuple[sp.Basic, ...]
+    groups: Mapping[sp.Symbol, tuple[sp.Expr, ...]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +129,7 @@ class _Known:
 
     counters: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
+    flags: frozenset[str] = frozenset()  # true before the first update, false from then on
     filtered: frozenset[str] | None = None  # None: nothing is known of any sign
     marked: tuple[tuple[Origin, tuple[str, int]], ...] = ()  # which value is which array of which new state
 
@@ -111,43 +154,33 @@ class _Round:
 
     def __init__(self, program: Program, known: _Known) -> None:
         self.program, self.known = program, known
-        self.live = [s for s in program.slots if s.name not in known.counters | known.constants]
+        self.live = [s for s in program.slots if s.name not in known.counters | known.constants | known.flags]
         self.old = {s.name: s.symbol(real=known.real(s)) for s in program.slots}
         self.new = {s.name: s.symbol(NEW, real=known.real(s)) for s in program.slots}
         coordinates = [_s.g, _s.w]
         for slot in program.slots:
-            if len(slot.places) > 1:
+            if slot.kind != "scalar":
                 coordinates += [self.old[slot.name], self.new[slot.name]]
-        self.arrays = program.arrays(coordinates)
+        self.arrays = Arrays(program.shapes, tuple(coordinates))
         interpreter = Interpreter(
             self.arrays,
-            {origin: of_array(self.arrays, self.new[name], k) for origin, (name, k) in known.marked},
+            {origin: self.arrays.of(k, self.new[name]) for origin, (name, k) in known.marked},
             {self.old[s.name]: program.starts[s.name] for s in self.live},
             program.constants,
+            frozenset(self.old[s.name] for s in program.slots if s.integer),
         )
-        outputs = interpreter.run(program.update, self.inputs())
+        given = {s.name: self.given(s) for s in program.slots}
+        outputs = interpreter.run(program.update, program.inputs(self.arrays, given))
         n = len(program.shapes)
         self.defined, self.assumed = interpreter.defined, interpreter.assumed
-        self.step = agreed(self.arrays, [v.expr for v in outputs[:n]], "the step")
-        self.returned = {s.name: [outputs[n + i] for i in s.places] for s in program.slots}
-
-    def inputs(self) -> list[Value]:
-        """Return the values of the update's arguments: gradients, states, weights, hyperparameters."""
-        states: dict[int, sp.Expr] = {}
-        for slot in self.program.slots:
-            states |= {i: of_array(self.arrays, self.given(slot), k) for k, i in enumerate(slot.places)}
-        both = range(len(self.program.shapes))
-        exprs = [
-            *(of_array(self.arrays, _s.g, k) for k in both),
-            *(states[i] for i in range(len(states))),
-            *(of_array(self.arrays, _s.w, k) for k in both),
-            *(h.symbol for h in self.program.hyperparameters),
-        ]
-        return [Value(e) for e in exprs]
+        self.step = program.agreed(self.arrays, [v.expr for v in outputs[:n]], "the step")
+        self.returned = {s.name: program.of_slot(s, outputs[n:]) for s in program.slots}
 
     def given(self, slot: Slot) -> sp.Expr:
         """Return what the update is given for a state: a symbol, or what it is known to be."""
         start = self.program.starts[slot.name]
+        if slot.boolean and start == sp.true:  # as far as is known: true before the first update only
+            return sp.Eq(_s.t - 1, 0, evaluate=False)
         if slot.name in self.known.counters:
             return _s.t - 1 + start
         return start if slot.name in self.known.constants else self.old[slot.name]
@@ -156,13 +189,26 @@ class _Round:
 
     def learn(self) -> _Known:
         """Return what is known after this round."""
-        counters, constants = set(self.known.counters), set(self.known.constants)
+        counters, constants, flags = set(self.known.counters), set(self.known.constants), set(self.known.flags)
         marked: dict[Origin, tuple[str, int]] = {}
         for slot in self.live:
-            values, old = self.returned[slot.name], self.old[slot.name]
-            if slot.kind == "scalar" and self.update(slot) - old == 1 and self.program.starts[slot.name].is_Integer:
+            values = {k: v for k, v in enumerate(self.returned[slot.name]) if v is not None}
+            if not values:  # of arrays that never move
+                constants.add(slot.name)
+                continue
+            k, value = next(iter(values.items()))
+            old = self.arrays.of(k, self.old[slot.name])
+            if slot.boolean and value.expr == sp.false:
+                flags.add(slot.name)
+            elif slot.boolean:
+                if value.expr not in (sp.true, self.given(slot)):
+                    raise SpecError(f"the state {slot.where} is true and false in turn, which no flow knows: {REMEDY}.")
+                constants.add(slot.name)
+            elif slot.kind == "scalar" and self.update(slot) - old == 1 and self.program.starts[slot.name].is_Integer:
                 counters.add(slot.name)
-            elif values[0].expr == old and values[0].origin is None:
+            elif (value.expr == old and value.origin is None) or (
+                value.expr.is_number and value.expr == self.program.starts[slot.name]
+            ):
                 self.refuse_kept_weights(slot)
                 constants.add(slot.name)
             elif slot.integer:
@@ -171,13 +217,17 @@ class _Round:
                     f"{self.update(slot)}): {REMEDY}."
                 )
             else:
-                for k, value in enumerate(values):
+                for k, value in values.items():
                     if value.origin is not None:
                         marked.setdefault(value.origin, (slot.name, k))
-        known = _Known(frozenset(counters), frozenset(constants), marked=tuple(marked.items()))
-        if not self.known.counters >= counters or not self.known.constants >= constants:
+        known = _Known(frozenset(counters), frozenset(constants), frozenset(flags), marked=tuple(marked.items()))
+        if (known.counters, known.constants, known.flags) != (
+            self.known.counters,
+            self.known.constants,
+            self.known.flags,
+        ):
             return known  # first settle what the numbers are
-        return _Known(known.counters, known.constants, self.find_filtered(), known.marked)
+        return replace(known, filtered=self.find_filtered())
 
     def refuse_kept_weights(self, slot: Slot) -> None:
         """Raise `SpecError` for a state that keeps the weights of the start."""
@@ -186,11 +236,11 @@ class _Round:
 
     def update(self, slot: Slot) -> sp.Expr:
         """Return a state's new value in terms of old values and of the new ones of other states."""
-        exprs = []
+        exprs: list[sp.Expr | None] = []
         for k, value in enumerate(self.returned[slot.name]):
-            named = of_array(self.arrays, self.new[slot.name], k)
-            exprs.append(self.defined[named] if value.expr == named else value.expr)
-        return agreed(self.arrays, exprs, f"the state {slot.where}", slot.kind == "scalar")
+            named = self.arrays.of(k, self.new[slot.name])
+            exprs.append(None if value is None else number(self.defined[named] if value.expr == named else value.expr))
+        return self.program.agreed(self.arrays, exprs, f"the state {slot.where}", slot.kind == "scalar")
 
     def find_filtered(self) -> frozenset[str]:
         """Return the states that are linear in the gradient and in each other, and do depend on the gradient."""
@@ -224,8 +274,21 @@ class _Round:
         return Traced(
             step.xreplace({**after, **before}),
             tuple(State(n, e, starts[n], kinds[n]) for n, e in updates.items()),
-            tuple(a for a in assumed if a.args and not self.arrays.mixed(a)),
+            tuple(a for a in assumed if a.args and self.arrays.owners(a) <= {0}),
+            self.own_constants([step, *updates.values(), *(starts[n] for n in updates)]),
         )
+
+    def own_constants(self, exprs: Sequence[sp.Expr]) -> dict[sp.Symbol, tuple[sp.Expr, ...]]:
+        """Return the constants of groups of arrays that are in use; there must be no sums over weights beside them."""
+        groups = self.program.groups
+        read = set().union(*(e.free_symbols for e in exprs))
+        found = {x: values for x, values in (groups.values if groups else {}).items() if x in read}
+        if found and any(e.has(Total, BlockTotal) for e in exprs):
+            raise SpecError(
+                f"its arrays have constants of their own ({', '.join(map(str, found))}) beside sums over many weights, "
+                "for which no flow is derived: give all arrays the same constants."
+            )
+        return found
 
     def in_order(self) -> list[Slot]:
         """Return the states in the order in which they get their new values."""
@@ -267,32 +330,45 @@ class _Round:
         return False
 
 
-def of_array(arrays: Arrays, expr: sp.Expr, k: int) -> sp.Expr:
-    """Write an expression in the symbols of the k-th array."""
-    return arrays.to_second(expr) if k else expr
+def agreed(
+    arrays: Arrays,
+    exprs: Sequence[sp.Expr | None],
+    what: str,
+    scalar: bool = False,
+    groups: Groups | None = None,
+    frozen: Sequence[int] = (),
+) -> sp.Expr:
+    """Return the one expression that holds for every array of the parameters, in the symbols of the first.
 
-
-def agreed(arrays: Arrays, exprs: Sequence[sp.Expr], what: str, scalar: bool = False) -> sp.Expr:
-    """Return the one expression that holds for every array of the parameters."""
-    first = exprs[0]
-    outside = first.replace(Total, lambda e: _s.grad_sq_norm)
-    if arrays.mixed(outside) or (scalar and (outside.has(BlockTotal) or is_elementwise(outside))):
-        raise SpecError(
-            f"{what} mixes arrays of the parameters in another way than by a sum over all weights or over one "
-            f"array: {REMEDY}."
-        )
-    for other in exprs[1:]:
-        renamed = arrays.to_first(other)
-        if renamed != first and sp.expand(renamed - first) != 0:
+    Where there are `groups`, arrays may have constants of their own; what is `frozen` has no say.
+    """
+    known = {k: e for k, e in enumerate(exprs) if e is not None and (scalar or k not in frozen)}
+    if not known:
+        return sp.Integer(0)
+    for k, e in known.items():
+        outside = e.replace(lambda x: type(x) is Total, lambda x: sp.Integer(1))
+        if arrays.owners(e) - {k} or (scalar and (outside.has(BlockTotal) or is_elementwise(outside))):
             raise SpecError(
-                f"{what} depends on the shape of the parameters (for a vector it is {first}, for a matrix "
-                f"{renamed}): {REMEDY}."
+                f"{what} mixes arrays of the parameters in another way than by a sum over all weights or over one "
+                f"array: {REMEDY}."
             )
-    return first
-
-
-def _twin(symbol: sp.Symbol) -> sp.Symbol:
-    return type(symbol)(f"{symbol.name}@2", **symbol.assumptions0)
+    written = {k: arrays.to_first(e) for k, e in known.items()}
+    first, *others = written.values()
+    different = next((e for e in others if e != first and sp.expand(e - first) != 0), None)
+    if different is None:
+        return first
+    if groups is None:
+        raise SpecError(
+            f"{what} depends on the shape or the name of the parameters (here it is {first} or {different}): pass "
+            "your own, params=, on which it is then traced."
+        )
+    try:
+        return groups.unify([written.get(k, first) for k in range(len(exprs))])
+    except DifferentForm as error:
+        raise SpecError(
+            f"{what} has different forms for different arrays ({error}), and one form with other constants is "
+            "supported: give all arrays the same optimizer, or hold some of them fixed."
+        ) from error
 
 
 def _is_linear(expr: sp.Expr, moving: set[sp.Symbol]) -> bool:

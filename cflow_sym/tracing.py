@@ -16,12 +16,11 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import itertools
 import keyword
 import numbers
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import jax
@@ -30,22 +29,31 @@ import numpy as np
 import sympy as sp
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError
 
-from cflow_sym.jaxpr_symbols import FIRST_STEP, REMEDY
-from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, Reference, SpecError, Switch
-from cflow_sym.traced_states import Program, Slot, read_states
+from cflow_sym.groups import Groups
+from cflow_sym.interface import Reference
+from cflow_sym.jaxpr_symbols import FIRST_STEP, SCHEDULED
+from cflow_sym.notation import SCHEDULE, TABLE, symbols
+from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, Switch
+from cflow_sym.state_slots import arrays_of, slots_of, stand_ins
+from cflow_sym.traced_states import Program, read_states
 
 Init = Callable[[Any, dict[str, Any]], Any]
 Update = Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, Any]]
 
 BRANCHED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
-SHAPES = {"array_1": (3,), "array_2": (129, 130)}  # sizes that no other axis has, too large to be factored
 CANONICAL = {
     "b1": "beta1", "b2": "beta2", "momentum": "beta1", "decay": "beta2", "rho": "beta2", "eps": "epsilon",
     "lr": "learning_rate", "eta": "learning_rate",
 }  # fmt: skip
 DECAYS = re.compile(r"b\d|beta\d*|decay(_rate)?|momentum|rho")
-RESERVED = {"t", "w", "g", SCHEDULE, "hp", "state", "state_dot", "blocks", "moments", "dw", "jnp", "math"}
+KNOWN = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "l2", "initial_accumulator")
+OWN_ROWS = tuple(e for e in TABLE if e.identifier in KNOWN)  # of the symbol table: what is a hyperparameter there
+STATES = ("nu", "nu_hat", "m", "denominator")  # names of the symbol table that stand for states
+RESERVED = {
+    *(x for e in TABLE for x in (e.name, e.identifier) if e not in OWN_ROWS and e.name not in STATES),
+    *(SCHEDULE, "hp", "state", "state_dot", "blocks", "moments", "dw", "jnp", "math", "none", "one", "Gamma", "debias"),
+    *("rate", "weight", "left", "steady", "w_rate", "decay", "push", "a", "b", "phi", "G_edge", "G_slope"),
+}  # fmt: skip
 AFTER_FIRST_STEP = Switch(
     "after_first_step", {FIRST_STEP: sp.Integer(0)}, "leave out what is special about the first step"
 )
@@ -57,6 +65,7 @@ def from_optax(
     *,
     static: Mapping[str, Any] | None = None,
     name: str | None = None,
+    params: Any = None,
     **hyperparameters: Any,
 ) -> OptimizerSpec:
     """Return the spec of an optax optimizer: `factory(**hyperparameters)` is what optax would be called with.
@@ -67,6 +76,8 @@ def from_optax(
       chains transformations; or such a transformation itself, with its numbers built in.
     - `static`: arguments of the factory whose values are built into the spec.
     - `name`: the spec's name; the factory's by default.
+    - `params`: parameters to trace on, a pytree like that of the problem; what depends on names and shapes of arrays
+      (masks, `optax.multi_transform`) needs them. A run traces again on the parameters of its own problem.
     - `hyperparameters`: further arguments; floating-point ones, like the factory's own defaults, stay symbols under
       the spec's names (`b1` is `beta1`, `eps` is `epsilon`) with these values as defaults. All others are static.
 
@@ -102,6 +113,7 @@ def from_optax(
         lambda grads, state, params, hp: make(hp).update(grads, state, params),
         found,
         source=f"traced from {origin}",
+        params=params,
     ).spec()
 
 
@@ -111,6 +123,7 @@ def from_jax(
     *,
     hyperparameters: Mapping[str, float | None] | None = None,
     name: str = "traced",
+    params: Any = None,
 ) -> OptimizerSpec:
     """Return the spec of an optimizer that is written as two JAX functions.
 
@@ -120,8 +133,10 @@ def from_jax(
     - `update`: `update(grads, state, params, hp) -> (updates, state)`; the weights become `params + updates`.
     - `hyperparameters`: the keys of the dictionary `hp` with their default values, None where there is none.
     - `name`: the spec's name.
+    - `params`: parameters to trace on, a pytree like that of the problem.
 
-    The functions are tried on a dictionary of two arrays and, if they cannot work with one, on a single vector.
+    Without `params` the functions are tried on a dictionary of two arrays and, if they cannot work with one, on a
+    single vector.
 
     **Raises:** `SpecError` where no spec can be made, with the reason.
 
@@ -135,7 +150,8 @@ def from_jax(
     >>> spec.states[0].update
     beta2*nu + (1 - beta2)*Total(g**2)
     """
-    return _Tracer(name, init, update, dict(hyperparameters or {}), source="traced from JAX", arrays_too=True).spec()
+    found = dict(hyperparameters or {})
+    return _Tracer(name, init, update, found, source="traced from JAX", params=params, arrays_too=True).spec()
 
 
 @dataclass
@@ -147,6 +163,7 @@ class _Tracer:
     update: Update
     found: dict[str, float | None]
     source: str
+    params: Any = None
     arrays_too: bool = False
 
     def spec(self) -> OptimizerSpec:
@@ -190,62 +207,34 @@ class _Tracer:
         free = sorted(n for n in self.found if n not in fixed)
         init = lambda params, hp: self.init(params, {**fixed, **hp})  # noqa: E731
         update = lambda grads, state, params, hp: self.update(grads, state, params, {**fixed, **hp})  # noqa: E731
-        shapes = tuple(SHAPES.values())
         with double_precision():
             hp = {n: jnp.asarray(0.5 if self.found[n] is None else float(self.found[n])) for n in free}
-            try:
-                params: Any = {key: jnp.zeros(shape) for key, shape in SHAPES.items()}
+
+            def traced(params: Any) -> tuple[Any, Any, Any]:
                 state = jax.eval_shape(init, params, hp)
-                jaxprs = jax.make_jaxpr(init)(params, hp), jax.make_jaxpr(update)(params, state, params, hp)
-            except (TypeError, AttributeError, ValueError, KeyError) as error:
-                if isinstance(error, BRANCHED):
-                    raise
-                if not self.arrays_too:
-                    self.fail(f"it cannot be traced ({type(error).__name__}: {_first_line(error)}).", error)
-                params, shapes = jnp.zeros(shapes[0]), shapes[:1]
+                return state, jax.make_jaxpr(init)(params, hp), jax.make_jaxpr(update)(params, state, params, hp)
+
+            params = stand_ins() if self.params is None else arrays_of(self.params)
+            try:
+                state, *jaxprs = traced(params)
+            except BRANCHED:
+                raise
+            except Exception as error:
+                if not self.arrays_too or self.params is not None:
+                    hint = " Pass the parameters that it is for: params=." if self.params is None else ""
+                    self.fail(f"it cannot be traced ({type(error).__name__}: {_first_line(error)}).{hint}", error)
+                params = jax.tree.leaves(params)[0]
                 try:
-                    state = jax.eval_shape(init, params, hp)
-                    jaxprs = jax.make_jaxpr(init)(params, hp), jax.make_jaxpr(update)(params, state, params, hp)
+                    state, *jaxprs = traced(params)
                 except BRANCHED:
                     raise
                 except Exception as second:
                     self.fail(f"it cannot be traced ({type(second).__name__}: {_first_line(second)}).", second)
-        slots = self.slots(state, shapes)
-        return Program(*jaxprs, slots, shapes, tuple(self.called(n) for n in free))
-
-    def slots(self, state: Any, shapes: tuple[tuple[int, ...], ...]) -> tuple[Slot, ...]:
-        """Return the states: leaves of the same place for both arrays of the parameters are one."""
-        grouped: dict[tuple[str, ...], list[tuple[int, str | None, Any]]] = {}
-        for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
-            keys = [_key(k) for k in path]
-            array = next((k for k in keys if k in SHAPES), None)
-            grouped.setdefault(tuple(k for k in keys if k not in SHAPES), []).append((i, array, leaf))
+        hyperparameters = tuple(self.called(n) for n in free)
         used = RESERVED | {x for n in self.found for x in (self.called(n).name, self.called(n).symbol.name)}
-        slots = []
-        for keys, leaves in grouped.items():
-            where = ".".join(keys) or "state"
-            words = [k for k in keys if k.isidentifier() and not keyword.iskeyword(k)]
-            name = _free_name(words[-1] if words else "nu", used)
-            used = used | {name}
-            leaf_shapes = [leaf.shape for _, _, leaf in leaves]
-            known = [isinstance(leaf.dtype, np.dtype) for _, _, leaf in leaves]  # no random keys
-            if not all(known) or not all(leaf.shape == () or leaf.dtype.kind == "f" for _, _, leaf in leaves):
-                self.fail(f"the state {where} holds arrays of {leaves[0][2].dtype}, which no flow knows: {REMEDY}.")
-            if leaf_shapes == list(shapes):
-                kind = "elementwise"
-            elif leaf_shapes == [()]:
-                kind = "scalar"
-            elif leaf_shapes == [()] * len(shapes):
-                kind = "blockwise"
-            else:
-                shown = ", ".join(str(s) for s in leaf_shapes)
-                self.fail(
-                    f"the state {where} has arrays of shape {shown}: supported are one number, one for each array of "
-                    f"the parameters, or one for each weight; {REMEDY}."
-                )
-            integer = np.issubdtype(leaves[0][2].dtype, np.integer)
-            slots.append(Slot(name, tuple(i for i, _, _ in leaves), kind, bool(integer), where))
-        return tuple(slots)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
+        groups = None if self.params is None else Groups(frozenset(h.symbol for h in hyperparameters))
+        return Program(*jaxprs, slots_of(state, params, used, self.fail), shapes, hyperparameters, groups)
 
     def build(self, fixed: Mapping[str, float], notes: list[str]) -> OptimizerSpec:
         """Return the spec with some arguments built in."""
@@ -255,12 +244,20 @@ class _Tracer:
         except SpecError as error:
             self.fail(str(error), error)
         first = any(e.has(FIRST_STEP) for e in (traced.step, *(s.update for s in traced.states)))
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays_of(self.params))]
+        moving = [k for k in range(len(program.shapes)) if k not in program.frozen]
+        if not moving:
+            self.fail("it moves none of the parameters: there is nothing to follow.")
         decided = [f"{_in_words(a)}: cases are decided by that." for a in traced.assumed]
         return OptimizerSpec(
             name=self.name,
             title=self.name.replace("_", " "),
             update=traced.step,
-            hyperparameters=tuple(self.called(n) for n in self.found if n not in fixed),
+            hyperparameters=(
+                *(self.called(n) for n in self.found if n not in fixed),
+                *(_of_groups(x, values, moving) for x, values in traced.groups.items()),
+            ),
+            frozen=tuple(paths[k] for k in program.frozen),
             states=traced.states,
             definitions={FIRST_STEP: sp.Pow(0, symbols.t - 1)} if first else {},
             switches=(AFTER_FIRST_STEP,) if first else (),
@@ -274,12 +271,22 @@ class _Tracer:
         names = {n: self.called(n).name for n in self.found if n not in fixed}
 
         def passed(hp: Mapping[str, Any]) -> dict[str, Any]:
-            return {**fixed, **{argument: hp[name] for argument, name in names.items()}}
+            return {**fixed, **{argument: hp.get(name, 0.0) for argument, name in names.items()}}  # 0: an option off
+
+        known: dict[Any, OptimizerSpec] = {}
+
+        def trace(params: Any) -> OptimizerSpec:
+            arrays = arrays_of(params)
+            key = jax.tree.structure(arrays), tuple(x.shape for x in jax.tree.leaves(arrays))
+            if key not in known:
+                known[key] = replace(self, params=arrays).spec()
+            return known[key]
 
         return Reference(
             lambda params, hp: self.init(params, passed(hp)),
             lambda grads, state, params, hp: self.update(grads, state, params, passed(hp)),
-            single=arrays == 1,
+            single=arrays == 1 and self.params is None,
+            trace=trace,
         )
 
     def called(self, argument: str) -> Hyperparameter:
@@ -288,10 +295,11 @@ class _Tracer:
         if (name != argument and name in self.found) or name in [CANONICAL.get(n, n) for n in self._before(argument)]:
             name = argument
         name = name + "_" if name in RESERVED or keyword.iskeyword(name) else name
-        row = next((e for e in TABLE if e.identifier == name and e.shape == "()"), None)
+        row = next((e for e in OWN_ROWS if e.identifier == name), None)
         value = self.found[argument]
         off = 0.0 if self.off(argument) else None
-        if DECAYS.fullmatch(argument) or DECAYS.fullmatch(name):
+        named = DECAYS.fullmatch(argument) or DECAYS.fullmatch(name)
+        if named and (value is None or 0 <= value < 1):
             symbol = row.symbol() if row else sp.Symbol(name, positive=True)
             return Hyperparameter(
                 name, symbol, upper=1.0, closed_below=value == 0, default=value, off=off, meaning="decay"
@@ -340,6 +348,8 @@ def _arguments(
             continue
         default = None if parameter.default is parameter.empty else parameter.default
         value = given.get(name, default)
+        if callable(value) and CANONICAL.get(name, name) in KNOWN:
+            raise SpecError(f"optimizer {title!r}: {name} is a function of the count of steps; {SCHEDULED}.")
         number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
         if isinstance(value, float) or (
             number and (isinstance(default, float) or parameter.default is parameter.empty)
@@ -368,20 +378,19 @@ def _name_of(factory: Any) -> str:
     return name if name.isidentifier() else "traced"
 
 
-def _free_name(name: str, used: set[str]) -> str:
-    name = name.strip("_") or "nu"
-    name = name + "_state" if name.endswith((NEW, OLD)) or name in used else name
-    return next(n for n in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if n not in used)
-
-
-def _key(entry: Any) -> str:
-    return str(next(getattr(entry, a) for a in ("name", "key", "idx") if hasattr(entry, a)))
-
-
 def _in_words(condition: sp.Basic) -> str:
     signs = {sp.Ne: "is not", sp.StrictGreaterThan: "is above", sp.GreaterThan: "is at least"}
     signs |= {sp.LessThan: "is at most", sp.StrictLessThan: "is below"}
     return f"{condition.args[0]} {signs.get(type(condition), 'compares with')} {condition.args[1]}"
+
+
+def _of_groups(symbol: sp.Symbol, values: tuple[sp.Expr, ...], moving: Sequence[int]) -> Hyperparameter:
+    """Return a constant that groups of arrays have of their own as a hyperparameter with one value for each array."""
+    own = tuple(float(values[k]) for k in moving)
+    low, high = min(own), max(own)
+    return Hyperparameter(
+        symbol.name, symbol, lower=low, upper=high, closed_below=True, values=own, meaning="one value for each array"
+    )
 
 
 def _first_line(error: BaseException) -> str:

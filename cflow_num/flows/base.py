@@ -70,7 +70,7 @@ class Flow(eqx.Module):
 
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:
         """Return the loss, with the penalty of coupled weight decay."""
-        return self.problem.value(w) + self.optimizer.l2_penalty(self.hp) / 2 * jnp.vdot(w, w)
+        return self.problem.value(w) + jnp.vdot(w, self.optimizer.l2_penalty(self.hp) * w) / 2
 
     def gradient(self, w: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return the gradient of `value`."""
@@ -78,13 +78,14 @@ class Flow(eqx.Module):
 
     def value_and_gradient(self, w: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
         """Return `value` and its gradient."""
-        rho = self.optimizer.l2_penalty(self.hp)                              # ()
+        pull = self.optimizer.l2_penalty(self.hp) * w                         # (n,)
         loss, g = self.problem.value_and_gradient(w)
-        return loss + rho / 2 * jnp.vdot(w, w), g + rho * w
+        return loss + jnp.vdot(w, pull) / 2, g + pull
 
     def hessian_vectors(self, w: Float[Array, " n"], V: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """Return the Hessian of `value` times V."""
-        return self.problem.hessian_vectors(w, V) + self.optimizer.l2_penalty(self.hp) * V
+        rho = self.optimizer.l2_penalty(self.hp)                              # () or (n,)
+        return self.problem.hessian_vectors(w, V) + (rho * V.T).T
 
     def stable_drift(self, y: FlowState) -> FlowState:
         """Return (dw/dt, ds/dt) without oscillation: dw/dt = -P^{-1} g - decay w."""
@@ -102,9 +103,14 @@ class Flow(eqx.Module):
 
     def weights_drift(self, y: FlowState, averaged_gradient: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return dw/dt = -v P^{-1} E[grad L] - decay w: with momentum the reduced flow, else v = 1."""
-        P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
-        decay = self.optimizer.filter_coefficients(y.slow, self.hp).decay     # ()
+        P = self.step_preconditioner(y)                                       # () or (n,)
+        decay = self.optimizer.filter_coefficients(y.slow, self.hp).decay     # () or (n,)
         return -self.speed(y) * averaged_gradient / P - decay * y.w
+
+    def step_preconditioner(self, y: FlowState) -> Float[Array, ""] | Float[Array, " n"]:
+        """Return P of the step: that of the edge too, unless groups of arrays have decays of their own."""
+        P = getattr(self.optimizer, "step_preconditioner", self.optimizer.preconditioner)
+        return P(y.slow, self.hp)
 
     def speed(self, y: FlowState) -> Float[Array, ""] | float:
         """Return v, by which momentum multiplies the steady step; 1 without."""

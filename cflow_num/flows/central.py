@@ -149,7 +149,7 @@ class CentralFlow(Flow):
         opt, hp = self.optimizer, self.hp
         unsigned = jnp.zeros_like(g) if opt.PIECEWISE else None  # signs as without oscillation
         slow = jax.vmap(lambda q: self._slow_moments(y, g, q._replace(signs_at=unsigned)))(moments)
-        P = opt.preconditioner(y.slow, hp)                                    # () or (n,)
+        P = self.step_preconditioner(y)                                       # () or (n,)
         shift = moments.gradient_shift                                        # (m, n)
         w_moved = -self.speed(y) * shift / P if self.sharpness_reduction else jnp.zeros_like(shift)
         slow_still = opt.slow_drift(y.slow, g, hp)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cflow_sym.interface import MissingFlowError
+from cflow_sym.interface import OTHER_NAMES, MissingFlowError
 
 if TYPE_CHECKING:
     from cflow_sym.interface import CompiledFlow
@@ -51,7 +51,7 @@ def load(name: str, switches: Iterable[str] = ()) -> CompiledFlow:
     wanted = sorted(set(switches))
     if name not in optimizer_names():
         known = optimizer_names()
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+        near = OTHER_NAMES.get(str(name)) or difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
         raise MissingFlowError(f"no optimizer {name!r}: did you mean {near!r}? The built-in ones are {', '.join(known)}.")
     for stem in available():
         rest = stem.removeprefix(name)

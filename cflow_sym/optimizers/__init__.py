@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from cflow_sym.interface import OTHER_NAMES
+
 if TYPE_CHECKING:
     from cflow_sym.spec import OptimizerSpec
 
@@ -37,9 +39,9 @@ def optimizer(name: str, **switches: bool) -> OptimizerSpec:
     cflow_sym.optimizers.UnknownOptimizerError: no optimizer 'scalar_rmsporp': did you mean ...
     """
     if name not in names():
-        near = difflib.get_close_matches(str(name), names(), n=1, cutoff=0.0)
+        near = OTHER_NAMES.get(str(name)) or difflib.get_close_matches(str(name), names(), n=1, cutoff=0.0)[0]
         raise UnknownOptimizerError(
-            f"no optimizer {name!r}: did you mean {near[0]!r}? The built-in ones are {', '.join(names())}."
+            f"no optimizer {name!r}: did you mean {near!r}? The built-in ones are {', '.join(names())}."
         )
     return importlib.import_module(f"{__name__}.{name}").SPEC.configure(**switches)
 
