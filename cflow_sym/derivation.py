@@ -235,7 +235,7 @@ class Derivation:
         """Everything taken for granted, each once, in order of use."""
         found = [s.assumption for s in self.steps if s.assumption]
         frozen = [
-            f"The sign of {a} is held fixed: it is not zero where the gradient passes through zero."
+            f"The sign of {a} is that of its average over the oscillation, and is the same at both of its points."
             for a in self.spec.frozen_signs
         ]
         return tuple(dict.fromkeys([*self.spec.assumptions, *frozen, *found]))

@@ -17,7 +17,6 @@ def _double_precision():
 
 RUNS = {
     "adam": (optax.adam, dict(learning_rate=0.03, beta1=0.5, beta2=0.9)),  # epsilon and eps_root are optax's own
-    "yogi": (optax.yogi, dict(learning_rate=0.03, beta1=0.5, beta2=0.9)),
 }
 
 
