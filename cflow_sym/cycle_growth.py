@@ -189,7 +189,8 @@ def _second_moment_step(form: CanonicalForm, edge: Edge) -> Step:
         rf"$\tfrac12c\,{sp.latex(rate)}$ is what $P$ would lose by forgetting, and $a$ in this formula is the rest, "
         r"the curvature's. The loop through $\nu$ answers within the step, so that of the delay only the amplitude's "
         r"$-\tfrac14c\,\Gamma\,G''(-1)$ is left, and it forgets. Cycles settle where the sum is negative. To first "
-        r"order in the rates: where $\omega\theta$ is not small, as with a large $\beta_1$, growth is slower.", check, f"{VALLEY[:-1]}; {one}.",
+        r"order in the rates: where $\omega\theta$ is not small, as with a large $\beta_1$, growth is slower.",
+        check, f"{VALLEY[:-1]}; {one}.",
     )  # fmt: skip
 
 
