@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mpmath
 import sympy as sp
@@ -219,7 +220,7 @@ def measured(
         return sp.Float(s.real, PLACES), sp.Float(s.imag**2, PLACES), prevented
 
 
-def _slow_root(J: sp.Matrix) -> mpmath.mpc:
+def _slow_root(J: sp.Matrix) -> Any:
     """Return u of the multiplier 1 + SMALL u that turns, by Newton from that of the largest coefficients."""
     u = sp.Symbol("u")
     p = sp.Poly(J.charpoly(u).as_expr().subs(u, 1 + SMALL * u), u)
