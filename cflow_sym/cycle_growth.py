@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mpmath
 import sympy as sp
@@ -189,7 +190,8 @@ def _second_moment_step(form: CanonicalForm, edge: Edge) -> Step:
         rf"$\tfrac12c\,{sp.latex(rate)}$ is what $P$ would lose by forgetting, and $a$ in this formula is the rest, "
         r"the curvature's. The loop through $\nu$ answers within the step, so that of the delay only the amplitude's "
         r"$-\tfrac14c\,\Gamma\,G''(-1)$ is left, and it forgets. Cycles settle where the sum is negative. To first "
-        r"order in the rates: where $\omega\theta$ is not small, as with a large $\beta_1$, growth is slower.", check, f"{VALLEY[:-1]}; {one}.",
+        r"order in the rates: where $\omega\theta$ is not small, as with a large $\beta_1$, growth is slower.",
+        check, f"{VALLEY[:-1]}; {one}.",
     )  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def measured(
         return sp.Float(s.real, PLACES), sp.Float(s.imag**2, PLACES), prevented
 
 
-def _slow_root(J: sp.Matrix) -> mpmath.mpc:
+def _slow_root(J: sp.Matrix) -> Any:
     """Return u of the multiplier 1 + SMALL u that turns, by Newton from that of the largest coefficients."""
     u = sp.Symbol("u")
     p = sp.Poly(J.charpoly(u).as_expr().subs(u, 1 + SMALL * u), u)

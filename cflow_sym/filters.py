@@ -28,6 +28,7 @@ from cflow_sym.notation import (
     contract,
     drop_sums,
     expand_names,
+    latex_of,
     orient,
     state_symbol,
     symbols,
@@ -158,6 +159,19 @@ def shorter(expr: sp.Expr) -> sp.Expr:
     """
     factored = in_factors(expr)
     return min((expr, factored, orient(factored)), key=lambda e: (e.count_ops(), str(e).count("-"), len(str(e))))
+
+
+def memories(form: CanonicalForm, of_states: bool = True) -> str:
+    """Return which time is late, as a condition on t; without `of_states` late for the averages of the gradient.
+
+    >>> import cflow_sym as cs
+    >>> print(memories(canonical_form(cs.optimizer("adam"))))
+    $t\\gg1/(1-\\beta_1),\\ 1/(1-\\beta_2)$
+    """
+    slow = (new.diff(s) for s, new in form.slow.items() if s != _s.t and of_states)
+    decays = [*form.b, *slow]
+    named = dict.fromkeys(b for b in decays if b.is_Symbol)
+    return r"$t\gg" + r",\ ".join(f"1/(1-{latex_of(b)})" for b in named) + "$"
 
 
 def has_momentum(spec: OptimizerSpec) -> bool:

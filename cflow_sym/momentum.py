@@ -18,7 +18,7 @@ import sympy as sp
 
 from cflow_sym.derivation import DerivationError, Step
 from cflow_sym.exact import DIGITS, Point, add, agree, draw, is_zero, random_point, scale, source
-from cflow_sym.filters import CanonicalForm, shorter
+from cflow_sym.filters import CanonicalForm, memories, shorter
 from cflow_sym.notation import OLD, latex_of, orient, state_symbol, symbols
 from cflow_sym.spec import OptimizerSpec
 from cflow_sym.stability import MU, entries_of, linearized_map, refuse_other_periods
@@ -217,20 +217,6 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
                 + memories(form) + ". What runs, and the flow at the head of this note, has them at every time.", check,
             ))  # fmt: skip
     return steps
-
-
-def memories(form: CanonicalForm, of_states: bool = True) -> str:
-    """Return which time is late, as a condition on t; without `of_states` late for the averages of the gradient.
-
-    >>> import cflow_sym as cs
-    >>> from cflow_sym.filters import canonical_form
-    >>> print(memories(canonical_form(cs.optimizer("adam"))))
-    $t\\gg1/(1-\\beta_1),\\ 1/(1-\\beta_2)$
-    """
-    slow = (new.diff(s) for s, new in form.slow.items() if s != _s.t and of_states)
-    decays = [*form.b, *slow]
-    named = dict.fromkeys(b for b in decays if b.is_Symbol)
-    return r"$t\gg" + r",\ ".join(f"1/(1-{latex_of(b)})" for b in named) + "$"
 
 
 def _long_after(expr: sp.Expr) -> sp.Float:

@@ -30,7 +30,7 @@ from cflow_sym import (
 from cflow_sym.chain import Chain
 from cflow_sym.derivation import Derivation, DerivationError, Step
 from cflow_sym.exact import agree, random_point
-from cflow_sym.filters import canonical_form, has_momentum, without_momentum
+from cflow_sym.filters import canonical_form, has_momentum, memories, without_momentum
 from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.spec import OptimizerSpec, SpecError
@@ -135,7 +135,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
     sigma = record(equilibrium.equilibrium_steps(spec, P, central, c))["sigma_squared"]
     if filtered and form.settled.P != form.late.P:
-        when = momentum.memories(form, of_states=False)
+        when = memories(form, of_states=False)
         record([equilibrium.closed_form_in_time(spec, form.settled.P / v, central, c, when)])
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))

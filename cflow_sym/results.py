@@ -10,9 +10,8 @@ import sympy as sp
 
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation import Derivation
-from cflow_sym.filters import CanonicalForm, canonical_form, has_momentum, shorter
+from cflow_sym.filters import CanonicalForm, canonical_form, has_momentum, memories, shorter
 from cflow_sym.leapfrog import average_symbols, memory_left
-from cflow_sym.momentum import memories
 from cflow_sym.notation import latex_of, orient, symbols
 from cflow_sym.stable_flow import rate_names
 from cflow_sym.typesetting import aligned, latex, shown

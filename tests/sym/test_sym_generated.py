@@ -10,7 +10,7 @@ import pytest
 from test_sym_derivation import ADAGRAD_NORM
 
 import cflow_sym as cs
-from cflow_sym import codegen, generated, render
+from cflow_sym import codegen, generated, note_index, render
 from cflow_sym.interface import CompiledFlow, MissingFlowError, Moments
 
 SWITCHES = [(), ("bias_correction",), ("eps_in_sqrt",), ("bias_correction", "eps_in_sqrt")]
@@ -187,12 +187,12 @@ NOTES = Path(__file__).parents[2] / "derivations"
 def test_committed_modules_and_notes_are_current(name):
     assert codegen.write_generated(names=[name], check=True) == []
     assert render.write_derivations(NOTES, [name], check=True) == []
-    assert render.index_row(name) in (NOTES / "README.md").read_text().splitlines()
+    assert note_index.index_row(name) in (NOTES / "README.md").read_text().splitlines()
 
 
 def test_there_is_one_note_for_each_optimizer_and_an_index():
     assert {path.stem for path in NOTES.glob("*.md")} == {*cs.optimizers(), "README", "limits"}
-    assert (NOTES / "README.md").read_text().startswith(render.index([]).split("\n\n|")[0])
+    assert (NOTES / "README.md").read_text().startswith(note_index.index([]).split("\n\n|")[0])
 
 
 def test_a_stale_module_is_found_and_renewed(tmp_path):
