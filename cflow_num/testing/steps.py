@@ -16,7 +16,7 @@ from ..flows.base import FlowState
 from ..flows.central import CentralFlow
 from ..time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
 from .frames import plain_central
-from .witnesses import Edge, at_least
+from .witnesses import Edge, N, at_least
 
 STEP = 0.02  # the longer of the two that are compared, by the largest rate
 FINE = 64  # steps of the reference
@@ -91,6 +91,16 @@ def steps_are_of_second_order(e: Edge, below: Edge) -> None:
         ends = [stepped(flow, e, lengths) for lengths in ([h], [h / 2] * 2, [h / 2], [h / 4] * 2)]
         size = float(jnp.linalg.norm(e.y.w))
         _falls(f"{what} at the edge", _apart(*ends[:2]), _apart(*ends[2:]), size, LEAST_AT_EDGE)
+        _falls(f"the edge after {what}", _excess(e, ends[0]), _excess(e, ends[2]), 1.0, LEAST_AT_EDGE)
+
+
+def _excess(e: Edge, y: FlowState) -> float:
+    """Return by what part the largest effective eigenvalue at y, from dense matrices, is above the threshold."""
+    opt, hp = e.flow.optimizer, e.flow.hp
+    root = np.sqrt(np.broadcast_to(opt.preconditioner(y.slow, hp), (N,)))
+    H = e.H + e.T @ np.asarray(y.w - e.y.w)
+    largest = np.linalg.eigvalsh(H / root[:, None] / root)[-1]
+    return max(float(largest / opt.threshold(y.slow, hp)) - 1, 0.0)
 
 
 def _length(e: Edge) -> float:

@@ -64,7 +64,7 @@ def table(found: Iterable[dict], before: dict[str, dict]) -> str:
         said = {True: "no", False: "yes", None: "not tried"}[earlier]
         survived += earlier is False and not m.listed
         caught += answer["caught"] is True
-        mark = "" if answer["caught"] else " **survives**"
+        mark = {True: "", False: " **survives**", None: " **not run**"}[answer["caught"]]
         listed = " (listed)" if m.listed else ""
         rows.append(f"| {m.name}{listed} | `{m.module}` | `{m.witness}`{mark} | {answer['seconds']:.1f} | {said} |")
     own = sum(not m.listed for m in MUTANTS)
