@@ -10,15 +10,29 @@ is of the same power of the amplitude; the published flow drops it, and so it is
 
 from __future__ import annotations
 
+from typing import Any
+
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.averaging import displaced_gradient, name_moments, orders_of_average
 from cflow_sym.derivation import Step
-from cflow_sym.exact import LocalModel, Vector, agree, draw_vector, moments, random_model, scale, second_order
-
-from .algebra import in_factors
-
-from cflow_sym.exact import STEP, Point, add, mean, source, two_point_average  # isort: skip
+from cflow_sym.exact import (
+    STEP,
+    LocalModel,
+    Point,
+    Vector,
+    add,
+    agree,
+    draw_vector,
+    mean,
+    moments,
+    on_average,
+    random_model,
+    scale,
+    source,
+    two_point_average,
+)
 from cflow_sym.notation import Frozen, contract, latex_of, orient, symbols
 
 _s = symbols
@@ -81,11 +95,20 @@ def averages_as_stated(f: sp.Expr, point: Point, before: sp.Expr, after: sp.Expr
     model = random_model(seed, point.ones, degree=2 if order == "published" else 5, gradient=point.vector(_s.g))
     deltas = displacements(seed, point.dimension)
     zero = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), scale(0, point.ones))
-    averaged = with_mean(point, model, deltas)
-    brute = second_order(model, deltas, lambda g: averaged.with_values({_s.g: g})(f))
+    brute = second_order_of(f, point, model, deltas)
     full, bare = point.with_values(moments(model, deltas))(after), point.with_values(zero)(after)
     stated = add(full, scale(-1, bare)) if isinstance(full, tuple) else full - bare
-    return agree(bare, point.with_values({_s.g_mean: point.values[_s.g]})(f)) and agree(brute, stated)
+    return agree(bare, on_average(point)(f)) and agree(brute, stated)
+
+
+def second_order_of(f: sp.Expr, point: Point, model: LocalModel, deltas: list[Vector]) -> Any:
+    """Return the coefficient of the squared amplitude in E[f]; g_mean is E[grad L], at rest the gradient itself."""
+    averaged, still = with_mean(point, model, deltas), on_average(point)(f)
+    moved = two_point_average(
+        model, [scale(STEP, d) for d in deltas], lambda g: averaged.with_values({_s.g: g})(f)
+    )  # fmt: skip
+    change = add(moved, scale(-1, still)) if isinstance(still, tuple) else moved - still
+    return scale(1 / STEP**2, change) if isinstance(change, tuple) else change / STEP**2
 
 
 def with_mean(point: Point, model: LocalModel, deltas: list[Vector], size: sp.Expr = STEP) -> Point:
@@ -176,8 +199,7 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
             point: Point = point_of(seed)
             deltas = displacements(seed, point.dimension)
             cubic, flat = (random_model(seed, point.ones, degree=d, gradient=point.vector(_s.g)) for d in (5, 2))
-            averaged = [(m, with_mean(point, m, deltas)) for m in (cubic, flat)]
-            both = [second_order(m, deltas, lambda g, p=p: p.with_values({_s.g: g})(f)) for m, p in averaged]
+            both = [second_order_of(f, point, m, deltas) for m in (cubic, flat)]
             difference = add(both[0], scale(-1, both[1])) if isinstance(both[0], tuple) else both[0] - both[1]
             if not agree(difference, point.with_values(moments(cubic, deltas))(after)):
                 return False

@@ -41,8 +41,8 @@ class ModuleWriter(StepWriter):
         self.d = d
         self.form = canonical_form(d.spec)
         self.rates = rate_names(d.spec)
-        self.own = {h.symbol for h in d.spec.active_hyperparameters if h.values}  # one value for each array
-        self.vector_P = is_elementwise(d.preconditioner) or d.preconditioner.has(*self.own)
+        self.by_array = {h.symbol for h in d.spec.active_hyperparameters if h.values}  # one value for each array
+        self.vector_P = is_elementwise(d.preconditioner) or d.preconditioner.has(*self.by_array)
         corrected = {x.name for x in debias(d.preconditioner).atoms(sp.Symbol) if x.name.startswith("debias_")}
         self.debiased = sorted(name.removeprefix("debias_") for name in corrected)
         self.P_shape = "(n,)" if self.vector_P else "()"
@@ -312,7 +312,7 @@ class ModuleWriter(StepWriter):
 
     def refusal(self, value: sp.Expr) -> str:
         """Return why there is no closed form in the protocol's arguments, or an empty string."""
-        if self.vector_P or value.has(*self.own):
+        if self.vector_P or value.has(*self.by_array):
             return "P has many entries: the variance needs contractions with the state; use the complementarity problem"
         known = {*SCALAR_ARGUMENTS, *FURTHER_ARGUMENTS, *(h.symbol.name for h in self.spec.active_hyperparameters)}
         known |= {rate_symbol(s).name for s in self.spec.scheduled} | {s.name for s in self.edge}

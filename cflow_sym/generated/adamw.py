@@ -160,6 +160,13 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    index = 2 * (1 + beta1)**2 / (1 - beta1)**2                                   # ()
+    return index * jnp.ones_like(state["t"])
+
+
 def characteristic_polynomial(state, lam, hp):
     """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
     t = state["t"]                                                                # ()

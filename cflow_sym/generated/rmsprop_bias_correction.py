@@ -98,7 +98,7 @@ def preconditioner_drift(state, state_dot, hp):
     debias = 1 - beta2**t                                                         # ()
     P_nu = quotient(1, 2 * eta * jnp.sqrt(debias) * root(nu))                     # (n,)
     P_t = jnp.log(beta2) * jnp.sqrt(nu) * (1 - debias) / (2 * eta * debias**(3 / 2))  # (n,)
-    P_eta = -(epsilon + jnp.sqrt(nu) / jnp.sqrt(debias)) / eta**2                 # (n,)
+    P_eta = -(jnp.sqrt(nu) + epsilon * jnp.sqrt(debias)) / (eta**2 * jnp.sqrt(debias))  # (n,)
     return P_nu * nu_dot + P_t * t_dot + P_eta * eta_dot * t_dot
 
 

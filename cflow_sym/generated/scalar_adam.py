@@ -161,6 +161,13 @@ def gain(state, hp):
     return Gamma * jnp.ones_like(state["t"])
 
 
+def burst_index(state, hp):
+    """Return the e-folds of cycles about the flow per relative sharpening prevented; decay left out."""
+    beta1 = hp["beta1"]                                                           # ()
+    index = 2 * (1 + beta1)**2 / (1 - beta1)**2                                   # ()
+    return index * jnp.ones_like(state["t"])
+
+
 def characteristic_polynomial(state, lam, hp):
     """Return the coefficients, falling, of the polynomial whose roots multiply a mode of curvature lam P."""
     t = state["t"]                                                                # ()
@@ -340,12 +347,12 @@ def sigma_squared(S, grad_dot_grad_S, grad_sq_norm, grad_S_sq_norm, hp, t=math.i
     )                                                                             # ()
     denominator = (
         grad_S_sq_norm
-        + (1 + beta1)
+        - (1 + beta1)
         * kappa2
         * S**2
         * (epsilon + jnp.sqrt(nu))
         * (eta * gamma - 2)
-        / ((beta1 - 1) * eta**2 * jnp.sqrt(nu))
+        / ((1 - beta1) * eta**2 * jnp.sqrt(nu))
     )                                                                             # ()
     return numerator / denominator
 
