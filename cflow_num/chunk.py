@@ -20,6 +20,7 @@ from .flows.base import Flow, FlowState, Observation
 from .flows.central import CentralFlow
 from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
+from .piecewise import missed_by_signs
 from .step_control import MOST_STEPS, ByArray, Controlled, Motion
 from .time_stepping import ConstrainedTerm, Log, LoggedState, SolverState
 
@@ -45,6 +46,7 @@ class Records(NamedTuple):
     captured: dict[str, Array]
     n_gradients: Array
     reason: Array
+    missed: Array | None = None  # by signs that do not stay over a period
 
 
 class Options(NamedTuple):
@@ -96,7 +98,10 @@ def advance_chunk(
         after, spent = _spent(flow, carry, path, after, eig_every)
         predictions = predictions | spent
     captured = _captured(flow, path, coordinates) if coordinates else {}
-    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason)
+    missed = None
+    if log is not None and flow.optimizer.PIECEWISE and isinstance(flow, CentralFlow):
+        missed = missed_by_signs(flow, path.states, log.squared_gradient)
+    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason, missed)
 
 
 def _spent(flow: CentralFlow, carry: Carry, path: Path, after: Carry, every: int) -> tuple[Carry, dict[str, Array]]:

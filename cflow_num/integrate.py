@@ -41,6 +41,7 @@ from .flows.stable import PhaseSpaceStableFlow, StableFlow
 from .flows.stationary import StationaryFlow
 from .leapfrog_stepping import Leapfrog
 from .loss import Problem
+from .piecewise import MISSED
 from .programs import compiled_for
 from .settling import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from .stationary_stepping import StationaryHeun
@@ -365,6 +366,13 @@ class Process:
                     f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
                 ),
             ]
+        if records.missed is not None:
+            missed, of = np.asarray(records.missed), ", ".join(self._optimizer.PIECEWISE)
+            why = (
+                f"signs in the rate of {of} change within a period of the oscillation, so that its average is off by "
+                f"{missed.max():.0%}: no flow of {self._optimizer.NAME} is derived for that"
+            )
+            checks.append((missed > MISSED, why))
         found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
         return min(found, default=None)
 

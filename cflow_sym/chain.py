@@ -18,6 +18,7 @@ from dataclasses import replace
 import sympy as sp
 
 from cflow_sym.derivation import Step
+from cflow_sym.expansion import hold_signs
 from cflow_sym.notation import (
     OLD,
     Coordinate,
@@ -218,7 +219,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "stable_w": lambda c, of: c._step_of_flow(),
     "ansatz": lambda c, of: c.found.get(f"increment_{of}", c.found[f"stable_{of}"]),
     "remainder_alternating": lambda c, of: c.found["stable_w"] if c.filters else c.spec.weight_update,
-    "central": lambda c, of: c.found.get(f"central_{of}", c.found[f"ansatz_{of}"]),
+    "central": lambda c, of: c.found.get(f"central_{of}", hold_signs(c.found[f"ansatz_{of}"])),
     "equilibrium": lambda c, of: c._gap(),
     "edge": lambda c, of: c._gap(),
     "sigma_squared_with_states": lambda c, of: c.found["equilibrium"],
@@ -227,7 +228,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "sdcp_constant": lambda c, of: _s.u_i * _s.u_j * c._edge(),
     "reduced": lambda c, of: c.found[f"central_{of}"],
     "ablated": lambda c, of: c.found[f"stable_{of}"],
-    "stationary": lambda c, of: c.found[f"ansatz_{of}"],
+    "stationary": lambda c, of: hold_signs(c.found[f"ansatz_{of}"]),
     "predicted_loss": lambda c, of: _s.loss,
     "predicted_loss_at_edge": lambda c, of: c.found["predicted_loss"],
     "predicted_grad_sq_norm": lambda c, of: Total(c.found["averaged_squared_gradient"]),

@@ -40,6 +40,7 @@ from cflow_sym.spec import OptimizerSpec
 from .algebra import in_factors
 
 _s = symbols
+FACTORED = 300  # operations: longer expressions are left as they are
 SECTION = "Predictions"
 
 
@@ -162,7 +163,10 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, form: Canonic
 
 
 def _tidy(expr: sp.Expr) -> sp.Expr:
-    return orient(rebias(in_factors(sp.expand(debias(contract(expr))))))
+    """Return the expression in factors, or as it is where factoring could take minutes."""
+    plain = debias(contract(expr))
+    whole = sp.expand(plain) if plain.count_ops() <= FACTORED else plain
+    return orient(rebias(in_factors(whole) if whole.count_ops() <= FACTORED else plain))
 
 
 def _alternating_check(

@@ -32,7 +32,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("E[L] = 3 L + ...", "cflow_sym.predictions", "averaged_loss = _s.loss +", "averaged_loss = 3 * _s.loss +",
            "check gradient_descent", True, True),
     Mutant("T[Sigma]/2 doubled in the numerics", "cflow_num.flows.frame",
-           "return Moments(shift.astype(x.dtype) / 2,", "return Moments(shift.astype(x.dtype),", "row adam steps", True, True),
+           "return Moments(shift / 2, variance)", "return Moments(shift, variance)", "row adam steps", True, True),
     Mutant("the leapfrog's count t + dt -> t in the step that fixes X", "cflow_num.flows.leapfrog",
            'middle = y.slow | {"t": y.slow["t"] + dt}', 'middle = y.slow | {"t": y.slow["t"]}', "row adam steps", False, True),
     Mutant("the leapfrog's start with the wrong sign", "cflow_num.flows.phase_space",
@@ -42,7 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "compiled nadam update", False, True),
     Mutant("AdaBelief's m does not alternate", "cflow_sym.filters", "parts = {m: m + p * (_s.g - _s.g_mean) for",
            "parts = {m: m for", "check adabelief", True, True),
-    Mutant("LaTeX of T[Sigma]/2 without its 1/2", "cflow_sym.notation", r'r"\tfrac12T[\Sigma]"', r'r"T[\Sigma]"',
+    Mutant("LaTeX of T[Sigma]/2 without its 1/2", "cflow_sym.symbol_table", r'r"\tfrac12T[\Sigma]"', r'r"T[\Sigma]"',
            "check gradient_descent", True, True),
 
     # Expansion
@@ -125,7 +125,7 @@ MUTANTS: tuple[Mutant, ...] = (
            r"rf\"({latex}_+-{latex})/\Delta t\", new - m, leap(m, new),".replace('\\"', '"'),
            r"rf\"({latex}_+-{latex})/\Delta t\", _s.g - m, leap(m, new),".replace('\\"', '"'), "check heavy_ball"),
     Mutant("numerics: the last shift of the variance counts twice", "cflow_num.flows.leapfrog",
-           "lagged = last._replace(gradient_variance=jnp.zeros_like(last.gradient_variance))", "lagged = last", "row adam steps"),
+           "lagged = last._replace(gradient_variance=none, signs_at=at)", "lagged = last._replace(signs_at=at)", "row adam steps"),
     Mutant("numerics: P is foreseen without the last oscillation", "cflow_num.flows.leapfrog",
            "dt * (still[name] + jnp.tensordot(x, moved[name], axes=1))", "dt * still[name]", "row adam steps"),
     Mutant("numerics: the step foreseen has the P before it", "cflow_num.flows.leapfrog",
@@ -195,13 +195,13 @@ MUTANTS: tuple[Mutant, ...] = (
            "check rmsprop"),
 
     # What is printed
-    Mutant("printed sums lose the sign of a term that begins with one", "cflow_sym.render",
+    Mutant("printed sums lose the sign of a term that begins with one", "cflow_sym.typesetting",
            'text += (" - " + printed[1:].lstrip()) if printed.startswith("-") else " + " + printed',
            'text += (" + " + printed[1:].lstrip()) if printed.startswith("-") else " + " + printed', "check scalar_rmsprop"),
-    Mutant("elementwise powers are printed as products", "cflow_sym.render",
+    Mutant("elementwise powers are printed as products", "cflow_sym.typesetting",
            r'rf"{base}^{{\odot {expr.exp}}}"', r'rf"{base}"', "check rmsprop"),
-    Mutant("a vector in brackets loses the fraction before it", "cflow_sym.render",
+    Mutant("a vector in brackets loses the fraction before it", "cflow_sym.typesetting",
            r'front = rf"\frac{{{above}}}{{{self._print(bottom)}}}"', 'front = above', "check adam"),
-    Mutant("two quantities are printed alike", "cflow_sym.notation", r'Entry("Hu", "(Hu)"', r'Entry("Hu", "u"', "check rmsprop"),
+    Mutant("two quantities are printed alike", "cflow_sym.symbol_table", r'Entry("Hu", "(Hu)"', r'Entry("Hu", "u"', "check rmsprop"),
 )
 # fmt: on
