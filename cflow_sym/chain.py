@@ -181,11 +181,16 @@ def _quadratic(taylor: sp.Expr) -> sp.Expr:
     return taylor.xreplace({_s.D3: sp.Integer(0), _s.D4: sp.Integer(0)})
 
 
+def _odd(taylor: sp.Expr) -> sp.Expr:
+    return (taylor.subs(_s.x, 1) - taylor.subs(_s.x, -1)) / 2
+
+
 # fmt: off
 ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "expansion": lambda c, of: _s.g,
     "averaged_gradient": lambda c, of: c.found["expansion"],
     "remainder_averaged_gradient": lambda c, of: c.found["averaged_gradient"] - _s.g - _s.gradient_shift,
+    "remainder_edge": lambda c, of: _odd(c.found["expansion"]),
     "averaged_squared_gradient": lambda c, of: _quadratic(c.found["expansion"]) ** 2,
     "penalized_step": lambda c, of: c.spec.resolve(c.spec.update),
     "canonical_form": lambda c, of: c.spec.weight_update,
@@ -224,7 +229,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "edge": lambda c, of: c._gap(),
     "sigma_squared_with_states": lambda c, of: c.found["equilibrium"],
     "sigma_squared": lambda c, of: c.found.get("sigma_squared", c.found["sigma_squared_with_states"]),
-    "sigma_squared_in_time": lambda c, of: None,  # the balance with P(t), which its own check sets up again
+    "sigma_squared_in_time": lambda c, of: c.found["sigma_squared"],
     "sdcp_constant": lambda c, of: _s.u_i * _s.u_j * c._edge(),
     "reduced": lambda c, of: c.found[f"central_{of}"],
     "ablated": lambda c, of: c.found[f"stable_{of}"],

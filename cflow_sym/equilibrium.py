@@ -250,15 +250,25 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
     return steps
 
 
-def closed_form_in_time(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Expr], c: sp.Expr, when: str) -> Step:
-    """Return the closed form with corrections of bias in P: as at late times, with P(t) and its share of dP/dt."""
+def closed_form_in_time(
+    spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Expr], c: sp.Expr, late: sp.Expr, when: str
+) -> Step:
+    """Return the closed form with corrections of bias in P: `late` at late times, with P(t) and its share of dP/dt."""
     moved = central | {"w": -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w}
     last = equilibrium_steps(spec, P, moved, c)[-1]
     why = (
         f"The same with the corrections of bias that $P(t)$ has from {when} on; they also move $P$ by themselves, "
         r"through $\partial_tP$. At late times it is the closed form above. "
     )
-    return replace(last, key="sigma_squared_in_time", rule="keep the correction of bias", why=why + WHERE)
+
+    def check(before: sp.Expr, after: sp.Expr) -> bool:
+        settled = after.xreplace({p: sp.Integer(0) for p in after.atoms(sp.Pow) if p.exp.has(_s.t)})
+        points = [edge_point(spec, P, c, seed)[0] for seed in range(3)]
+        return last.check(last.before, after) and all(agree(p(before), p(settled)) for p in points)
+
+    return replace(
+        last, key="sigma_squared_in_time", rule="keep the correction of bias", before=late, why=why + WHERE, check=check
+    )
 
 
 def _normalization(coefficient: sp.Expr) -> sp.Expr:

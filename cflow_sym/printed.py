@@ -25,8 +25,8 @@ def printed_as_meant(d: Derivation) -> tuple[str, ...]:
     Raises `StepError` for the first formula that says something else, or that has one sign for two quantities.
 
     >>> import cflow_sym as cs
-    >>> printed_as_meant(cs.derive("scalar_rmsprop"))
-    ()
+    >>> printed_as_meant(cs.derive("scalar_rmsprop"))  # an integral is outside the grammar
+    ('theorem_remainder_integral',)
     """
     unread = []
     for step in d.steps:

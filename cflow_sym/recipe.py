@@ -136,7 +136,7 @@ def _derive(key: _Key, order: str) -> Derivation:
     sigma = record(equilibrium.equilibrium_steps(spec, P, central, c))["sigma_squared"]
     if filtered and form.settled.P != form.late.P:
         when = memories(form, of_states=False)
-        record([equilibrium.closed_form_in_time(spec, form.settled.P / v, central, c, when)])
+        record([equilibrium.closed_form_in_time(spec, form.settled.P / v, central, c, sigma, when)])
     record(sdcp.sdcp_steps(spec, P, ansatz, c))
     record(central_flow.reduced_steps(spec, P, equilibrium.eliminate_state(spec, P, c), c))
     record(stationary.stationary_steps(spec, ansatz))

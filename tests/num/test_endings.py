@@ -66,7 +66,7 @@ def steep(w, shift):
     ("loss", "rate", "at", "says"),
     [
         (lambda w: 25.0 * w[0] ** 2, 1.0, None, "use a smaller learning rate"),
-        (lambda w: jnp.sqrt(w[0]) * w[0] + w[0], 0.4, 0, "look for a root"),  # to w = 0
+        (lambda w: jnp.sqrt(w[0]) * w[0] + w[0], 0.4, 0, "add a small number under the root"),  # to w = 0
         (lambda w: w[0] - jnp.log(w[0]) / 10, 2.0, 0, "its loss is not finite"),  # to w = -0.8
     ],
     ids=["overflow", "a gradient that is nan", "a loss that is nan"],

@@ -90,7 +90,10 @@ def test_in_other_units_every_number_is_the_same(law, monkeypatch):
                 if (weight, loss) in EXACT:
                     np.testing.assert_array_equal(there, here, err_msg=f"{process} {name}")
                 elif name not in ("displacement", "offset"):  # whose signs are those of eigenvectors
-                    digits = 1e-4 if process == "stationary" else 1e-6  # what it iterates to, and rounding may end it
+                    # what the stationary flow iterates to, and rounding may end it; frames in single precision round
+                    # to other digits in decimal units
+                    loose = process == "stationary" or law == "single precision frames"
+                    digits = 1e-4 if loose else 1e-6
                     far = digits * max(np.nanmax(np.abs(here), initial=0.0), np.finfo(float).tiny)
                     np.testing.assert_allclose(there, here, rtol=0, atol=far, err_msg=f"{process} {name}")
 
@@ -131,7 +134,8 @@ def kinked(w, c):
 )
 def test_a_flow_whose_steps_collapse_ends_with_the_reason(optimizer, rate, kind, start, end):
     data = {name: jnp.asarray(float(name == kind)) for name in ("kink", "away", "bowl")}
-    problem = cn.Problem(kinked, jnp.array(start), data=data)
+    with pytest.warns(cn.KinkWarning, match="kinked"):
+        problem = cn.Problem(kinked, jnp.array(start), data=data)
     run = cn.run(problem, optimizer, dict(learning_rate=rate), steps=48, processes=("stable",), quiet=True)
     stopped = re.match(r"the stable process stopped at step (\d+) of 48: its time steps collapse there", run.reason)
     assert stopped is not None, run.reason
