@@ -83,6 +83,7 @@ def test_what_is_no_mean_is_not_cut_into_parts(name, either_way):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::cflow_num.errors.PrecisionWarning")
 @pytest.mark.parametrize("name", MEANS)
 def test_means_are(name, either_way):
     for dtype, rtol in (("float64", 1e-13), ("float32", 1e-5)):
