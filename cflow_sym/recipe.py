@@ -168,8 +168,14 @@ def source_of(step: Step, spec: OptimizerSpec) -> str:
 def _with_numbers(d: Derivation, spec: OptimizerSpec) -> Derivation:
     """Return a derivation with the numbers of the spec in place of the symbols it was made with."""
     numbers = numerals.numbers_of(d.spec)
-    steps = tuple(replace(s, before=s.before.xreplace(numbers), after=s.after.xreplace(numbers)) for s in d.steps)
-    return Derivation(spec, d.order, steps, symbolic=d)
+
+    def inserted(step: Step) -> Step:
+        before, after, origin = (
+            None if e is None else e.xreplace(numbers) for e in (step.before, step.after, step.origin)
+        )
+        return replace(step, before=before, after=after, origin=origin)
+
+    return Derivation(spec, d.order, tuple(map(inserted, d.steps)), symbolic=d)
 
 
 def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:
