@@ -1,6 +1,5 @@
 """Hyperparameters given as numbers inside the optimizer: derived like symbols, right numbers in the results."""
 
-import time
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +40,7 @@ def inside(make):
 def test_numbers_give_what_symbols_give(title):
     make, factory, values = INSIDE[title]
     fixed, free = inside(make), cs.from_optax(factory, learning_rate=0.1, **values)
-    began = time.process_time()
     d = fixed.with_options().derive()
-    assert time.process_time() - began < 10  # measured: 2 to 5 s
     assert d.check()
     assert not {x.name for step in d.steps for x in step.after.free_symbols} & {"beta1", "beta2", "epsilon", "decay"}
     with jax.enable_x64(True):

@@ -175,7 +175,7 @@ REFUSED = {
     "lion": (optax.lion, {}, "not smooth where the gradient passes through 0"),
     "sign_sgd": (optax.sign_sgd, {}, "not smooth where the gradient passes through 0"),
     "adamax": (optax.adamax, {}, "not smooth where the gradient passes through 0"),
-    "radam": (optax.radam, {}, "its step has two forms"),
+    "radam": (optax.radam, {}, "its step has several forms in turn"),
     "sm3": (optax.sm3, {}, "has arrays of shape"),
     "adafactor": (optax.adafactor, {}, "has arrays of shape"),
     "noisy_sgd": (lambda learning_rate: optax.noisy_sgd(learning_rate, key=0), {}, "which no flow knows"),
