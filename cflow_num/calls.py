@@ -31,7 +31,7 @@ def shapes(problem: Any, size: int | None) -> tuple:
 
     def part(x: Array) -> jax.ShapeDtypeStruct:
         shape = x.shape if size is None else (size, *x.shape[1:])
-        return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=x.weak_type)
+        return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=getattr(x, "weak_type", False))
 
     raveler = problem._raveler
     weights = list(map(jax.ShapeDtypeStruct, raveler.shapes, map(np.dtype, raveler.dtypes)))

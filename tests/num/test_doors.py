@@ -448,7 +448,8 @@ def test_a_schedule_may_be_zero_where_no_step_is_taken_with_it():
     expected = np.cumprod(np.append(1.0, (1 - rates) ** 2))[2:]
     np.testing.assert_allclose(run.tree["discrete"]["loss"], expected, rtol=1e-13)
     fallen = expected[0] * np.exp(-2 * 0.05 * 4)  # twice the integral of the rate from step 2 to 6
-    np.testing.assert_allclose(run.tree["stable"]["loss"][-1], fallen, rtol=1e-5)
+    # the schedule's curvature jumps at step 6, within a step of the solver
+    np.testing.assert_allclose(run.tree["stable"]["loss"][-1], fallen, rtol=3e-5)
     warm_up = {"learning_rate": lambda t: 0.1 * jnp.minimum(t / 2, 1)}
     flow, hp = resolve("gradient_descent", warm_up)
     assert "is 0 at step 0" in refused(check_schedules, flow, hp, 0, 6)
