@@ -133,7 +133,13 @@ def learning_rate_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, sigma: sp.E
     (4/eta**3)*(S**2*sigma_squared + grad_sq_norm)/(2*S**2/eta**2 + grad_S_sq_norm)
     """
     states = [s for s in spec.state_updates if s != _s.t]
-    if len(states) != 1 or is_elementwise(P) or spec.decay != 0 or sp.cancel(P * _s.eta - sp.sqrt(states[0])) != 0:
+    if (
+        spec.scheduled
+        or len(states) != 1
+        or is_elementwise(P)
+        or spec.decay != 0
+        or sp.cancel(P * _s.eta - sp.sqrt(states[0])) != 0
+    ):
         return []
     K = stiffness(sigma)
     if K is None:

@@ -78,7 +78,7 @@ def draw_vector(rng: random.Random, n: int) -> Vector:
 def unit_vector(rng: random.Random, n: int) -> Vector:
     """Draw a rational vector of length exactly 1 (stereographic projection)."""
     y = [draw(rng) for _ in range(n - 1)]
-    square = sum(a * a for a in y)
+    square = sp.Add(*(a * a for a in y))  # 0, exactly, for n = 1
     return (*(2 * a / (1 + square) for a in y), (1 - square) / (1 + square))
 
 

@@ -57,7 +57,8 @@ def exact_remainder_steps() -> list[Step]:
         for degree in (5, 7):
             model, delta = random_model(5, ONES[:1], degree=degree), (sp.Rational(2, 3),)
             ways = [fourth_derivative(model, scale(sign, delta), 0) / delta[0] ** 4 for sign in (1, -1)]
-            largest = max(abs(way.subs(s, sp.Rational(k, 16))) for way in ways for k in range(17))
+            turns = [(way, place) for way in ways for place in (0, 1, *sp.solve(way.diff(s), s))]  # quadratic in s
+            largest = max(abs(way.subs(s, place)) for way, place in turns if 0 <= place <= 1)
             stated = after.xreplace({_s.D4_sup: largest, _s.delta_norm: delta[0]})
             size = abs(_left_out(model, delta)[0])
             if not (agree(size, stated) if degree == 5 else size <= stated):
