@@ -79,7 +79,8 @@ def stationary_preconditioner(
     (True, True)
     """
     opt, hp = resolve(optimizer, hyperparameters, problem)
-    problem = problem.holding(opt.FROZEN) if getattr(opt, "FROZEN", ()) else problem
+    frozen = getattr(opt, "FROZEN", ())
+    problem = problem.holding(frozen) if frozen else problem
     if not opt.STATIONARY:
         raise InputError(f"{opt.NAME} has no state that can stand still, so no stationary preconditioner: use rmsprop")
     n = problem.n_weights

@@ -138,6 +138,7 @@ class Problem(eqx.Module):
 
     def params(self, w: Float[Array, " n"]) -> PyTree:
         """Return the pytree of parameters for the weight vector `w`."""
+        assert self._fixed is not None, "a traced loss has the weights' arrays only"
         return self._fixed.joined(self._raveler.unravel(w))
 
     def weights(self, w: Float[Array, " n"]) -> PyTree:

@@ -68,11 +68,12 @@ class ByArray(dfx.AbstractStepSizeController):
         one = jnp.ones_like(motion.whole)
         return Controlled(motion, jnp.zeros((), jnp.int32), (one, one, jnp.asarray(False)))
 
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error: Any, error_order, controller_state):
         """Return whether to keep the step and where the next one goes."""
         motion, rejected, inner = controller_state
-        now = moved(args, y0, y1_candidate, t1 - t0)
-        error = relative_error(args, y0, y1_candidate, y_error, t1 - t0, motion.joined(now), self.tolerance)
+        h: Any = t1 - t0
+        now = moved(args, y0, y1_candidate, h)
+        error = relative_error(args, y0, y1_candidate, y_error, h, motion.joined(now), self.tolerance)
         nothing = jnp.zeros_like(error)
         keep, next_t0, next_t1, jump, inner, result = self.controller.adapt_step_size(
             t0, t1, nothing, nothing, args, error, error_order, inner

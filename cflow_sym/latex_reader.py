@@ -60,7 +60,8 @@ class _Reader:
         self.names = sorted(names.items(), key=lambda item: -len(item[0]))  # the longest that fits
 
     def rest(self) -> str:
-        self.at = _SPACE.match(self.text, self.at).end()
+        space = _SPACE.match(self.text, self.at)
+        self.at = space.end() if space else self.at
         return self.text[self.at :]
 
     def take(self, sign: str) -> bool:

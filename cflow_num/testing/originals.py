@@ -47,5 +47,5 @@ def follows_optax(name: str, flow: CompiledFlow, values: Mapping[str, float], se
         state = whole.init(w) if state is None else state
         updates, state = whole.update(small.gradient(w), state, w)
         after = jax.tree.map(lambda x, t=t: x[t], path).w
-        close(f"the weights after step {t + 1} of optax", after, w + updates, 1e-9)
+        close(f"the weights after step {t + 1} of optax", after, optax.apply_updates(w, updates), 1e-9)
         w = after

@@ -105,13 +105,14 @@ def steps_are_of_second_order(e: Edge, below: Edge) -> None:
         ends = [(stepped(flow, below, [x]), _finely(flow, below, stepped, x)) for x in (h, h / 2)]
         found = [_apart(*pair) for pair in ends]
         least = LEAST_AT_EDGE if flow.optimizer.MEMORYLESS else LEAST
-        _falls(f"{what} below the edge", *found, float(jnp.linalg.norm(below.y.w)), least)
+        _falls(f"{what} below the edge", found[0], found[1], float(jnp.linalg.norm(below.y.w)), least)
         if flow.optimizer.MEMORYLESS:
             continue
         flow, h = plain_central(e), _length(e)
         ends = [stepped(flow, e, lengths) for lengths in ([h], [h / 2] * 2, [h / 2], [h / 4] * 2)]
         size = float(jnp.linalg.norm(e.y.w))
-        _falls(f"{what} at the edge", _apart(*ends[:2]), _apart(*ends[2:]), size, LEAST_AT_EDGE)
+        found = [_apart(ends[0], ends[1]), _apart(ends[2], ends[3])]
+        _falls(f"{what} at the edge", found[0], found[1], size, LEAST_AT_EDGE)
         _falls(f"the edge after {what}", _excess(e, ends[0]), _excess(e, ends[2]), 1.0, LEAST_AT_EDGE)
 
 

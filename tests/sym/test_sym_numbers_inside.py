@@ -1,6 +1,5 @@
 """Hyperparameters given as numbers inside the optimizer: derived like symbols, right numbers in the results."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
