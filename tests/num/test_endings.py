@@ -96,7 +96,7 @@ QUADRATIC = dict(n=3, sharpness=1.0)
 SETTINGS = dict(steps=40, processes=("discrete", "stable"), quiet=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # of each test: compiled with the same optimizations as the run it is compared with
 def whole():
     return cn.run(cn.problem("quadratic", **QUADRATIC), "gradient_descent", HP, **SETTINGS)
 
