@@ -15,13 +15,16 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import Any
 
+import mpmath
 import sympy as sp
 
+from cflow_sym.evaluation import DIGITS, Number, Unknown, as_sympy, evaluate
 from cflow_sym.notation import (
     BlockCoordinate,
     BlockTotal,
@@ -35,7 +38,6 @@ from cflow_sym.notation import (
 )
 from cflow_sym.spec import Hyperparameter, OptimizerSpec
 
-DIGITS = 120
 STEP = sp.Rational(1, 10**20)  # of the finite differences below: exact arithmetic allows it
 Vector = tuple[sp.Expr, ...]
 
@@ -103,6 +105,10 @@ def agree(a: Any, b: Any) -> bool:
     return is_zero(a - b, sp.Integer(1) if a == 0 else abs(a))
 
 
+def _entry(value: Any, i: int) -> Any:
+    return value[i] if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Point:
     """Values for symbols: scalars and, for coordinates, vectors. Calling it evaluates an expression.
@@ -113,6 +119,7 @@ class Point:
     values: dict[sp.Symbol, Any]
     dimension: int
     blocks: tuple[int, ...] = ()
+    _known: dict[int, dict[sp.Expr, Number]] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, expr: sp.Expr) -> Any:
         """Return the value: a number, or a tuple where the expression is elementwise."""
@@ -122,11 +129,41 @@ class Point:
         return self._coordinate(expr, 0)
 
     def _coordinate(self, expr: sp.Expr, i: int) -> sp.Expr:
+        try:
+            with mpmath.workdps(DIGITS):
+                return as_sympy(self._number(expr, i))
+        except Unknown:
+            return self._substituted(expr, i)
+
+    def _number(self, expr: sp.Expr, i: int) -> Number:
+        return evaluate(expr, lambda e: self._leaf(e, i), self._known.setdefault(i, {}))
+
+    def _leaf(self, e: sp.Expr, i: int) -> Any:
+        """Return the value of a symbol, a sum over coordinates or a frozen sign at one coordinate."""
+        if isinstance(e, Frozen):
+            sign = self._frozen(e)
+            return mpmath.sign(self._number(e.args[0], i)) if sign is None else _entry(sign, i)
+        if isinstance(e, Total | BlockTotal):
+            return sum((self._number(e.args[0], j) for j in self._members(e, i)), start=Fraction(0))
+        if e in self.values:
+            return _entry(self.values[e], i)
+        raise Unknown(e)
+
+    def _frozen(self, e: Frozen) -> Any:
+        still = dict.fromkeys((symbols.gradient_variance, symbols.held_variance), sp.Integer(0))
+        return self.values.get(e, self.values.get(e.xreplace(still)))  # held fixed whatever point and variance
+
+    def _members(self, e: sp.Expr, i: int) -> list[int]:
+        blocks = self.blocks or (0,) * self.dimension
+        return [j for j in range(self.dimension) if isinstance(e, Total) or blocks[j] == blocks[i]]
+
+    def _substituted(self, expr: sp.Expr, i: int) -> sp.Expr:
+        """Return the value by SymPy's own substitution: what is left of symbols without a value stays."""
         for kind in (Total, BlockTotal, Frozen):  # from the outermost: replacing goes from the top down
             inner = {e: self._value(e, i) for e in expr.atoms(kind)} if expr.has(kind) else {}
             expr = expr.xreplace(inner)
         used = expr.atoms(sp.Symbol)
-        values = {s: v[i] if isinstance(v, tuple) else v for s, v in self.values.items() if s in used}
+        values = {s: _entry(v, i) for s, v in self.values.items() if s in used}
         long = any(v.is_Float or (v.is_Rational and max(abs(v.p), v.q) > 10**9) for v in values.values())
         if long and (expr.has(sp.log) or any(not p.exp.is_Integer for p in expr.atoms(sp.Pow))):
             return expr.evalf(DIGITS, subs=values)  # exact roots of long numbers would be factored
@@ -135,14 +172,9 @@ class Point:
 
     def _value(self, e: sp.Expr, i: int) -> sp.Expr:
         if isinstance(e, Frozen):
-            still = dict.fromkeys((symbols.gradient_variance, symbols.held_variance), sp.Integer(0))
-            sign = self.values.get(e, self.values.get(e.xreplace(still)))  # held fixed whatever point and variance
-            if sign is None:
-                return sp.sign(self._coordinate(e.args[0], i))
-            return sign[i] if isinstance(sign, tuple) else sign
-        blocks = self.blocks or (0,) * self.dimension
-        members = [j for j in range(self.dimension) if isinstance(e, Total) or blocks[j] == blocks[i]]
-        return sp.Add(*(self._coordinate(e.args[0], j) for j in members))
+            sign = self._frozen(e)
+            return sp.sign(self._coordinate(e.args[0], i)) if sign is None else _entry(sign, i)
+        return sp.Add(*(self._coordinate(e.args[0], j) for j in self._members(e, i)))
 
     @property
     def ones(self) -> Vector:
@@ -156,7 +188,7 @@ class Point:
 
     def with_values(self, values: dict[sp.Symbol, Any]) -> Point:
         """Return a point with some values replaced."""
-        return replace(self, values={**self.values, **values})
+        return replace(self, values={**self.values, **values}, _known={})
 
 
 def draw_hyperparameter(h: Hyperparameter, rng: random.Random) -> sp.Rational:

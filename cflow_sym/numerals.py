@@ -134,7 +134,10 @@ def _named_state(state: State, names: Mapping[sp.Rational, sp.Symbol]) -> State:
     if q not in names:
         return replace(state, update=_named(update, names, names))
     old = next(x for x in update.atoms(sp.Symbol) if x.name == state.name)
-    rest = _named(update.xreplace({old: sp.Integer(0)}), names, _with_complements(names, [q]))
+    seen = update.xreplace({old: sp.Integer(0)})
+    if seen.has(_s.w) and (inner := seen / (1 - q)).xreplace({_s.w: sp.Integer(0)}) in (_s.g, _s.g**2):
+        return replace(state, update=names[q] * old + (1 - names[q]) * _named(inner, names, {}))  # of g + rho w
+    rest = _named(seen, names, _with_complements(names, [q]))
     return replace(state, update=names[q] * old + rest)
 
 

@@ -12,6 +12,7 @@ the unit disc.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import sympy as sp
 
@@ -37,13 +38,18 @@ def linearized_map(update: sp.Expr, filters: Mapping[sp.Symbol, sp.Expr], P: sp.
     >>> linearized_map(-m / P, {m: b * m + (1 - b) * symbols.g}, P)[0, 0]
     b*lam - lam + 1
     """
+    return sp.Matrix(_linearized_map(update, tuple(filters.items()), P))
+
+
+@lru_cache(maxsize=256)
+def _linearized_map(update: sp.Expr, filters: tuple[tuple[sp.Symbol, sp.Expr], ...], P: sp.Expr) -> sp.ImmutableMatrix:
     w = sp.Symbol("w_scalar")
     gradient = {_s.g: _s.lam * P * w, _s.w: w}
-    updated = {m: new.xreplace(gradient) for m, new in filters.items()}
+    updated = {m: new.xreplace(gradient) for m, new in filters}
     weights = w + update.xreplace(gradient).xreplace(updated)
-    variables = [w, *filters]
+    variables = [w, *(m for m, _ in filters)]
     after = [weights, *updated.values()]
-    return sp.Matrix([[simplified(sp.cancel(a.diff(v))) for v in variables] for a in after])
+    return sp.ImmutableMatrix([[simplified(sp.cancel(a.diff(v))) for v in variables] for a in after])
 
 
 def threshold(M: sp.Matrix) -> sp.Expr:

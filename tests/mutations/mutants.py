@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
            "rebias(A_rate(zero)), A1, why[1]", "check scalar_rmsprop"),
     Mutant("schedules move with the clock and not with the counter", "cflow_sym.equilibrium",
            "rates |= {s: rate_symbol(s) * rates[_s.t] for s in spec.scheduled}",
-           "rates |= {s: rate_symbol(s) for s in spec.scheduled}", "check gradient_descent schedule"),
+           "rates |= {s: rate_symbol(s) for s in spec.scheduled}", "check gradient_descent weight_decay schedule"),
     Mutant("the balance forgets how P moves with the count", "cflow_sym.equilibrium",
            "rates = {s: rate_symbol(s) for s in spec.state_updates}\n    rates |=",
            "rates = {s: rate_symbol(s) if s != _s.t else sp.Integer(0) for s in spec.state_updates}\n    rates |=",
