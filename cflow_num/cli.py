@@ -167,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         first = str(error).splitlines()[0][:200]
         return _refuse(RunError(f"the machine could not compute it ({first}): try a smaller problem"))
+    except MemoryError as error:
+        return _refuse(RunError(f"the memory does not suffice ({error}): try a smaller problem"))
     except BrokenPipeError:  # the reader has seen enough, as in `cflow derive NAME | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

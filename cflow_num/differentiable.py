@@ -21,7 +21,7 @@ from .shifts import without_shifts
 from .smoothness import Value, followed
 
 _SHOWN = 3  # kinks in one warning
-_USER = 5  # calls between a warning and the line that makes the problem
+_USER = 6  # calls between a warning and the line that makes the problem
 _DIRECTIONS, _WRONG = 3, 1e-2  # how many derivatives are compared with differences, and from which relative error on
 _ADVICE = {  # words of JAX's own errors: what it means
     "custom_vjp": "has a function with a custom_vjp, which has no forward mode{at}: give it a jax.custom_jvp instead, "

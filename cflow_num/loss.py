@@ -45,7 +45,8 @@ class Problem(eqx.Module):
     - `outputs`: optional `outputs(params)` (or `outputs(params, data)`) for predictions over time.
     - `name`, `description`: for reports.
 
-    Arrays are copied: what happens to them later changes nothing.
+    Arrays of NumPy are copied: what happens to them later changes nothing. Data in arrays of JAX are shared, and must
+    not be deleted or donated while the problem is used.
 
     **Raises:** `InputError` where `loss` does not return one real number, does not depend on the weights or has no
     third derivatives for JAX, `params` holds no weight or what only may be one, `data` hold no numbers or have no
@@ -98,7 +99,7 @@ class Problem(eqx.Module):
         self.examples, self.chunks, self.mesh = check_flag("examples", examples), Chunks(), None
         self._loss, self._outputs = comparable(loss), None if outputs is None else comparable(outputs)
         self._made, self._verified, self._source = "", "", None
-        check_loss(calls.function(self), jax.tree.leaves(weights), () if data is None else (self._data,))
+        self.examine()
         now = calls.whole(self)
         self._made, self.castable = now.digest, not now.captured
         self.chunks = self._fastest()
@@ -195,6 +196,11 @@ class Problem(eqx.Module):
         """
         return bool(self._made) and self._made != self.digest
 
+    def examine(self) -> None:
+        """Check the loss as it is now; raises `InputError` where no flow can be computed, warns where it has kinks."""
+        weights = jax.tree.leaves(self._raveler.unravel(self.w0))
+        check_loss(calls.function(self), weights, () if self._data is None else (self._data,))
+
     def traced(self, *sizes: int) -> Problem:
         """Return the problem with its loss as the programs that are traced of it now, which fix all that it reads.
 
@@ -223,7 +229,16 @@ class Problem(eqx.Module):
         if not (self.examples and cut) or self._verified == (digest := self.digest):
             return self
         whole = whole or self._with(_data=self.data, _others=None, mesh=None)
-        check_mean(self, whole._with(chunks=Chunks()), budget)
+        try:
+            check_mean(self, whole._with(chunks=Chunks()), budget)
+        except InputError:
+            raise
+        except (TypeError, ValueError, IndexError) as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".:")
+            raise InputError(
+                f"the loss of {self.name} fails on a part of the data ({reason}): the first axis of every array of the "
+                "data must count examples; leave examples=True out where it does not"
+            ) from error
         return self._with(_verified=digest)
 
     def value(self, w: Float[Array, " n"]) -> Float[Array, ""]:

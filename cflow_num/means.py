@@ -49,6 +49,7 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
     size = problem.chunks.examples or n
     fits = n <= 2 * size or _needed(whole) <= limit
     spread = jnp.linalg.norm(whole.w0) / math.sqrt(whole.n_weights)
+    spread = jnp.where(spread > 0, spread, 1)  # from zero, where weights have no size: the rule holds at any point
     nudge = _NUDGE * spread * jnp.cos(1 + jnp.arange(whole.n_weights, dtype=whole.w0.dtype))
     for moved in (jnp.zeros_like(whole.w0), nudge):
         if fits:

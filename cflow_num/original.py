@@ -32,7 +32,7 @@ LATE = 10_000
 class Steps(NamedTuple):
     """Largest entries of the two steps' difference, of the program's step and of its change under rounding.
 
-    Each is of shape `(STEPS, arrays)`; rounded are the gradients, in the last digit.
+    Each is of shape `(STEPS, arrays)`; rounded are gradients and weights, in the last digit.
     """
 
     difference: Float[Array, "steps arrays"]
@@ -147,7 +147,8 @@ def _compare(
             for states in ((theirs, after), (rounded, beside))
         )
         shift = tree.back(other).astype(w.dtype) - dw
-        found = Steps(largest(own - dw), largest(dw), largest(shift))
+        digits = jnp.finfo(w.dtype).eps * w / ROUNDINGS * 2  # of the weights, from which the flow's step is read
+        found = Steps(largest(own - dw), largest(dw), jnp.maximum(largest(shift), largest(digits)))
         return _Carry(w + dw, after, beside, ours | {"t": ours["t"] + jump}), found
 
     theirs = program.init(tree.of(w0), _numbers(hp, 1.0))

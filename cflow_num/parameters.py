@@ -66,7 +66,7 @@ def warn_of_precision(params: PyTree, weights: PyTree) -> None:
 
 
 def as_data(data: PyTree) -> PyTree:
-    """Return the data as JAX arrays, copied; `InputError` names a leaf that holds no numbers.
+    """Return the data as JAX arrays, those of NumPy copied; `InputError` names a leaf that holds no numbers.
 
     >>> as_data({"x": np.ones(2)})["x"].tolist()
     [1.0, 1.0]
@@ -86,6 +86,11 @@ def nonfinite(what: str, tree: PyTree) -> str:
     return ""
 
 
+def deleted(x: Any) -> bool:
+    """Say whether the numbers of an array are gone, as those of donated arrays are."""
+    return isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted()
+
+
 def _check_tree(what: str, tree: PyTree) -> None:
     """Raise `InputError` where JAX cannot take a tree apart, as with keys of different kinds in one dictionary."""
     try:
@@ -102,7 +107,7 @@ def _as_weight(path: Any, x: Any) -> jax.Array:
     name = _name("params", path)
     if isinstance(x, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array: pass its filled values")
-    if isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.is_deleted():
+    if deleted(x):
         raise InputError(f"{name} was deleted, as donated arrays are: pass a copy")
     if x.dtype.name not in _PRECISIONS:
         raise InputError(
@@ -115,6 +120,8 @@ def _as_weight(path: Any, x: Any) -> jax.Array:
 def _as_array(path: Any, x: Any) -> jax.Array:
     name = _name("data", path)
     if isinstance(x, jax.Array):
+        if deleted(x):
+            raise InputError(f"{name} was deleted, as donated arrays are: pass a copy")
         return x
     if isinstance(x, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array: pass its filled values and the mask as two arrays")

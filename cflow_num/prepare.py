@@ -21,10 +21,11 @@ from .integrate import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
 from .loss import Problem
 from .original import check_original
 from .own_constants import has_own_decays
-from .parameters import nonfinite
+from .parameters import deleted, nonfinite
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
 _MOST_STEPS = 10_000_000
+TRACED = "the {} traced, a run needs numbers: call it outside jit, vmap and grad"
 CHANGED = (
     "the loss of {} is another one than when its problem was made (it reads something that has changed since): the run "
     "takes it as it is now"
@@ -59,6 +60,8 @@ def prepare(
     onset: str,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
+    if isinstance(hyperparameters, Mapping) and any(isinstance(x, Tracer) for x in hyperparameters.values()):
+        raise InputError(TRACED.format("hyperparameters are"))
     flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
     frozen = getattr(flow, "FROZEN", ())
     problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
@@ -67,8 +70,8 @@ def prepare(
     _check_arguments(problem, steps, warm_start, processes, eig_every)
     steps, warm_start, eig_every = int(steps), int(warm_start), int(eig_every)
     average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
+    notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
     check_start(problem)
-    notes = (CHANGED.format(problem.name),) if problem.changed else ()
     own, problem = problem, problem.checked().traced()
     _check_average_start(average_start, warm_start)
     _check_budget(budget, processes)
@@ -151,14 +154,30 @@ def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, 
     ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
-    if steps > _MOST_STEPS:
-        raise InputError(f"steps is {steps}, it must be at most {_MOST_STEPS}: every step is kept in memory")
+    for name, value in (("steps", steps), ("warm_start", warm_start)):
+        if value > _MOST_STEPS:
+            raise InputError(f"{name} is {value}, it must be at most {_MOST_STEPS}: every step is kept in memory")
+    for path, x in jax.tree_util.tree_leaves_with_path(problem.data):
+        if deleted(x):
+            where = jax.tree_util.keystr(path)
+            raise InputError(f"data{where} was deleted since the problem was made: make the problem of a copy")
     if isinstance(processes, str) or not processes:
         raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
     for name in processes:
         check_one_of("process", name, PROCESSES)
     if isinstance(problem.w0, Tracer):
-        raise InputError("the weights are traced, a run needs their numbers: call it outside jit, vmap and grad")
+        raise InputError(TRACED.format("weights are"))
+
+
+def _has_changed(problem: Problem) -> bool:
+    """Say whether the loss is another one than when the problem was made, which is then examined again."""
+    try:
+        changed = problem.changed
+    except Exception:  # whatever the loss raises now: examining it says so
+        changed = True
+    if changed:
+        problem.examine()
+    return changed
 
 
 def check_start(problem: Problem) -> None:
@@ -167,6 +186,8 @@ def check_start(problem: Problem) -> None:
     if found := nonfinite("params", weights):
         raise InputError(f"the initial weights are not finite{found}: check how they are made")
     loss, gradient = problem.value_and_gradient(problem.w0)
+    if isinstance(loss, Tracer):
+        raise InputError(TRACED.format("loss is"))
     if not np.isfinite(loss):
         raise InputError(
             f"the loss is {float(loss)} at the start{nonfinite('data', problem.data)}: check the data and the initial "

@@ -7,6 +7,7 @@ program; it is tried by computing the gradient with and without the derivative o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +16,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array
 
-from .smoothness import Value
+from .smoothness import SHIFT, Value
 
-_SHIFT = "max"
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+_ASIDE = 0.1  # of the weights: at one point two different gradients may be equal
 _EQUAL = 1e3  # relative difference of gradients, in units of rounding, that is none
 
 
@@ -34,18 +35,39 @@ def without_shifts(closed: Any, known: Value, weights: Sequence[Array], data: Se
     >>> len(followed(closed, 1).kinks), len(without_shifts(closed, followed(closed, 1), [w], []).kinks)
     (1, 0)
     """
-    shifts = {kink for kink in known.kinks if kink.what == _SHIFT}
-    if not shifts or any(isinstance(x, Tracer) for x in (*weights, *data)):
+    shifts = {kink for kink in known.kinks if kink.what == SHIFT}
+    if not shifts or any(isinstance(x, Tracer) for x in (*weights, *data)) or _out_of_reach(closed.jaxpr):
         return known
 
-    def gradient(run: Callable) -> list[Array]:
-        return jax.jit(jax.grad(lambda w, data: run(closed.jaxpr, closed.consts, (*w, *data))[0]))(weights, data)
+    @partial(jax.jit, static_argnums=0)
+    def gradient(run: Callable, w: list[Array]) -> list[Array]:
+        return jax.grad(lambda w: run(closed.jaxpr, closed.consts, (*w, *data))[0])(w)
 
-    full, cut = gradient(_plain), gradient(_cut)
+    aside = [w + _ASIDE * jnp.cos(1.0 + jnp.arange(w.size).reshape(w.shape)) * _size(w) for w in weights]
+    same = (_same(gradient(_plain, w), gradient(_cut, w)) for w in (list(weights), aside))
+    return known._replace(kinks=known.kinks - shifts) if all(same) else known
+
+
+def _size(w: Array) -> Array:
+    norm = jnp.linalg.norm(w.ravel()) / max(w.size, 1) ** 0.5
+    return jnp.where(norm > 0, norm, 1).astype(w.dtype)
+
+
+def _same(full: Sequence[Array], cut: Sequence[Array]) -> bool:
     size = max(float(jnp.max(jnp.abs(g), initial=0)) for g in full)
     apart = max(float(jnp.max(jnp.abs(g - c), initial=0)) for g, c in zip(full, cut, strict=True))
-    eps = max(float(jnp.finfo(g.dtype).eps) for g in full)
-    return known._replace(kinks=known.kinks - shifts) if apart <= _EQUAL * eps * size else known
+    return apart <= _EQUAL * max(float(jnp.finfo(g.dtype).eps) for g in full) * size
+
+
+def _out_of_reach(jaxpr: Any, inside: bool = False) -> bool:
+    """Say whether there is a maximum in a loop or a branch, where it is not cut."""
+    for equation in jaxpr.eqns:
+        if inside and equation.primitive.name == "reduce_max":
+            return True
+        deeper = inside or equation.primitive.name not in _CALLS
+        if any(_out_of_reach(inner, deeper) for inner in jex.core.jaxprs_in_params(equation.params)):
+            return True
+    return False
 
 
 def _plain(jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:

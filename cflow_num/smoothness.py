@@ -23,7 +23,7 @@ _COMPARISONS = ("gt", "lt", "ge", "le")
 _JUMPS = ("floor", "ceil", "round", "argmax", "argmin")  # steps: their derivative is zero where it exists
 _KINKS = (
     *("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin"),
-    *("sort", "top_k", "rem", "clamp", "scatter_max", "scatter_min"),
+    *("sort", "top_k", "rem", "clamp", "scatter-max", "scatter-min"),
 )
 _NONNEGATIVE = ("exp", "exp2", "logistic", "square", "abs", "sqrt", "rsqrt")
 _PASSED_ON = (  # nonnegative where their operands are
@@ -31,8 +31,9 @@ _PASSED_ON = (  # nonnegative where their operands are
     *("broadcast_in_dim", "reshape", "transpose", "squeeze", "convert_element_type", "slice", "dynamic_slice", "copy"),
     *("concatenate", "rev", "stop_gradient", "dot_general", "pow", "gather", "reduce_window_sum", "log1p", "expm1"),
 )
+SHIFT = "max over an axis"  # which may be subtracted to keep exponentials finite, see `shifts.py`
 _WORDS = {
-    "reduce_max": "max",
+    "reduce_max": SHIFT,
     "reduce_min": "min",
     "reduce_window_max": "max-pooling",
     "reduce_window_min": "min-pooling",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from .flows.base import Flow, FlowState
 
 FAR = 30.0  # times its fastest motion in a unit of time: an array's own size counts up to there
+DIGITS = 4.0  # times the rounding error of the weights themselves: what stands at rest moves by as much
 NOISE = 10.0  # times the rounding error of what moves fastest: no array is resolved beyond
 SHORTEST = 1e-8  # units of flow time: a step that has to be shorter resolves nothing
 MOST_STEPS = 10_000  # in a chunk
@@ -99,7 +100,8 @@ def relative_error(
     Root mean squares over each array of the parameters. Weights: relative to the array's size, or to what it moves in a
     unit of time where that is more, but at most `FAR` times its fastest motion, so that it does not matter where the
     origin is. Averages of the gradient: by what they move the weights. Other states: each number's relative error, by
-    what share of the fastest motion it has to do with. Below rounding, told by what moves fastest, nothing is resolved.
+    what share of the fastest motion it has to do with. Below rounding, of the weights and of what moves fastest,
+    nothing is resolved.
     """
     opt, hp, sizes = flow.optimizer, flow.hp, jnp.array(flow.problem.blocks.sizes, y1.w.dtype)
     P = jnp.broadcast_to(opt.preconditioner(y1.slow, hp), y1.w.shape)         # (n,)
@@ -107,7 +109,8 @@ def relative_error(
     size = jnp.maximum(_by_array(flow, y0.w), _by_array(flow, y1.w))          # (B,)
     scale = jnp.clip(size, _by_array(flow, speed), FAR * motion.arrays)       # (B,)
     root = jnp.sqrt(flow.problem.blocks.total(P) / sizes)                     # (B,)
-    noise = NOISE * jnp.finfo(y1.w.dtype).eps * motion.whole / root           # (B,)
+    eps = jnp.finfo(y1.w.dtype).eps
+    noise = eps * (NOISE * motion.whole / root + DIGITS * size)               # (B,)
 
     def felt(e: Float[Array, " n"], scale: Float[Array, " B"]) -> Float[Array, " B"]:
         allowed, e = tolerance * scale + noise, _by_array(flow, e)            # (B,), (B,)

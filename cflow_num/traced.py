@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .errors import InputError
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum)
 _UNNAMED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # their names compute nothing
 
@@ -55,7 +57,13 @@ class Traced(eqx.Module):
     def __call__(self, *args: PyTree) -> PyTree:
         """Return what the function returns; the arguments have the shapes and types of one of the programs."""
         leaves = jax.tree.leaves(args)
-        chosen = [program.inputs for program in self.programs].index(_shapes(leaves))
+        known = [program.inputs for program in self.programs]
+        if _shapes(leaves) not in known:
+            raise InputError(
+                f"the loss is called on {_listed(_shapes(leaves))} and was traced for {_listed(known[-1])}: make the "
+                "problem under the precision (jax_enable_x64) that it runs under"
+            )
+        chosen = known.index(_shapes(leaves))
         program, consts = self.programs[chosen], self.consts[chosen]
         out = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(program.jaxpr, list(consts)))(*leaves)
         return jax.tree.unflatten(program.treedef, out)
@@ -134,6 +142,10 @@ def _trace(fn: Callable, args: tuple, derivatives: bool) -> tuple[Program, tuple
     consts = tuple(c if isinstance(c, jax.Array) else jnp.asarray(np.asarray(c)) for c in closed.consts)
     inputs, treedef = _shapes(jax.tree.leaves(args)), jax.tree.structure(shape)
     return Program(closed.jaxpr, treedef, inputs, writer.digest.hexdigest(), tuple(writer.objects)), consts
+
+
+def _listed(shapes: tuple[tuple[tuple[int, ...], str], ...]) -> str:
+    return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in shapes)
 
 
 def _shapes(leaves: list) -> tuple[tuple[tuple[int, ...], str], ...]:

@@ -69,7 +69,9 @@ class Program:
             return ()
         first = sp.Eq(_s.t - 1, 0, evaluate=False)
         old = {s.name: first if s.boolean else s.symbol(real=True) for s in self.slots}
-        arrays = Arrays(self.shapes, (_s.g, _s.w, *(old[s.name] for s in self.slots if s.kind != "scalar")))
+        arrays = Arrays(
+            self.shapes, (_s.g, _s.w, *(old[s.name] for s in self.slots if s.kind != "scalar" and not s.boolean))
+        )
         inputs = self.inputs(arrays, old)
         counting = frozenset(old[s.name] for s in self.slots if s.integer)
         interpreter = Interpreter(arrays, constants=self.constants, counting=counting)

@@ -17,7 +17,7 @@ import pytest
 
 import cflow_num as cn
 from cflow_num.checkpoints import fingerprint
-from cflow_num.errors import InputError, KinkWarning, PrecisionWarning, RunError
+from cflow_num.errors import ChangedWarning, InputError, KinkWarning, PrecisionWarning, RunError
 from cflow_num.hyperparameters import as_arrays, check_schedules, resolve
 
 TWO = jnp.ones(2)
@@ -308,7 +308,10 @@ SMOOTH = {
 KINKED = {
     "relu": jax.nn.relu,
     "elu": jax.nn.elu,  # its second derivative jumps
-    "max": jnp.max,
+    "max over an axis": jnp.max,
+    "max": lambda w: jnp.maximum(w, 0.0),  # a ReLU written by hand
+    "max over an axis (without slope at the start)": lambda w: (jnp.max(w) - 2.5) ** 2 + w**4,
+    "scatter-max": lambda w: jax.ops.segment_max(w, jnp.array([0, 0, 1]), 2),
     "abs": jnp.abs,
     "where": lambda w: w * (w > 0),
     "sort": lambda w: jnp.sort(w)[0],
@@ -327,8 +330,20 @@ def test_smooth_functions_pass_without_a_word(name):
 
 @pytest.mark.parametrize("name", KINKED)
 def test_a_kink_is_named_with_its_place(name):
-    with pytest.warns(KinkWarning, match=rf"{name} at test_doors.py:\d+"):
+    with pytest.warns(KinkWarning, match=rf"{name.partition(' (')[0]} at test_doors.py:\d+"):
         cn.Problem(lambda w: jnp.sum(KINKED[name](w)), jnp.array([1.0, 2.5, 0.3]))
+
+
+@pytest.mark.parametrize("loop", ["scan", "map", "cond"])
+def test_a_maximum_in_a_loop_or_branch_is_no_shift(loop):
+    xs = jnp.arange(1.0, 4.0)
+    losses_in = {
+        "scan": lambda w: jax.lax.scan(lambda c, x: (c + jnp.max(w * x), None), 0.0, xs)[0],
+        "map": lambda w: jnp.sum(jax.lax.map(lambda x: jnp.max(w * x), xs)),
+        "cond": lambda w: jax.lax.cond(xs[0] > 0, jnp.max, jnp.sum, w),
+    }
+    with pytest.warns(KinkWarning, match=r"max over an axis at test_doors.py:\d+"):
+        cn.Problem(losses_in[loop], jnp.array([1.0, 2.5, 0.3]))
 
 
 def test_a_kink_within_loops_calls_and_layers_is_found():
@@ -528,8 +543,59 @@ def test_arguments_of_other_kinds_are_refused_or_stored():
 
 
 def test_a_run_within_a_transformation_is_refused():
-    with pytest.raises(InputError, match="outside jit"):
+    with pytest.raises(InputError, match=r"the weights are traced.* outside jit"):
         jax.jit(lambda w: losses(cn.Problem(half_square, w)))(TWO)
+    with pytest.raises(InputError, match=r"the loss is traced.* outside jit"):
+        jax.vmap(lambda x: losses(cn.Problem(lambda w: x * half_square(w), TWO)))(TWO)
+    with pytest.raises(InputError, match=r"the hyperparameters are traced.* outside jit"):
+        jax.vmap(lambda rate: losses(cn.Problem(half_square, TWO), {"learning_rate": rate}))(TWO)
+
+
+def test_what_changes_after_the_problem_was_made_is_examined_again():
+    held = [1.0]
+    problem = cn.Problem(lambda w: held[0] * half_square(w), TWO)
+    for value, says in [
+        ("text", "TypeError"),
+        (jnp.ones(2), "loss returns shape (2,)"),
+        (0.0, None),
+        (jnp.nan, "the loss is nan at the start"),
+    ]:
+        held[0] = value
+        if says is None:
+            with pytest.warns(ChangedWarning):
+                assert losses(problem)[-1] == 0
+        else:
+            assert says in refused(losses, problem)
+    held.clear()
+    assert "IndexError" in refused(losses, problem)
+    halves = [half_square]
+    problem = cn.Problem(lambda w: halves[0](w), TWO)
+    halves[0] = lambda w: jnp.sum(jax.lax.stop_gradient(w) * w)
+    assert "the gradient that JAX computes is not that of the loss" in refused(losses, problem)
+
+
+def test_data_that_were_deleted_are_refused():
+    data = jnp.array([1.0, 2.0])
+    problem = cn.Problem(lambda w, d: half_square(w * d["x"]), TWO, data={"x": data})
+    data.delete()
+    assert "data['x'] was deleted since" in refused(losses, problem)
+    assert "data was deleted" in refused(cn.Problem, lambda w, d: half_square(w * d), TWO, data=data)
+
+
+def test_a_warm_start_that_does_not_end_is_refused():
+    assert "warm_start is 1000" in refused(losses, cn.Problem(half_square, TWO), warm_start=10**20)
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # JAX's own
+def test_a_problem_of_another_precision_is_refused():
+    problem = cn.Problem(half_square, TWO)
+    with jax.enable_x64(False):
+        assert "jax_enable_x64" in refused(losses, problem)
+
+
+def test_parts_on_which_the_loss_fails_are_refused():
+    problem = cn.Problem(lambda w, d: jnp.mean((w @ d) ** 2), TWO, data=np.ones((2, 6)), examples=True)
+    assert "the first axis of every array of the data must count examples" in refused(problem.in_chunks, 1)
 
 
 # JAX's settings and Python's.

@@ -47,6 +47,19 @@ def test_a_rise_by_ten_orders_of_magnitude_is_no_end_where_the_run_comes_back():
         np.testing.assert_allclose(run.tree["discrete"]["loss"] - shift, expected, rtol=1e-9, atol=4e-16 * abs(shift))
 
 
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+def test_a_start_at_rest_stays_at_rest(shift):
+    def bowl(w):
+        return jnp.sum(jnp.array([1.0, 3.0]) * (w - jnp.array([0.3, 0.7])) ** 2) / 2 + shift
+
+    problem = cn.Problem(bowl, jnp.array([1.0, 2.0]))
+    asked = dict(steps=10, warm_start=3000, processes=("discrete", "stable", "central"), quiet=True)
+    run = cn.run(problem, "gradient_descent", {"learning_rate": 0.1}, **asked)
+    assert run.reason == ""
+    for process in ("discrete", "stable", "central"):
+        np.testing.assert_allclose(run.tree[process]["loss"], shift, rtol=0, atol=1e-15)
+
+
 def test_growth_without_an_end_is_said_once_whatever_constant_the_loss_has(tmp_path):
     for shift in (0.0, 1.0, -3.0):
         problem = cn.Problem(steep, jnp.ones(1), data=jnp.asarray(shift))

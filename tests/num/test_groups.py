@@ -55,6 +55,16 @@ def test_what_the_trace_does_not_see_is_refused_with_the_array():
         cn.run(PROBLEM, compiled, RATE, steps=2, quiet=True)
 
 
+@pytest.mark.parametrize("rate", [1e-5, 1e-8, 1e-12])
+def test_rounding_of_large_weights_under_small_steps_is_no_difference(rate):
+    params = jax.tree.map(lambda x: 1e3 * x, PARAMS)
+    check(cs.from_optax(optax.sgd), {"learning_rate": rate}, cn.Problem(loss, params, data=X))
+
+
+def test_flags_of_several_arrays_are_no_coordinates():
+    check(cs.from_optax(lambda learning_rate: optax.chain(optax.zero_nans(), optax.sgd(learning_rate))), RATE)
+
+
 def test_late_steps_are_compared_too():
     compiled = cs.from_optax(optax.sgd, momentum=0.5).compile()
     program = compiled.REFERENCE

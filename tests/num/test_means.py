@@ -93,6 +93,17 @@ def test_means_are(name, either_way):
         assert float(cut.value(whole.w0)) == pytest.approx(float(whole.value(whole.w0)), rel=rtol)
 
 
+@pytest.mark.parametrize("name", ["a batch norm", "pairs of examples", "a root of a mean"])
+def test_weights_that_start_at_zero_hide_nothing(name):
+    loss = {
+        "a batch norm": lambda w, d: jnp.mean(errors(w, d)) + jnp.var(d["x"] @ w),
+        "pairs of examples": contrasts,
+        "a root of a mean": lambda w, d: jnp.mean(jnp.tanh(d["x"] @ w)) ** 2,
+    }[name]
+    with pytest.raises(InputError, match="it must be a mean over examples"):
+        problem(loss, start=np.zeros(3)).in_chunks(4)
+
+
 def test_the_message_has_both_losses():
     e = (X @ np.asarray(START) - Y) ** 2
     together = (MASK * e).sum() / MASK.sum()
@@ -135,6 +146,7 @@ def test_a_problem_that_is_cut_for_the_caches_asks(monkeypatch):
         problem(ratio)
 
 
+@pytest.mark.filterwarnings("ignore::cflow_num.errors.KinkWarning")  # of the maximum
 def test_a_run_asks_again_where_the_loss_has_changed():
     share = [0.0]
     data = {"x": X, "y": Y}
