@@ -164,8 +164,8 @@ def check_schedules(
         if bad.any():
             where = 2 * int(np.argmax(bad[::2])) if bad[::2].any() else int(np.argmax(bad))
             raise InputError(
-                f"the schedule of {h.name} is {values[where]:g} at step {float(t[where]):g}, it must be {_range(h)}: "
-                "change it or take fewer steps"
+                f"the schedule of {h.name} is {values[where]:g} at step {float(t[where]):g}, it must be "
+                f"{_finite(values[where])}{_range(h)}: change it or take fewer steps"
             )
         if not h.closed_below and bool((values == h.lower).any()):
             floors[h.name] = float(h.lower + eps**2 * (values.max() - h.lower))
@@ -248,8 +248,12 @@ def _checked_number(h: Any, value: Any, name: str) -> float:
         value = math.inf
     inside = h.lower <= value if h.closed_below else h.lower < value
     if not (math.isfinite(value) and inside and value < h.upper):
-        raise InputError(f"{name} is {value:g}, it must be {_range(h)}")
+        raise InputError(f"{name} is {value:g}, it must be {_finite(value)}{_range(h)}")
     return value
+
+
+def _finite(value: float) -> str:
+    return "" if math.isfinite(value) else "finite and "
 
 
 def _range(h: Any) -> str:

@@ -245,7 +245,7 @@ def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, .
 
 
 def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
-    """Refuse a start at which some weight has no preconditioner: its gradient has always been zero."""
+    """Refuse a start at which some weight has no preconditioner: the square of its gradient has always been zero."""
     P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
     bad = ~(np.isfinite(P) & (P > 0))
     if bad.any():
@@ -253,5 +253,5 @@ def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
         remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
         raise InputError(
             f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
-            f"is zero: {remedy}"
+            f"is zero or so small that its square is: {remedy}"
         )

@@ -143,6 +143,8 @@ class _Toml:
 
     def hyperparameters(self) -> tuple[Hyperparameter, ...]:
         given = self.table.get("hyperparameters", [])
+        if isinstance(given, list) and _all_text(given) and (twice := [n for n in given if given.count(n) > 1]):
+            self.fail(f"hyperparameters list {twice[0]!r} twice: leave one out")
         if isinstance(given, list):
             given = {name: {} for name in given if isinstance(name, str)} if _all_text(given) else None
         if not isinstance(given, dict):
@@ -275,7 +277,7 @@ def _from_python(path: Path) -> OptimizerSpec:
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # not what was compiled a moment ago
     except SpecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_in(path, error)
         raise SpecError(f"{path}{line} fails with {type(error).__name__}: {error}; correct the file") from error
     found = getattr(module, "SPEC", None)

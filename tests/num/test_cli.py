@@ -115,6 +115,7 @@ BAD = {
     ),
     "missing learning rate": ([*QUADRATIC, "gradient_descent"], "needs learning_rate"),
     "negative learning rate": ([*QUADRATIC, "gradient_descent", "--learning-rate", "-1"], "greater than 0"),
+    "infinite learning rate": ([*QUADRATIC, "gradient_descent", "--learning-rate", "1e400"], "it must be finite and"),
     "beta2 out of range": (
         [*QUADRATIC, "scalar_rmsprop", "--learning-rate", "0.1", "--beta2", "1.5"],
         "beta2 is 1.5, it must be between 0 and 1",
