@@ -98,3 +98,18 @@ def test_which_numbers_get_names():
     same = with_symbols(inside(lambda lr: optax.adam(lr, 0.9, 0.9)))
     assert numbers_of(same) == {s.beta1: sp.Rational(9, 10), s.epsilon: sp.Rational(1, 10**8)}
     assert sp.simplify(same.derive().threshold - 2 * (1 + s.beta1) / (1 - s.beta1)) == 0
+
+
+def test_a_decay_beside_an_l2_term_is_still_a_decay():
+    """Half of a hundredth is traced as one number, 1/200: a share of the average, not a decay of its own."""
+    spec = cs.from_optax(
+        lambda learning_rate: optax.chain(optax.add_decayed_weights(0.01), optax.adam(learning_rate, 0.5, 0.99))
+    )
+    named = with_symbols(spec)
+    total = s.g + s.w / 100
+    decays = {h.symbol: h.fixed for h in named.hyperparameters if h.fixed is not None}
+    for state, (given, power) in zip(named.states, zip(spec.states, (1, 2), strict=True), strict=True):
+        old = next(x for x in state.update.atoms(sp.Symbol) if x.name == state.name)
+        (decay,) = (x for x in state.update.atoms(sp.Symbol) if x in decays)
+        assert sp.expand(state.update - decay * old - (1 - decay) * total**power) == 0
+        assert sp.expand(state.update.xreplace(decays) - given.update) == 0
