@@ -23,7 +23,7 @@ _COMPARISONS = ("gt", "lt", "ge", "le")
 _JUMPS = ("floor", "ceil", "round", "argmax", "argmin")  # steps: their derivative is zero where it exists
 _KINKS = (
     *("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin"),
-    *("sort", "top_k", "rem", "clamp", "scatter-max", "scatter-min"),
+    *("sort", "top_k", "rem", "clamp", "scatter-max", "scatter-min", "eigh", "svd"),
 )
 _NONNEGATIVE = ("exp", "exp2", "logistic", "square", "abs", "sqrt", "rsqrt")
 _PASSED_ON = (  # nonnegative where their operands are
@@ -39,8 +39,10 @@ _WORDS = {
     "reduce_window_min": "min-pooling",
 }
 _WORDS |= {"clamp": "clip", "convert_element_type": "rounding to whole numbers"}
+_WORDS |= {"eigh": "eigenvalues, which may cross", "svd": "singular values, which may cross or vanish"}
 _OWN_SMOOTH = ("standardize", "expm", "hypot", "pinv")  # JAX's functions that branch but are smooth
 _CONSTANT = ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy")
+_MOVED = (*_CONSTANT, "transpose", "slice", "gather", "rev", "concatenate", "dynamic_slice")
 
 
 class Kink(NamedTuple):
@@ -53,7 +55,8 @@ class Kink(NamedTuple):
 class Value(NamedTuple):
     """What is known of a value: whether it has a derivative by the weights, and what lies between them and it.
 
-    Kinks, and the places where the user sets derivatives (`ruled`) or rounds to fewer digits (`rounded`).
+    Kinks, and the places where the user sets derivatives (`ruled`) or rounds to fewer digits (`rounded`). A `square` is
+    that of one number, whose root is the number's absolute value; the root of a sum of squares has no kink to cross.
     """
 
     active: bool = False
@@ -62,6 +65,7 @@ class Value(NamedTuple):
     rounded: frozenset[str] = frozenset()
     nonnegative: bool = False
     constant: float | None = None
+    square: bool = False
 
 
 def followed(closed: Any, n_weights: int) -> Value:
@@ -136,7 +140,9 @@ def _applied(equation: Any, values: list[Value], caller: _Caller, even: Callable
     nonnegative |= name in _PASSED_ON and all(v.nonnegative for v in values)
     nonnegative |= name == "max" and any(v.nonnegative for v in values)
     constant = values[0].constant if name in _CONSTANT else None
-    return [out._replace(active=out.active and not step, nonnegative=nonnegative, constant=constant)] * outs
+    square = values[0].square if name in _MOVED else _is_even_power(equation) and not values[0].square
+    square &= equation.params.get("y", 2) % 4 == 2
+    return [out._replace(active=out.active and not step, nonnegative=nonnegative, constant=constant, square=square)] * outs
 
 
 def _kink(equation: Any, values: list[Value], even: Callable[[Any], bool]) -> str | None:
@@ -152,6 +158,8 @@ def _kink(equation: Any, values: list[Value], even: Callable[[Any], bool]) -> st
     if name in ("abs", "sign"):
         (x,) = active
         return None if x.nonnegative or (name == "abs" and even(equation.outvars[0])) else name
+    if name in ("sqrt", "pow") and values[0].square and not even(equation.outvars[0]):
+        return "the root of a square" if name == "sqrt" or _is_odd_half(constants) else None
     if name == "convert_element_type":
         return _WORDS[name] if np.dtype(equation.params["new_dtype"]).kind in "iub" else None
     if name in ("reduce_window", "reduce"):
@@ -173,6 +181,11 @@ def _is_even_power(equation: Any) -> bool:
     if name == "integer_pow":
         return equation.params["y"] % 2 == 0
     return name == "square" or (name == "mul" and inputs[0] is inputs[1])
+
+
+def _is_odd_half(exponents: Sequence[float]) -> bool:
+    """Whether a square to this power is an odd power of the absolute value, up to |x|^5: without a third derivative."""
+    return any(not float(x).is_integer() and x < 2 for x in exponents)
 
 
 def _inner(equation: Any) -> Callable[[list[Value], _Caller], list[Value]] | None:

@@ -26,10 +26,14 @@ SHAPES = {"array_1": (3,), "array_2": (129, 130)}  # sizes that no other axis ha
 
 @dataclass(frozen=True)
 class _Place:
-    """What is kept in one place: numbers of leaves and the arrays by number of the array of the parameters."""
+    """What is kept in one place: numbers of leaves and the arrays by number of the array of the parameters.
+
+    A place is `shared` unless its path names arrays of the parameters.
+    """
 
     keys: tuple[str, ...]
     leaves: dict[int, tuple[int, Any]]
+    shared: bool
 
     @property
     def where(self) -> str:
@@ -41,7 +45,7 @@ def slots_of(state: Any, params: Any, used: set[str], fail: Fail) -> tuple[Slot,
     paths = [_keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     used, slots = set(used), []
-    for place in _merged(_places(state, paths, shapes), len(shapes)):
+    for place in _merged(_places(state, paths, shapes), shapes):
         kind = _kind(place, shapes, fail)
         words = [k for k in place.keys if k.isidentifier() and not keyword.iskeyword(k)]
         name = free_name(words[-1] if words else "nu", used)
@@ -55,13 +59,15 @@ def slots_of(state: Any, params: Any, used: set[str], fail: Fail) -> tuple[Slot,
 
 
 def _places(state: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[tuple[int, ...]]) -> list[_Place]:
-    found: dict[tuple[str, ...], dict[int, tuple[int, Any]]] = {}
+    found: dict[tuple[str, ...], _Place] = {}
     for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
         k, rest = _array_of(_keys(path), leaf.shape, paths, shapes)
-        while k in found.get(rest, {}):  # several arrays of one place: each is a state of its own
-            rest = (*rest, str(i))
-        found.setdefault(rest, {})[k] = (i, leaf)
-    return [_Place(keys, leaves) for keys, leaves in found.items()]
+        shared = rest == _keys(path)
+        while (known := found.get(rest)) and k in known.leaves:
+            rest = (*rest, str(i))  # several arrays of one place: each is a state of its own
+        place = found.setdefault(rest, _Place(rest, {}, shared))
+        place.leaves[k] = (i, leaf)
+    return list(found.values())
 
 
 def _array_of(
@@ -79,25 +85,33 @@ def _array_of(
     return k, keys[:start] + keys[start + length :]
 
 
-def _merged(places: Sequence[_Place], arrays: int) -> list[_Place]:
+def _merged(places: Sequence[_Place], shapes: Sequence[tuple[int, ...]]) -> list[_Place]:
     """Put places of the same name together that belong to different arrays."""
     merged: list[_Place] = []
     for place in places:
-        scalar = len(place.leaves) == 1 and all(leaf.shape == () for _, leaf in place.leaves.values())
-        partner = None if scalar or len(place.leaves) == arrays else next(
-            (p for p in merged if p.keys[-1:] == place.keys[-1:] and len(p.leaves) < arrays
-             and not p.leaves.keys() & place.leaves.keys() and _alike(p, place)), None,
+        full = len(place.leaves) == len(shapes) or _is_number(place, shapes)
+        partner = None if full else next(
+            (p for p in merged if p.keys[-1:] == place.keys[-1:] and not _is_number(p, shapes)
+             and not p.leaves.keys() & place.leaves.keys() and _kinds(p, shapes) & _kinds(place, shapes)), None,
         )  # fmt: skip
         if partner is None:
-            merged.append(_Place(place.keys, dict(place.leaves)))
+            merged.append(_Place(place.keys, dict(place.leaves), place.shared))
         else:
             partner.leaves.update(place.leaves)
     return merged
 
 
-def _alike(a: _Place, b: _Place) -> bool:
-    """Say whether two places hold the same kind of thing: both numbers, or both arrays."""
-    return len({leaf.shape == () for p in (a, b) for _, leaf in p.leaves.values()}) == 1
+def _is_number(place: _Place, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Say whether a place holds one number, and not that of an array of the parameters that is itself a number."""
+    ((k, (_, leaf)), *others) = place.leaves.items()
+    return not others and leaf.shape == () and (place.shared or shapes[k] != ())
+
+
+def _kinds(place: _Place, shapes: Sequence[tuple[int, ...]]) -> set[str]:
+    """Return what the arrays of a place can be: one number for each weight, or for each array of the parameters."""
+    leaves = {k: leaf.shape for k, (_, leaf) in place.leaves.items()}
+    return {kind for kind, shape in (("elementwise", shapes.__getitem__), ("blockwise", lambda _: ()))
+            if all(own == shape(k) for k, own in leaves.items())}  # fmt: skip
 
 
 def _kind(place: _Place, shapes: Sequence[tuple[int, ...]], fail: Fail) -> str:
@@ -106,12 +120,10 @@ def _kind(place: _Place, shapes: Sequence[tuple[int, ...]], fail: Fail) -> str:
     if not known or not all(leaf.shape == () or leaf.dtype.kind == "f" for leaf in leaves.values()):
         dtype = next(iter(leaves.values())).dtype
         fail(f"the state {place.where} holds arrays of {dtype}, which no flow knows: {REMEDY}.")
-    if len(leaves) == 1 and next(iter(leaves.values())).shape == ():
+    if _is_number(place, shapes):
         return "scalar"
-    if all(leaf.shape == shapes[k] for k, leaf in leaves.items()):
-        return "elementwise"
-    if all(leaf.shape == () for leaf in leaves.values()):
-        return "blockwise"
+    if kinds := _kinds(place, shapes):
+        return max(kinds)  # "elementwise" where both
     shown = ", ".join(str(leaf.shape) for leaf in leaves.values())
     return fail(
         f"the state {place.where} has arrays of shape {shown}: supported are one number, one for each array of the "

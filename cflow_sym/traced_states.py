@@ -64,19 +64,46 @@ class Program:
 
     @cached_property
     def frozen(self) -> tuple[int, ...]:
-        """The numbers of the arrays that never move."""
+        """The numbers of the arrays that never move: whatever the gradient is, their states stay 0 and so does a step.
+
+        The gradient itself may be set to zero before the averages, or the step after them.
+        """
         if self.groups is None:
             return ()
+        still = self._zero_at_first()
+        while True:
+            steps, after = self._first_step(still)
+            moved = {(name, k) for name, k in still if after[name][k] != 0}
+            if not moved:
+                return tuple(k for k, step in enumerate(steps) if step == 0)
+            still -= moved
+
+    def _zero_at_first(self) -> set[tuple[str, int]]:
+        """Return the states that are zero before the first step, by name and number of the array."""
+        arrays = Arrays(self.shapes, (_s.g, _s.w))
+        weights = [arrays.of(k, _s.w) for k in range(len(self.shapes))]
+        inputs = [Value(e) for e in (*weights, *(h.symbol for h in self.hyperparameters))]
+        outputs = [v.expr for v in Interpreter(arrays, constants=self.constants).run(self.init, inputs)]
+        places = ((s.name, k, i) for s in self.slots if s.kind != "scalar" for k, i in enumerate(s.places))
+        return {(name, k) for name, k, i in places if i is not None and outputs[i] == 0}
+
+    def _first_step(self, zero: set[tuple[str, int]]) -> tuple[list[sp.Expr], dict[str, list[sp.Expr | None]]]:
+        """Return the step of each array and its states after it, where some of its states are zero before it."""
         first = sp.Eq(_s.t - 1, 0, evaluate=False)
         old = {s.name: first if s.boolean else s.symbol(real=True) for s in self.slots}
-        arrays = Arrays(
-            self.shapes, (_s.g, _s.w, *(old[s.name] for s in self.slots if s.kind != "scalar" and not s.boolean))
-        )
+        kept = [s for s in self.slots if s.kind != "scalar" and not s.boolean]
+        arrays = Arrays(self.shapes, (_s.g, _s.w, *(old[s.name] for s in kept)))
         inputs = self.inputs(arrays, old)
+        n = len(self.shapes)
+        for slot in kept:
+            for k, i in enumerate(slot.places):
+                if (slot.name, k) in zero and i is not None:
+                    inputs[n + i] = Value(sp.Integer(0))
         counting = frozenset(old[s.name] for s in self.slots if s.integer)
         interpreter = Interpreter(arrays, constants=self.constants, counting=counting)
-        steps = interpreter.run(self.update, inputs)[: len(self.shapes)]
-        return tuple(k for k, step in enumerate(steps) if step.expr == 0)
+        exprs = [v.expr for v in interpreter.run(self.update, inputs)]
+        states = {s.name: [None if i is None else exprs[n + i] for i in s.places] for s in self.slots}
+        return exprs[:n], states
 
     def inputs(self, arrays: Arrays, given: Mapping[str, sp.Expr]) -> list[Value]:
         """Return the values of the update's arguments: gradients, the `given` states, weights, hyperparameters."""

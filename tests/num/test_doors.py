@@ -304,6 +304,9 @@ SMOOTH = {
     "determinant": lambda w: jnp.linalg.slogdet(jnp.diag(w))[1],
     "maximum of data": lambda w: w * jnp.max(jnp.arange(3.0)),
     "mask": lambda w: jnp.where(jnp.arange(3) > 0, w, -1e9) * 1e-9,
+    "root of a square and more": lambda w: jnp.sqrt(w**2 + 1e-3),
+    "root of a fourth power": lambda w: jnp.sqrt(w**4),
+    "fifth power": lambda w: (w**2) ** 2.5,
 }
 KINKED = {
     "relu": jax.nn.relu,
@@ -319,6 +322,11 @@ KINKED = {
     "remainder": lambda w: w % 1.0,
     "sign": lambda w: w * jnp.sign(w),
     "max-pooling": lambda w: eqx.nn.MaxPool1d(2)(w[None]),
+    "the root of a square": lambda w: jnp.sqrt(w**2),
+    "the root of a square (moved)": lambda w: jnp.sqrt(jnp.square(w)[:, None].T),
+    "the root of a square (cubed)": lambda w: (w * w) ** 1.5,
+    "eigvalsh": lambda w: jnp.linalg.eigvalsh(jnp.outer(w, w)),
+    "norm": lambda w: jnp.linalg.norm(jnp.outer(w, w) + jnp.diag(w), "nuc"),
 }
 
 

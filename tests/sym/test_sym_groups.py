@@ -104,6 +104,28 @@ def test_what_never_moves_is_named():
         cs.from_optax(optax.set_to_zero, params=PARAMS)
 
 
+def test_gradients_set_to_zero_before_the_averages_hold_an_array():
+    still = lambda learning_rate: optax.chain(  # noqa: E731
+        optax.masked(optax.set_to_zero(), named("head")), optax.adam(learning_rate)
+    )
+    spec = cs.from_optax(still, params=PARAMS)
+    assert spec.frozen == ("['head']",)
+    assert not any(h.values for h in spec.hyperparameters)
+    decayed = lambda learning_rate: optax.chain(still(learning_rate), optax.add_decayed_weights(-0.1))  # noqa: E731
+    assert cs.from_optax(decayed, params=PARAMS).frozen == ()
+
+
+def test_a_group_may_consist_of_one_number():
+    params = {"scale": jnp.ones(()), "kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    two = lambda learning_rate: optax.multi_transform(  # noqa: E731
+        {"slow": optax.adam(learning_rate, b2=0.9), "fast": optax.adam(learning_rate, b2=0.99)},
+        {"scale": "slow", "kernel": "fast", "bias": "fast"},
+    )
+    spec = cs.from_optax(two, params=params)
+    assert [(state.name, state.kind) for state in spec.states] == [("mu", "filtered"), ("nu", "elementwise")]
+    assert [h.values for h in spec.hyperparameters if h.values] == [(0.99, 0.99, 0.9)]  # bias, kernel, scale
+
+
 @pytest.mark.parametrize(
     ("factory", "error", "reason"),
     [
