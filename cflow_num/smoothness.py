@@ -142,7 +142,8 @@ def _applied(equation: Any, values: list[Value], caller: _Caller, even: Callable
     constant = values[0].constant if name in _CONSTANT else None
     square = values[0].square if name in _MOVED else _is_even_power(equation) and not values[0].square
     square &= equation.params.get("y", 2) % 4 == 2
-    return [out._replace(active=out.active and not step, nonnegative=nonnegative, constant=constant, square=square)] * outs
+    out = out._replace(active=out.active and not step)
+    return [out._replace(nonnegative=nonnegative, constant=constant, square=square)] * outs
 
 
 def _kink(equation: Any, values: list[Value], even: Callable[[Any], bool]) -> str | None:

@@ -106,8 +106,8 @@ def test_weights_that_start_at_zero_hide_nothing(name):
 
 def test_a_loss_that_is_infinite_a_little_aside_hides_nothing():
     """From zero weights the second place is as far off as 0.01, where these logarithms are nan."""
+    near = lambda w, d: jnp.mean(jnp.log1p(-1e6 * (d["x"] @ w) ** 2)) + jnp.var(d["x"] @ w)  # noqa: E731
     with pytest.raises(InputError, match="it must be a mean over examples"):
-        near = lambda w, d: jnp.mean(jnp.log1p(-1e6 * (d["x"] @ w) ** 2)) + jnp.var(d["x"] @ w)  # noqa: E731
         problem(near, start=np.zeros(3)).in_chunks(4)
 
 
