@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import equinox._errors  # see _no_calls_of_the_host
 import jax
 
 from .devices import placement
@@ -41,8 +43,28 @@ def compiled_for(function: Any, arguments: tuple) -> Callable:
     if key not in _PROGRAMS:
         while len(_PROGRAMS) >= _PROGRAMS_KEPT:
             del _PROGRAMS[next(iter(_PROGRAMS))]
-        _PROGRAMS[key] = function.lower(*arguments).compile()
+        with _no_calls_of_the_host():
+            lowered = function.lower(*arguments)
+        _PROGRAMS[key] = lowered.compile()
     return _PROGRAMS[key]
+
+
+@contextlib.contextmanager
+def _no_calls_of_the_host() -> Iterator[None]:
+    """Trace without the checks that diffrax makes of its arguments while a program runs: they hold here.
+
+    They would call Python from within each chunk, and JAX keeps no program that does in its persistent cache. A user's
+    own checks stay: a loss was traced before. Equinox has a setting for this, which it reads from the environment only.
+    """
+    before = getattr(equinox._errors, "EQX_ON_ERROR", None)
+    if before is None:
+        yield
+        return
+    equinox._errors.EQX_ON_ERROR = "off"
+    try:
+        yield
+    finally:
+        equinox._errors.EQX_ON_ERROR = before
 
 
 def forget_programs() -> None:

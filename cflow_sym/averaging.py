@@ -11,15 +11,17 @@ are 1. Averages that are linear in the covariance get their names: E[(H delta)^2
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import sympy as sp
 
 from cflow_sym.derivation import DerivationError
-from cflow_sym.notation import contract, expand_names, symbols
+from cflow_sym.notation import Total, contract, expand_names, symbols
 
 _s = symbols
 AMPLITUDE = sp.Symbol("amplitude", positive=True)  # orders the terms; never appears in a result
+_TERMS = 5
+_NOTHING = [sp.Integer(0)] * (_TERMS - 1)
 
 
 def displaced_gradient(order: int = 4) -> sp.Expr:
@@ -56,12 +58,49 @@ def orders_of_average(f: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
         {d: AMPLITUDE**k * d for k, d in enumerate((_s.D1, _s.D2, _s.D3, _s.D4), 1)}
     )
     path = expand_names(f).xreplace({_s.g: displaced, _s.g_mean: sign_average(displaced)})
-    terms = []
-    for k in (0, 2, 4):
-        coefficient = path.diff(AMPLITUDE, k) / sp.factorial(k) if k else path
-        at_zero = coefficient.subs(AMPLITUDE, 0).doit()
-        terms.append(contract(sign_average(contract(at_zero))))
-    return terms[0], terms[1], terms[2]
+    coefficients = _taylor(path)
+    at_zero = [contract(coefficients[k].doit()) for k in (0, 2, 4)]
+    value, second, fourth = (contract(sign_average(term)) for term in at_zero)
+    return value, second, fourth
+
+
+def _taylor(expr: sp.Expr) -> list[sp.Expr]:
+    """Return the coefficients of the amplitude's powers 0 to 4: by products of series, much faster than derivatives.
+
+    >>> a = AMPLITUDE
+    >>> _taylor(sp.sqrt(1 + a))
+    [1, 1/2, -1/8, 1/16, -5/128]
+    """
+    if not expr.has(AMPLITUDE):
+        return [expr, *_NOTHING]
+    if expr == AMPLITUDE:
+        return [sp.Integer(0), sp.Integer(1), *_NOTHING[1:]]
+    if expr.is_Add:
+        return [sp.Add(*terms) for terms in zip(*map(_taylor, expr.args), strict=True)]
+    if expr.is_Mul:
+        return reduce(_product, map(_taylor, expr.args))
+    if isinstance(expr, Total):
+        return [Total(c) if c != 0 else c for c in _taylor(expr.args[0])]
+    if expr.is_Pow and not expr.exp.has(AMPLITUDE):
+        base = _taylor(expr.base)
+        if expr.exp.is_Integer and expr.exp > 0:
+            return reduce(_product, [base] * int(expr.exp))
+        if base[0] != 0:
+            return _power(base, expr.exp)
+    return [expr.diff(AMPLITUDE, k).subs(AMPLITUDE, 0) / sp.factorial(k) for k in range(_TERMS)]
+
+
+def _product(a: list[sp.Expr], b: list[sp.Expr]) -> list[sp.Expr]:
+    return [sp.Add(*(a[k] * b[n - k] for k in range(n + 1) if a[k] != 0 and b[n - k] != 0)) for n in range(_TERMS)]
+
+
+def _power(a: list[sp.Expr], p: sp.Expr) -> list[sp.Expr]:
+    """Return the series of a^p, from a (a^p)' = p a' a^p."""
+    power = [a[0] ** p]
+    for n in range(1, _TERMS):
+        known = ((k * p - n + k) * a[k] * power[n - k] for k in range(1, n + 1) if a[k] != 0)
+        power.append(sp.Add(*known) / (n * a[0]))
+    return power
 
 
 def name_moments(second: sp.Expr) -> tuple[sp.Expr, sp.Expr]:

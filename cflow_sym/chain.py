@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import sympy as sp
 
@@ -126,14 +127,8 @@ class Chain:
 
     def _determinant(self) -> sp.Expr:
         """det(z - M) of the optimizer's own step on the quadratic with curvature lam P, for one weight."""
-        w, P = sp.Symbol("w_scalar"), self.found.get("preconditioner", sp.Integer(1))
-        seen = {_s.g: _s.lam * P * w, _s.w: w}
-        new = {m: e.xreplace(seen) for m, e in self.filters.items()}
-        old = {state_symbol(m.name + OLD, "filtered"): m for m in self.filters}
-        step = w + self.spec.weight_update.xreplace(seen).xreplace(new).xreplace(old)
-        variables, after = [w, *self.filters], [step, *new.values()]
-        M = sp.Matrix([[e.diff(v) for v in variables] for e in after])
-        return (_s.z * sp.eye(M.rows) - M).det(method="berkowitz")
+        P = self.found.get("preconditioner", sp.Integer(1))
+        return _determinant_of(self.spec.weight_update, tuple(self.filters.items()), P)
 
     def _gap(self) -> sp.Expr:
         """u'(cP - H)u, of the reduced flow where momentum is eliminated."""
@@ -170,6 +165,18 @@ class Chain:
         if not self.filters:
             return self.spec.weight_update
         return -self.found["speed"] * _s.g / self._late("preconditioner") - self.spec.decay * _s.w
+
+
+@lru_cache(maxsize=16)
+def _determinant_of(update: sp.Expr, filters: tuple[tuple[sp.Symbol, sp.Expr], ...], P: sp.Expr) -> sp.Expr:
+    w = sp.Symbol("w_scalar")
+    seen = {_s.g: _s.lam * P * w, _s.w: w}
+    new = {m: e.xreplace(seen) for m, e in filters}
+    old = {state_symbol(m.name + OLD, "filtered"): m for m, _ in filters}
+    step = w + update.xreplace(seen).xreplace(new).xreplace(old)
+    variables, after = [w, *new], [step, *new.values()]
+    M = sp.Matrix([[e.diff(v) for v in variables] for e in after])
+    return (_s.z * sp.eye(M.rows) - M).det(method="berkowitz")
 
 
 def _settled(expr: sp.Expr) -> sp.Expr:

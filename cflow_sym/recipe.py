@@ -81,7 +81,7 @@ class _Key:
         return isinstance(other, _Key) and self.spec == other.spec
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _derive(key: _Key, order: str) -> Derivation:
     from cflow_sym.theorems import theorem_steps
 

@@ -5,7 +5,12 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("SYMPY_CACHE_SIZE", "20000")  # expressions of a whole derivation; SymPy reads it at import
 os.environ["CFLOW_CACHE"] = ""  # tests leave nothing in the user's cache
+# what tests compile is shared by all processes, and kept for the next time
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))  # threads of several processes would wait for each other

@@ -258,3 +258,20 @@ def test_digests_are_those_of_programs_not_of_names():
     whole, half = (traced(lambda w, k=k: k @ w, x) for k in (jnp.ones((2, 2)), jnp.ones((2, 2)) / 2))
     assert whole.programs == half.programs  # one compiled program for both
     assert whole.digest != half.digest
+
+
+def test_no_chunk_calls_the_host(monkeypatch):
+    """JAX keeps no program that calls Python in its persistent cache, and on an accelerator each call is a wait."""
+
+    def called(*_, **__):
+        raise AssertionError("a program calls the host")
+
+    monkeypatch.setattr(jax, "pure_callback", called)
+    problem = cn.Problem(lambda w: jnp.sum(jnp.cosh(w)), jnp.full(7, 0.9))
+    processes = ("discrete", "stable", "central", "ablated", "stationary", "rod")
+    run = cn.run(problem, "rmsprop", dict(learning_rate=0.1, beta2=0.9), steps=2, processes=processes, quiet=True)
+    assert run.reason == ""
+    monkeypatch.undo()
+    checked = eqx.filter_jit(lambda x: eqx.error_if(x, x > 0, "told by the user"))
+    with pytest.raises(RuntimeError, match="told by the user"):  # a check of the user's own is kept
+        checked(jnp.ones(()))
