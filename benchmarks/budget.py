@@ -25,11 +25,11 @@ import numpy as np
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num.budget import DISTANCE, TOTAL
-from cflow_num.budget_summary import closure_distance, largest_dropped
-from cflow_num.measures import values
-from cflow_num.provenance import versions
-from cflow_num.run import Run
+from cflow_num.record.measures import values
+from cflow_num.record.run import Run
+from cflow_num.record.variables import DISTANCE, TOTAL
+from cflow_num.support.provenance import versions
+from cflow_num.verdict.error_budget import closure_distance, largest_dropped
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"

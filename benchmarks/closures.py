@@ -21,11 +21,11 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.errors import GainWarning
-from cflow_num.integrate import CLOSURES
-from cflow_num.measures import gradient_equivalents, values
-from cflow_num.provenance import versions
+from cflow_num.record.measures import gradient_equivalents, values
+from cflow_num.record.variables import CLOSURES
 from cflow_num.reproduce.panels import final
+from cflow_num.support.errors import GainWarning
+from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROBLEM = {"n": 200, "width": 16, "depth": 2, "noise": 0.4}

@@ -21,9 +21,9 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 
 import cflow_num as cn
-from cflow_num import cli
-from cflow_num.measures import first_crossing, threshold, values
-from cflow_num.provenance import versions
+from cflow_num.cli import main as cli
+from cflow_num.record.measures import first_crossing, threshold, values
+from cflow_num.support.provenance import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE, PAGE = ROOT / "benchmarks" / "results" / "limits.json", ROOT / "derivations" / "limits.md"

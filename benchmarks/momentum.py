@@ -99,7 +99,7 @@ def measure(job: tuple[Case, int]) -> dict:
     jax.config.update("jax_enable_x64", True)
     import cflow_num as cn
     import cflow_sym as cs
-    from cflow_num import integrate
+    from cflow_num.running import process as integrate
 
     case, seed = job
     if case.refined:

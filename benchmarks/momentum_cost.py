@@ -18,9 +18,9 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.measures import critical_count, values
-from cflow_num.prepare import CHUNK
-from cflow_num.provenance import versions
+from cflow_num.record.measures import critical_count, values
+from cflow_num.running.prepare import CHUNK
+from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "momentum_cost.json"
 RUNS = {

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.measures import first_crossing
-from cflow_num.provenance import versions
+from cflow_num.record.measures import first_crossing
+from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NOISY = {"n": 200, "width": 24, "depth": 2, "noise": 0.4}  # the network of the momentum study

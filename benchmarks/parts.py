@@ -33,16 +33,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.baseline import lobpcg_eigenpairs
-from cflow_num.chunk import advance_path
-from cflow_num.complementarity import solve_sdcp
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.eigenpairs import block_size, leading_eigenpairs, start_block
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.integrate import Process
-from cflow_num.prepare import CHUNK
-from cflow_num.provenance import versions
-from cflow_num.warm_start import warm_started
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.linalg.complementarity import solve_sdcp
+from cflow_num.linalg.eigenpairs import block_size, leading_eigenpairs, start_block
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.running.chunk import advance_path
+from cflow_num.running.prepare import CHUNK
+from cflow_num.running.process import Process
+from cflow_num.running.warm_start import warm_started
+from cflow_num.stepping.published import lobpcg_eigenpairs
+from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "num" / "test_complementarity.py"

@@ -34,19 +34,19 @@ import matplotlib
 import numpy as np
 
 import cflow_num as cn
-from cflow_num.baseline import BruteForceLeapfrog
-from cflow_num.chunk import advance_path
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.eigenpairs import leading_eigenpairs
-from cflow_num.errors import RunError
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.integrate import Process
-from cflow_num.leapfrog_stepping import Leapfrog
-from cflow_num.prepare import CHUNK
-from cflow_num.programs import compiled_for, forget_programs
-from cflow_num.provenance import versions
-from cflow_num.time_stepping import HalfExplicitHeun
-from cflow_num.warm_start import warm_started
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.linalg.eigenpairs import leading_eigenpairs
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.running.chunk import advance_path
+from cflow_num.running.prepare import CHUNK
+from cflow_num.running.process import Process
+from cflow_num.running.programs import compiled_for, forget_programs
+from cflow_num.running.warm_start import warm_started
+from cflow_num.stepping.half_explicit import HalfExplicitHeun
+from cflow_num.stepping.leapfrog import Leapfrog
+from cflow_num.stepping.published import BruteForceLeapfrog
+from cflow_num.support.errors import RunError
+from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FILE, README = RESULTS / "precision.json", RESULTS.parents[1] / "README.md"

@@ -19,11 +19,11 @@ jax.config.update("jax_enable_x64", True)
 import cflow_num as cn
 import cflow_sym as cs
 from cflow_num import stationary_preconditioner
-from cflow_num.canvas import save
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.plot import gradient_norm
-from cflow_num.provenance import versions
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.report.canvas import save
+from cflow_num.report.plot import gradient_norm
+from cflow_num.support.provenance import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

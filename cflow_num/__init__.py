@@ -1,70 +1,69 @@
 """cflow's numerical side: integrate central flows next to the optimizers they describe, and compare.
 
-Names are imported when first used, so that `import cflow_num` costs nothing.
+Names are imported when first used, so that `import cflow_num` costs nothing. Methods that belong to a later stage
+(`Run.compare`, `Run.report`) go through the same table.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .budget_summary import budget_terms as budget_terms
-    from .cache import keep_programs as keep_programs
-    from .compare import Comparison as Comparison
-    from .compare import compare as compare
-    from .errors import ChangedWarning as ChangedWarning
-    from .errors import GainWarning as GainWarning
-    from .errors import GrowthWarning as GrowthWarning
-    from .errors import InputError as InputError
-    from .errors import KinkWarning as KinkWarning
-    from .errors import PrecisionWarning as PrecisionWarning
-    from .errors import RunError as RunError
-    from .interpretation import conic_preconditioner as conic_preconditioner
-    from .interpretation import stationary_preconditioner as stationary_preconditioner
-    from .loss import Problem as Problem
-    from .onset import Onset as Onset
-    from .onset import measured_onset as measured_onset
-    from .onset import predicted_onset as predicted_onset
+    from .flows.preconditioner import conic_preconditioner as conic_preconditioner
+    from .flows.preconditioner import stationary_preconditioner as stationary_preconditioner
+    from .loss.problem import Problem as Problem
     from .problems import PROBLEMS as PROBLEMS
     from .problems import problem as problem
-    from .report import write_report as write_report
-    from .run import Run as Run
-    from .run import load as load
-    from .run import run as run
-    from .run import run_batch as run_batch
-    from .sweep import sweep as sweep
-    from .sweep_summary import Sweep as Sweep
+    from .record.run import Run as Run
+    from .record.run import load as load
+    from .report.page import write_report as write_report
+    from .running.run import run as run
+    from .running.run import run_batch as run_batch
+    from .support.cache import keep_programs as keep_programs
+    from .support.errors import ChangedWarning as ChangedWarning
+    from .support.errors import GainWarning as GainWarning
+    from .support.errors import GrowthWarning as GrowthWarning
+    from .support.errors import InputError as InputError
+    from .support.errors import KinkWarning as KinkWarning
+    from .support.errors import PrecisionWarning as PrecisionWarning
+    from .support.errors import RunError as RunError
+    from .sweeps.summary import Sweep as Sweep
+    from .sweeps.sweep import sweep as sweep
+    from .verdict.compare import Comparison as Comparison
+    from .verdict.compare import compare as compare
+    from .verdict.error_budget import budget_terms as budget_terms
+    from .verdict.onset import Onset as Onset
+    from .verdict.onset import measured_onset as measured_onset
+    from .verdict.onset import predicted_onset as predicted_onset
 
 _HOMES = {
-    "Comparison": "compare",
-    "compare": "compare",
-    "ChangedWarning": "errors",
-    "GainWarning": "errors",
-    "KinkWarning": "errors",
-    "PrecisionWarning": "errors",
-    "GrowthWarning": "errors",
-    "InputError": "errors",
-    "RunError": "errors",
-    "Onset": "onset",
+    "Comparison": "verdict.compare",
+    "compare": "verdict.compare",
+    "ChangedWarning": "support.errors",
+    "GainWarning": "support.errors",
+    "KinkWarning": "support.errors",
+    "PrecisionWarning": "support.errors",
+    "GrowthWarning": "support.errors",
+    "InputError": "support.errors",
+    "RunError": "support.errors",
+    "Onset": "verdict.onset",
     "PROBLEMS": "problems",
-    "Problem": "loss",
-    "Run": "run",
-    "Sweep": "sweep_summary",
-    "budget_terms": "budget_summary",
-    "conic_preconditioner": "interpretation",
-    "keep_programs": "cache",
-    "load": "run",
-    "measured_onset": "onset",
-    "predicted_onset": "onset",
+    "Problem": "loss.problem",
+    "Run": "record.run",
+    "Sweep": "sweeps.summary",
+    "budget_terms": "verdict.error_budget",
+    "conic_preconditioner": "flows.preconditioner",
+    "keep_programs": "support.cache",
+    "load": "record.run",
+    "measured_onset": "verdict.onset",
+    "predicted_onset": "verdict.onset",
     "problem": "problems",
-    "run": "run",
-    "run_batch": "run",
-    "stationary_preconditioner": "interpretation",
-    "sweep": "sweep",
-    "write_report": "report",
+    "run": "running.run",
+    "run_batch": "running.run",
+    "stationary_preconditioner": "flows.preconditioner",
+    "sweep": "sweeps.sweep",
+    "write_report": "report.page",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -77,15 +76,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Package(types.ModuleType):
-    """Keeps the function `run` in its place when the submodule `run` is imported (likewise `compare`)."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, types.ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

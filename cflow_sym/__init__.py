@@ -1,6 +1,7 @@
 """cflow_sym: from an optimizer's update to checked formulas of its flows, and to readable JAX code.
 
-The names below are imported when they are first used, so that `import cflow_sym` costs nothing.
+The names below are imported when they are first used, so that `import cflow_sym` costs nothing. Methods that belong to
+a later stage of the corridor (`OptimizerSpec.derive`, `Derivation.compile`, `.to_markdown`) go through the same table.
 """
 
 from __future__ import annotations
@@ -9,29 +10,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cflow_sym.codegen import compile, write_generated
-    from cflow_sym.derivation import Derivation, DerivationError, Flow, Step, StepError
-    from cflow_sym.expressions import ExpressionError
-    from cflow_sym.files import load_optimizer
+    from cflow_sym.derivation.derivation import Derivation, DerivationError, Flow, Step, StepError
     from cflow_sym.notation import Total, norm2, symbols
     from cflow_sym.optimizers import UnknownOptimizerError, optimizer
     from cflow_sym.optimizers import names as optimizers
-    from cflow_sym.recipe import derive
-    from cflow_sym.render import write_derivations
-    from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
-    from cflow_sym.tracing import from_jax, from_optax
+    from cflow_sym.reading.expressions import ExpressionError
+    from cflow_sym.reading.files import load_optimizer
+    from cflow_sym.reading.tracing import from_jax, from_optax
+    from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+    from cflow_sym.theory.recipe import derive
+    from cflow_sym.writing.codegen import compile, write_generated
+    from cflow_sym.writing.codegen import compile_step as compile_step
+    from cflow_sym.writing.printed import printed_as_meant as printed_as_meant
+    from cflow_sym.writing.render import to_latex as to_latex
+    from cflow_sym.writing.render import to_markdown as to_markdown
+    from cflow_sym.writing.render import write_derivations
 
 _HOME = {
-    "codegen": ("compile", "write_generated"),
-    "derivation": ("Derivation", "DerivationError", "Flow", "Step", "StepError"),
-    "expressions": ("ExpressionError",),
-    "files": ("load_optimizer",),
+    "writing.codegen": ("compile", "compile_step", "write_generated"),
+    "derivation.derivation": ("Derivation", "DerivationError", "Flow", "Step", "StepError"),
+    "reading.expressions": ("ExpressionError",),
+    "reading.files": ("load_optimizer",),
     "notation": ("Total", "norm2", "symbols"),
     "optimizers": ("UnknownOptimizerError", "optimizer"),
-    "recipe": ("derive",),
-    "render": ("write_derivations",),
-    "tracing": ("from_jax", "from_optax"),
-    "spec": ("Hyperparameter", "OptimizerSpec", "SpecError", "State", "Switch"),
+    "theory.recipe": ("derive",),
+    "writing.printed": ("printed_as_meant",),
+    "writing.render": ("to_latex", "to_markdown", "write_derivations"),
+    "reading.tracing": ("from_jax", "from_optax"),
+    "spec.optimizer": ("Hyperparameter", "OptimizerSpec", "SpecError", "State", "Switch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

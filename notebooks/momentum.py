@@ -23,7 +23,7 @@ import jax
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num import plot
+from cflow_num.report import plot
 
 jax.config.update("jax_enable_x64", True)
 REDUCED = os.environ.get("CFLOW_REDUCED") == "1"  # fewer steps, for a quick look

@@ -22,7 +22,7 @@ import sympy as sp
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num import plot
+from cflow_num.report import plot
 from cflow_num.testing import check
 
 jax.config.update("jax_enable_x64", True)

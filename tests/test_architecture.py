@@ -1,4 +1,4 @@
-"""The corridor is enforced by tests, not by hope: import contracts, lazy imports, the list of forbidden modules."""
+"""The corridor is enforced by tests, not by hope: import contracts, lazy imports, few flat modules."""
 
 import ast
 import subprocess
@@ -29,7 +29,7 @@ def test_the_numerical_side_enters_through_the_doors_only():
     """The package root re-exports everything lazily, which an import contract cannot see."""
     doors = {"cflow_sym.interface", "cflow_sym.generated"}
     for path in (ROOT / "cflow_num").rglob("*.py"):
-        if path.name in ("cli.py", "cli_run.py", "cli_symbolic.py") or path.parent.name == "testing":
+        if path.parent.name in ("cli", "testing") or path.name == "words.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -40,20 +40,34 @@ def test_the_numerical_side_enters_through_the_doors_only():
             assert used <= doors, (path, used)
 
 
-@pytest.mark.parametrize("package", ["cflow_sym", "cflow_num", "cflow_num.cli", "cflow_sym.generated"])
+@pytest.mark.parametrize("package", ["cflow_sym", "cflow_num", "cflow_num.cli.main", "cflow_sym.generated"])
 def test_importing_a_package_costs_neither_jax_nor_sympy(package):
     code = f"import sys, {package}; print([m for m in ('jax', 'sympy', 'diffrax', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_function_stays_when_the_submodule_of_its_name_is_imported():
+def test_no_public_name_is_that_of_a_wing():
+    """Importing a wing would put the module in the place of the function."""
+    import cflow_num
+
+    wings = {p.name for p in (ROOT / "cflow_num").iterdir() if p.is_dir()}
+    assert not wings & set(cflow_num.__all__)
+
+
+@pytest.mark.parametrize("package", ["cflow_num", "cflow_sym"])
+def test_few_modules_lie_beside_the_wings(package):
+    flat = [p.stem for p in (ROOT / package).glob("*.py") if p.stem != "__init__"]
+    assert len(flat) <= 8, flat
+
+
+def test_reading_a_record_loads_neither_jax_nor_an_integrator():
     code = (
-        "import cflow_num.run, cflow_num.compare, cflow_num as cn; "
-        "print(cn.run.__name__, cn.compare.__name__, callable(cn.run))"
+        "import sys, cflow_num.record.run, cflow_num.record.measures, cflow_num.record.variables; "
+        "print([m for m in ('jax', 'diffrax', 'equinox', 'sympy', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["run", "compare", "True"]
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_public_name_exists():

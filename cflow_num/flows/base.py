@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from cflow_sym.interface import CompiledFlow
 
-from ..eigenpairs import leading_eigenpairs
-from ..loss import Problem
-from ..mixed_precision import astype
-from ..multiplier import growth, multipliers, rounding
+from ..linalg.eigenpairs import leading_eigenpairs
+from ..linalg.precision import astype
+from ..loss.problem import Problem
+from ..optimizer.multiplier import growth, multipliers, rounding
 
 AnyFlow = TypeVar("AnyFlow", bound="Flow")
 

@@ -23,11 +23,11 @@ from jaxtyping import Array, Bool, Float
 
 from cflow_sym.interface import Moments
 
-from ..complementarity import SdcpInfo, solve_sdcp
-from ..eigenpairs import leading_eigenpairs
-from ..exponential import LinearPart, phi1, phi2
-from ..mixed_precision import product
-from ..symmetric import congruence, diagonal_entries, outer_products, smat, svec
+from ..linalg.complementarity import SdcpInfo, solve_sdcp
+from ..linalg.eigenpairs import leading_eigenpairs
+from ..linalg.exponential import LinearPart, phi1, phi2
+from ..linalg.precision import product
+from ..linalg.symmetric import congruence, diagonal_entries, outer_products, smat, svec
 from .base import Flow, FlowState
 from .frame import Frame
 

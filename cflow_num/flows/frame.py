@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from cflow_sym.interface import Moments
 
-from ..eigenpairs import Eigenpairs
-from ..mixed_precision import product
-from ..symmetric import leading_entries, smat, svec
+from ..linalg.eigenpairs import Eigenpairs
+from ..linalg.precision import product
+from ..linalg.symmetric import leading_entries, smat, svec
 from .base import FlowState
 
 

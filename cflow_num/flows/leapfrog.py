@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from cflow_sym.interface import Moments
 
-from ..complementarity import SdcpInfo
-from ..symmetric import svec
+from ..linalg.complementarity import SdcpInfo
+from ..linalg.symmetric import svec
 from .base import FlowState
 from .central import CentralFlow, ShortStep, Tangent, relieved
 from .frame import Frame

@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, check_one_of, nearest
+from ..support.errors import InputError, check_one_of, nearest
 
 if TYPE_CHECKING:
-    from ..loss import Problem
+    from ..loss.problem import Problem
 
 # name: (module, function, one line for listings)
 PROBLEMS = {

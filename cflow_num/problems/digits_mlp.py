@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..datasets.base import noisy
-from ..errors import InputError, check_one_of
-from ..loss import Problem
+from ..loss.problem import Problem
+from ..support.errors import InputError, check_one_of
+from .datasets.base import noisy
 
 ACTIVATIONS = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "softplus": jax.nn.softplus}
 

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..architectures import architecture
-from ..datasets import dataset
-from ..datasets.base import noisy
-from ..errors import InputError
-from ..loss import Problem
-from ..losses import find_loss, targets_of
+from ..loss.problem import Problem
+from ..support.errors import InputError
+from .architectures import architecture
+from .datasets import dataset
+from .datasets.base import noisy
+from .losses import find_loss, targets_of
 
 
 def network(

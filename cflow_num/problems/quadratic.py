@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
-from ..loss import Problem
+from ..loss.problem import Problem
+from ..support.errors import InputError
 
 
 def quadratic(*, n: int = 20, sharpness: float = 1.0, condition: float = 100.0, seed: int = 0) -> Problem:

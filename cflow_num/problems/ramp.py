@@ -14,8 +14,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
-from ..loss import Problem
+from ..loss.problem import Problem
+from ..support.errors import InputError
 
 
 def ramp(*, S: float = 10.0, p: float = 0.1, x0: float = 0.1) -> Problem:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from ..loss import Problem
+from ..loss.problem import Problem
 
 
 def valley(

@@ -13,9 +13,9 @@ import jax
 import xarray as xr
 from matplotlib.figure import Figure
 
-from ..errors import InputError, RunError
-from ..executors import checked_workers, completed, processes
-from ..run import Run
+from ..record.run import Run
+from ..support.errors import InputError, RunError
+from ..support.executors import checked_workers, completed, processes
 from .registry import Entry
 from .runs import Made, Runs
 
@@ -81,7 +81,7 @@ def make_ahead(entries: Sequence[Entry], runs: Runs, workers: int | None = None)
 
 def _make(job: _Job) -> None:
     """Make one run in a process of its own."""
-    from ..cache import keep_programs
+    from ..support.cache import keep_programs
 
     keep_programs()
     with jax.enable_x64(job.x64):

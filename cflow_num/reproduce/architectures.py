@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..budget_summary import budget_terms, has_budget
-from ..canvas import PALE
-from ..measures import values
-from ..run import Run
+from ..record.measures import values
+from ..record.run import Run
+from ..report.canvas import PALE
+from ..verdict.error_budget import budget_terms, has_budget
 from .panels import averaged, final, flows, logarithmic, room_above, titled, verdict
 from .registry import Numbers
 from .runs import Runs

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..chunk import Records
-from ..devices import full_precision
-from ..discrete import DiscreteOptimizer
-from ..hyperparameters import as_arrays, resolve
-from ..integrate import Process
-from ..prepare import CHUNK
-from ..warm_start import warm_started
+from ..flows.discrete import DiscreteOptimizer
+from ..optimizer.hyperparameters import as_arrays, resolve
+from ..running.chunk import Records
+from ..running.prepare import CHUNK
+from ..running.process import Process
+from ..running.warm_start import warm_started
+from ..support.devices import full_precision
 from .runs import Made
 
 

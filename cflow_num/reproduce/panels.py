@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, SOFT, line, mark_crossing
-from ..measures import first_crossing, smoothed, threshold, values
-from ..run import Run
-from ..verdict import LAST
+from ..record.measures import first_crossing, smoothed, threshold, values
+from ..record.run import Run
+from ..report.canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, SOFT, line, mark_crossing
+from ..verdict.definitions import LAST
 
 THRESHOLD: dict[str, Any] = dict(color=EDGE, linewidth=1.0, linestyle=(0, (1, 2)), zorder=4)
 SERIES = ("#2f7ebc", "#a2449c", "#2e8b57", "#e8871e", "#7f8c99")  # runs, where there are several in one panel

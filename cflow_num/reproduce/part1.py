@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..canvas import AVERAGE, COLOURS, FLOW, PREDICTED, RAW, line, mark_crossing
-from ..measures import critical_count, smoothed, threshold, values
+from ..record.measures import critical_count, smoothed, threshold, values
+from ..report.canvas import AVERAGE, COLOURS, FLOW, PREDICTED, RAW, line, mark_crossing
 from . import architectures
 from .following import followed
 from .panels import (

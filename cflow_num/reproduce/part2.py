@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..canvas import AVERAGE, COLOURS, EDGE, FLOW, RAW, line, mark_crossing
-from ..discrete import midpoints
-from ..measures import threshold, values
-from ..run import Run
+from ..flows.discrete import midpoints
+from ..record.measures import threshold, values
+from ..record.run import Run
+from ..report.canvas import AVERAGE, COLOURS, EDGE, FLOW, RAW, line, mark_crossing
 from . import architectures
 from .panels import (
     SERIES,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, line, mark_crossing
-from ..measures import critical_count, edge_step_size, smoothed, values
+from ..record.measures import critical_count, edge_step_size, smoothed, values
+from ..report.canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, line, mark_crossing
 from .panels import (
     SERIES,
     THRESHOLD,

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from ..canvas import COLOURS, EDGE, FLOW, PALE, RAW, line, mark_crossing
-from ..hyperparameters import as_arrays, resolve
-from ..interpretation import stationary_preconditioner
-from ..measures import smoothed, values
+from ..flows.preconditioner import stationary_preconditioner
+from ..optimizer.hyperparameters import as_arrays, resolve
+from ..record.measures import smoothed, values
+from ..report.canvas import COLOURS, EDGE, FLOW, PALE, RAW, line, mark_crossing
 from .following import followed
 from .panels import averaged, crossing, final, flows, logarithmic, relative_error, titled
 from .registry import Numbers, figure

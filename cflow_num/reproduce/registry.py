@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, nearest
+from ..support.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def find(name: str) -> Entry:
     'Sharpness of gradient descent: up to the edge, then about it in cycles'
     >>> find("gd-sharpnes")
     Traceback (most recent call last):
-    cflow_num.errors.InputError: figure "gd-sharpnes" is not known (did you mean "gd-sharpness"?): see ... --list
+    cflow_num.support.errors.InputError: figure "gd-sharpnes" is not known (did you mean "gd-sharpness"?): ...
     """
     if name not in FIGURES:
         raise InputError(f'figure "{name}" is not known{nearest(name, FIGURES)}: see cflow reproduce --list')

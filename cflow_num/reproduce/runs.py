@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from ..checkpoints import clear, found, writing_alone
-from ..devices import available_memory, full_precision
-from ..discrete import DiscreteOptimizer
-from ..eigenpairs import leading_eigenpairs, start_block
-from ..errors import GainWarning, GrowthWarning, InputError, RunError
-from ..files import replacing
-from ..hyperparameters import as_arrays, resolve
-from ..loss import Problem
+from ..flows.discrete import DiscreteOptimizer
+from ..linalg.eigenpairs import leading_eigenpairs, start_block
+from ..loss.problem import Problem
+from ..optimizer.hyperparameters import as_arrays, resolve
 from ..problems import problem
-from ..programs import make_room
-from ..run import Run, load, run
+from ..record.run import Run, load
+from ..running.checkpoints import clear, found, writing_alone
+from ..running.programs import make_room
+from ..running.run import run
+from ..support.devices import available_memory, full_precision
+from ..support.errors import GainWarning, GrowthWarning, InputError, RunError
+from ..support.files import replacing
 from .settings import Setting, check_scale, setting
 
 CHECKPOINT_EVERY = 60.0  # seconds
@@ -184,7 +185,7 @@ def check_memory(made: Problem, name: str, available: int | None = None) -> None
     >>> from cflow_num import problem
     >>> check_memory(problem("quadratic"), "demo", available=10)
     Traceback (most recent call last):
-    cflow_num.errors.InputError: demo needs about ... GB of memory and 1e-08 GB are available: use --scale small, ...
+    cflow_num.support.errors.InputError: demo needs about ... GB of memory and 1e-08 GB are available: ...
     """
     available = available_memory() if available is None else available
     if available is None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import check_one_of
+from ..support.errors import check_one_of
 
 SCALES = ("small", "paper")
 IMAGES, SEQUENCES = ("mlp", "cnn", "resnet", "vit"), ("lstm", "transformer", "mamba")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..canvas import AVERAGE, FLOW, PREDICTED, RAW, line, mark_crossing
-from ..measures import critical_count, positive, smoothed, threshold, values
+from ..record.measures import critical_count, positive, smoothed, threshold, values
+from ..report.canvas import AVERAGE, FLOW, PREDICTED, RAW, line, mark_crossing
 from .panels import averaged, crossing, edge, final, flows, logarithmic, mean, only, titled, verdict
 from .registry import Numbers
 from .runs import Runs

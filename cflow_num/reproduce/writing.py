@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .. import canvas
-from ..errors import InputError
-from ..files import replacing, write_text
-from ..run import Run
+from ..record.run import Run
+from ..report import canvas
+from ..support.errors import InputError
+from ..support.files import replacing, write_text
 from .ahead import make_ahead
 from .registry import Entry, Numbers, find
 from .runs import Given, Runs

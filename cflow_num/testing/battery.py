@@ -17,21 +17,21 @@ import numpy as np
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from cflow_sym.derivation import Derivation
-from cflow_sym.exact import other_points
-from cflow_sym.filters import has_momentum
+from cflow_sym.derivation.derivation import Derivation
+from cflow_sym.derivation.exact import other_points
 from cflow_sym.interface import CompiledFlow
-from cflow_sym.spec import OptimizerSpec
-from cflow_sym.tracing import double_precision
+from cflow_sym.reading.tracing import double_precision
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.theory.canonical_form import has_momentum
 
-from ..discrete import DiscreteOptimizer
-from ..errors import GainWarning, GrowthWarning, InputError, check_one_of
 from ..flows.base import FlowState
-from ..hyperparameters import as_arrays, resolve
-from ..loss import Problem
-from ..measures import values
+from ..flows.discrete import DiscreteOptimizer
+from ..loss.problem import Problem
+from ..optimizer.hyperparameters import as_arrays, resolve
 from ..problems import problem
-from ..run import run
+from ..record.measures import values
+from ..running.run import run
+from ..support.errors import GainWarning, GrowthWarning, InputError, check_one_of
 from . import frames, leaps, phase_space, steps, witnesses
 from .declared import follows_reference, takes_declared_updates
 from .originals import ORIGINALS, follows_optax

@@ -19,12 +19,12 @@ from jax.flatten_util import ravel_pytree
 
 from cflow_sym.interface import CompiledFlow, value_at
 from cflow_sym.notation import NEW, OLD, expand_names
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.spec.optimizer import OptimizerSpec
 
-from ..discrete import DiscreteOptimizer
 from ..flows.base import FlowState
-from ..hyperparameters import as_arrays
-from ..loss import Problem
+from ..flows.discrete import DiscreteOptimizer
+from ..loss.problem import Problem
+from ..optimizer.hyperparameters import as_arrays
 from .witnesses import BLOCKS, N, close, hyperparameter_functions, local_problem
 
 STEPS = 3

@@ -14,7 +14,7 @@ import optax
 
 from cflow_sym.interface import CompiledFlow, value_at
 
-from ..discrete import DiscreteOptimizer
+from ..flows.discrete import DiscreteOptimizer
 from .declared import STEPS, path_of, setting_of
 from .witnesses import close
 

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow
-from ..time_stepping import HalfExplicitHeun, LoggedState, SolverState, empty_log
+from ..stepping.half_explicit import HalfExplicitHeun, LoggedState, SolverState, empty_log
 from .frames import plain_central
 from .witnesses import Edge, N, at_least
 

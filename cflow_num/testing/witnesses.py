@@ -19,11 +19,11 @@ from jaxtyping import Array, Float
 
 from cflow_sym.interface import CompiledFlow, Moments
 
-from ..eigenpairs import block_size
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow
-from ..hyperparameters import as_arrays
-from ..loss import Problem
+from ..linalg.eigenpairs import block_size
+from ..loss.problem import Problem
+from ..optimizer.hyperparameters import as_arrays
 
 N = 6  # weights, in two blocks of 4 and 2
 BLOCKS = (4, 2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cflow_sym.interface import OTHER_NAMES
 
 if TYPE_CHECKING:
-    from cflow_sym.spec import OptimizerSpec
+    from cflow_sym.spec.optimizer import OptimizerSpec
 
 
 class UnknownOptimizerError(ValueError):

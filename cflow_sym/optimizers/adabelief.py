@@ -17,7 +17,7 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
 
 EPSILON_ROOT = Hyperparameter(
     "epsilon_root", sp.Symbol("epsilon_root", nonnegative=True), closed_below=True, off=0.0,

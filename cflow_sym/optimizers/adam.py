@@ -14,7 +14,7 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.spec.optimizer import OptimizerSpec
 
 SPEC = OptimizerSpec(
     name="adam",

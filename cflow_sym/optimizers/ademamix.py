@@ -18,7 +18,7 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
 
 BETA3 = Hyperparameter(
     "beta3", sp.Symbol("beta3", positive=True), upper=1.0, closed_below=True, meaning="decay of the slow average"

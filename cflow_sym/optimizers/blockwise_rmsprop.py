@@ -14,7 +14,7 @@ from cflow_sym.optimizers._common import (
     STEP,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec import OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec, State
 
 SPEC = OptimizerSpec(
     name="blockwise_rmsprop",

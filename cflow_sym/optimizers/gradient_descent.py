@@ -2,7 +2,7 @@
 
 from cflow_sym.notation import symbols as s
 from cflow_sym.optimizers._common import LEARNING_RATE, WEIGHT_DECAY
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.spec.optimizer import OptimizerSpec
 
 SPEC = OptimizerSpec(
     name="gradient_descent",

@@ -1,15 +1,8 @@
 """Heavy ball: steps follow a decaying sum of gradients, m' = beta1 m + g (optax's `sgd` with momentum)."""
 
 from cflow_sym.notation import symbols as s
-from cflow_sym.optimizers._common import (
-    BETA1,
-    DECAY,
-    L2,
-    LEARNING_RATE,
-    M_TRACE,
-    WEIGHT_DECAY,
-)
-from cflow_sym.spec import OptimizerSpec
+from cflow_sym.optimizers._common import BETA1, DECAY, L2, LEARNING_RATE, M_TRACE, WEIGHT_DECAY
+from cflow_sym.spec.optimizer import OptimizerSpec
 
 SPEC = OptimizerSpec(
     name="heavy_ball",

@@ -2,7 +2,7 @@
 
 from cflow_sym.notation import norm2
 from cflow_sym.optimizers._common import DENOMINATOR, EPSILON, GRADIENT, L2, LEARNING_RATE, STEP, WEIGHT_DECAY
-from cflow_sym.spec import OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec, State
 
 SPEC = OptimizerSpec(
     name="normalized_gradient_descent",

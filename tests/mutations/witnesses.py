@@ -23,8 +23,8 @@ def caught_by(witness: str) -> str | None:
 
 def _check(name: str, *switches: str) -> str | None:
     import cflow_sym as cs
-    from cflow_sym.derivation import DerivationError, StepError
-    from cflow_sym.spec import SpecError
+    from cflow_sym.derivation.derivation import DerivationError, StepError
+    from cflow_sym.spec.optimizer import SpecError
 
     order = next((s.partition("=")[2] for s in switches if s.startswith("order=")), "published")
     flags = {s: True for s in switches if "=" not in s}
@@ -48,9 +48,9 @@ def _compiled(name: str, row: str) -> str | None:
 def _suite(name: str, *switches: str) -> str | None:
     import cflow_sym as cs
     from cflow_num.testing import battery
-    from cflow_sym.codegen import generate
-    from cflow_sym.exact import other_points
-    from cflow_sym.tracing import double_precision
+    from cflow_sym.derivation.exact import other_points
+    from cflow_sym.reading.tracing import double_precision
+    from cflow_sym.writing.codegen import generate
 
     flow = importlib.import_module(f"cflow_sym.generated.{name}")
     if os.environ["CFLOW_MUTANT"] == "cflow_sym":  # a fault in the numerics changes nothing in a derivation
@@ -80,7 +80,7 @@ def _of_battery(flow: object, name: str, row: str) -> str | None:
 
     import cflow_sym as cs
     from cflow_num.testing import battery
-    from cflow_sym.tracing import double_precision
+    from cflow_sym.reading.tracing import double_precision
 
     hypothesis.settings.register_profile("mutations", phases=[hypothesis.Phase.generate])  # no shrinking
     hypothesis.settings.load_profile("mutations")

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.loss import Problem
+from cflow_num.loss.problem import Problem
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
 
 
 def random_smooth(seed: int, n: int = 5, scale: float = 1.0) -> Problem:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from cflow_num.run import Run
+from cflow_num.record.run import Run
 
 STEPS, CROSSING, C = 400, 100, 2.0
 OSCILLATION = 0.04  # squared displacement, predicted and measured

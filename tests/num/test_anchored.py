@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.anchored_stepping import LEAP, LONGEST, SHORTEST, Pace, paced
-from cflow_num.discrete import DiscreteOptimizer
 from cflow_num.flows.base import FlowState
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.integrate import Process
-from cflow_num.loss import Problem
-from cflow_num.time_stepping import LoggedState, empty_log
-from cflow_num.warm_start import warm_started
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.loss.problem import Problem
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.running.process import Process
+from cflow_num.running.warm_start import warm_started
+from cflow_num.stepping.anchored import LEAP, LONGEST, SHORTEST, Pace, paced
+from cflow_num.stepping.half_explicit import LoggedState, empty_log
 from cflow_sym.generated import load
 
 from .cases import arrays

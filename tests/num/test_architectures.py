@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.architectures import ARCHITECTURES, architecture
-from cflow_num.architectures.layers import Attention, Conv, GroupNorm, LayerNorm, average_pool, halved, patches
-from cflow_num.batch import alike
-from cflow_num.datasets.base import Images, Tokens, Vectors
-from cflow_num.errors import InputError
-from cflow_num.losses import LOSSES, cross_entropy, logistic, targets_of
+from cflow_num.problems.architectures import ARCHITECTURES, architecture
+from cflow_num.problems.architectures.layers import Attention, Conv, GroupNorm, LayerNorm, average_pool, halved, patches
+from cflow_num.problems.datasets.base import Images, Tokens, Vectors
+from cflow_num.problems.losses import LOSSES, cross_entropy, logistic, targets_of
+from cflow_num.running.batch import alike
+from cflow_num.support.errors import InputError
 
 N = 4  # examples
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_sym as cs
-from cflow_num.errors import InputError
+from cflow_num.support.errors import InputError
 from cflow_num.testing import assert_optimizer, check, phase_space, witnesses
 from cflow_num.testing.battery import PROPERTIES
 from cflow_sym import generated
-from cflow_sym.codegen import variants
-from cflow_sym.filters import has_momentum
 from cflow_sym.notation import state_symbol
+from cflow_sym.theory.canonical_form import has_momentum
+from cflow_sym.writing.codegen import variants
 
 EXAMPLE = "examples/layer_cube_root.toml"
 

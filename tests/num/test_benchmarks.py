@@ -12,8 +12,8 @@ import pytest
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from cflow_num import cli
-from cflow_num.complementarity import solve_sdcp
+from cflow_num.cli import main as cli
+from cflow_num.linalg.complementarity import solve_sdcp
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

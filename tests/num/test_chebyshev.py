@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.chebyshev_stepping import STIFF, Chebyshev, Memory, fastest_rate
 from cflow_num.flows.base import FlowState
 from cflow_num.flows.stable import StableFlow
-from cflow_num.integrate import Process
+from cflow_num.running.process import Process
+from cflow_num.stepping.chebyshev import STIFF, Chebyshev, Memory, fastest_rate
 from cflow_sym.generated import load
 
 from .cases import arrays

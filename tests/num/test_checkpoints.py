@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num import checkpoints, cli, prepare
-from cflow_num.checkpoints import Checkpoint, Checkpoints, found, writing_alone
-from cflow_num.errors import InputError
-from cflow_num.files import replacing
-from cflow_num.integrate import Process
+from cflow_num.cli import main as cli
+from cflow_num.running import checkpoints, prepare
+from cflow_num.running.checkpoints import Checkpoint, Checkpoints, found, writing_alone
+from cflow_num.running.process import Process
+from cflow_num.support.errors import InputError
+from cflow_num.support.files import replacing
 
 KILLS = int(os.environ.get("CFLOW_KILLS", "3"))  # make stress: 20
 SETTINGS = dict(steps=80, quiet=True, eig_every=2)
@@ -221,7 +222,7 @@ def test_the_command_resumes_empty_unfinished_and_finished_folders(tmp_path, mon
 
 def process(folder):
     """Start the command by itself."""
-    code = "import sys; from cflow_num.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from cflow_num.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, *COMMAND, "--out", str(folder), "--resume"],
         stdout=subprocess.PIPE,

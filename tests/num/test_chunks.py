@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.chunks import VECTORS, Chunks, choose, memory_of, parse_memory, show_memory, traced_memory
-from cflow_num.errors import InputError
+from cflow_num.loss.parts import VECTORS, Chunks, choose, memory_of, parse_memory, show_memory, traced_memory
 from cflow_num.problems.digits_mlp import Mlp, mlp_params
+from cflow_num.support.errors import InputError
 
 N, K = 11, 5
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cflow_num.cli import main
+from cflow_num.cli.main import main
 
 SMALL = [
     *("--optimizer", "scalar_rmsprop", "--problem", "ramp", "--learning-rate", "0.1", "--beta2", "0.95"),
@@ -188,7 +188,7 @@ def test_a_damaged_run_file(folder, tmp_path, capsys):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_gets_one_sentence():
-    code = "import sys; from cflow_num.cli import main; sys.exit(main(['optimizers']))"
+    code = "import sys; from cflow_num.cli.main import main; sys.exit(main(['optimizers']))"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-u", "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
@@ -196,7 +196,7 @@ def test_a_full_disk_gets_one_sentence():
 
 
 def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():
-    code = "import sys; from cflow_num.cli import main; code = main(['--help']); print(code, 'jax' in sys.modules)"
+    code = "import sys; from cflow_num.cli.main import main; code = main(['--help']); print(code, 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0
     assert "compare" in done.stdout
@@ -205,7 +205,7 @@ def test_the_console_script_and_its_help_need_neither_jax_nor_sympy():
 
 def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
     """The discrete process alone, twice: the second run adds nothing to the cache, and neither complains."""
-    cache, code = tmp_path / "programs", "import sys; from cflow_num.cli import main; sys.exit(main())"
+    cache, code = tmp_path / "programs", "import sys; from cflow_num.cli.main import main; sys.exit(main())"
     command = ["run", *SMALL, "--processes", "discrete", "stable", "--out", str(tmp_path / "run")]
     kept = []
     for _ in range(2):
@@ -218,7 +218,7 @@ def test_a_second_process_finds_the_programs_of_the_first(tmp_path):
 
 
 def test_a_cache_folder_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch):
-    from cflow_num.cache import cache_folder, keep_programs
+    from cflow_num.support.cache import cache_folder, keep_programs
 
     (tmp_path / "file").write_text("in the way")
     assert keep_programs(tmp_path / "file" / "programs") is None

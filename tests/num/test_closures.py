@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.closures.base import even_odd, plus
-from cflow_num.closures.edge import Edge, EdgeState
-from cflow_num.closures.envelope import Envelope, EnvelopeState
-from cflow_num.closures.rod import Rod, RodState
-from cflow_num.discrete import DiscreteOptimizer, midpoints
-from cflow_num.errors import InputError
 from cflow_num.flows.base import FlowState
+from cflow_num.flows.closures.base import even_odd, plus
+from cflow_num.flows.closures.edge import Edge, EdgeState
+from cflow_num.flows.closures.envelope import Envelope, EnvelopeState
+from cflow_num.flows.closures.rod import Rod, RodState
+from cflow_num.flows.discrete import DiscreteOptimizer, midpoints
 from cflow_num.flows.stable import StableFlow
-from cflow_num.loss import Problem
+from cflow_num.loss.problem import Problem
 from cflow_num.problems.valley import valley_loss
+from cflow_num.support.errors import InputError
 from cflow_sym.generated import load
 
 from .cases import arrays, random_smooth, rotated, rotation

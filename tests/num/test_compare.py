@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from cflow_num.compare import compare
-from cflow_num.errors import InputError
-from cflow_num.measures import first_crossing, smoothed, values
-from cflow_num.run import Run
-from cflow_num.verdict import LIMITS, SETTLING
+from cflow_num.record.measures import first_crossing, smoothed, values
+from cflow_num.record.run import Run
+from cflow_num.support.errors import InputError
+from cflow_num.verdict.compare import compare
+from cflow_num.verdict.definitions import LIMITS, SETTLING
 
 from .synthetic import CROSSING, OSCILLATION, STEPS, C, synthetic, without
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_num.complementarity import complementarity_residual, solve_sdcp
+from cflow_num.linalg.complementarity import complementarity_residual, solve_sdcp
 
-# --- numpy helpers, independent of cflow_num.symmetric ---
+# --- numpy helpers, independent of cflow_num.linalg.symmetric ---
 
 
 def svec(M):

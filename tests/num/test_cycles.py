@@ -8,10 +8,10 @@ import pytest
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_sym.cycles import GAIN, SHARPENING
-from cflow_sym.momentum import SCALAR_P
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_sym.theory.cycles import GAIN, SHARPENING
+from cflow_sym.theory.momentum import SCALAR_P
 
 SLOPE = 1e-4
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.datasets import DATASETS, cifar10, dataset
-from cflow_num.datasets.base import Images, Tokens, noisy
-from cflow_num.errors import InputError
+from cflow_num.problems.datasets import DATASETS, cifar10, dataset
+from cflow_num.problems.datasets.base import Images, Tokens, noisy
+from cflow_num.support.errors import InputError
 
 
 def refused(call, *says):

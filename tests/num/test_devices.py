@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num.cli import main
-from cflow_num.devices import find, mesh_of, placement, start_processes
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.eigenpairs import start_block
-from cflow_num.errors import InputError
+from cflow_num.cli.main import main
 from cflow_num.flows.base import FlowState
 from cflow_num.flows.central import CentralFlow
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.integrate import Process
-from cflow_num.warm_start import warm_started
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.linalg.eigenpairs import start_block
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.running.process import Process
+from cflow_num.running.warm_start import warm_started
+from cflow_num.support.devices import find, mesh_of, placement, start_processes
+from cflow_num.support.errors import InputError
 
 # 60 examples on 8 devices: seven each, four left over. Eight steps at the edge.
 SHARDED = """

@@ -16,9 +16,9 @@ import optax
 import pytest
 
 import cflow_num as cn
-from cflow_num.checkpoints import fingerprint
-from cflow_num.errors import ChangedWarning, InputError, KinkWarning, PrecisionWarning, RunError
-from cflow_num.hyperparameters import as_arrays, check_schedules, resolve
+from cflow_num.optimizer.hyperparameters import as_arrays, check_schedules, resolve
+from cflow_num.running.checkpoints import fingerprint
+from cflow_num.support.errors import ChangedWarning, InputError, KinkWarning, PrecisionWarning, RunError
 
 TWO = jnp.ones(2)
 RATE = {"learning_rate": 0.1}
@@ -649,15 +649,24 @@ def test_checks_hold_under_python_with_optimizations():
 def test_a_run_survives_arguments_that_are_not_utf8(tmp_path):
     folder = os.fsencode(tmp_path) + b"/\xff\xfe"
     arguments = "run --optimizer gradient_descent --problem quadratic:n=2 --learning-rate 0.1 --steps 2 --quiet"
-    command = [sys.executable, "-m", "cflow_num.cli", *arguments.split(), "--processes", "discrete", "--out", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "cflow_num.cli.main",
+        *arguments.split(),
+        "--processes",
+        "discrete",
+        "--out",
+        folder,
+    ]
     done = subprocess.run(command, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "\\udcff" in cn.load(os.path.join(os.fsdecode(folder), "run.nc")).tree.attrs["command"]
 
 
 def test_nothing_can_be_given_twice(capsys):
-    from cflow_num.cli import main
-    from cflow_num.cli_symbolic import hyperparameters
+    from cflow_num.cli.main import main
+    from cflow_num.optimizer.words import hyperparameters
     from cflow_num.problems import parsed
 
     assert '"n" is given twice' in refused(parsed, "quadratic:n=3,n=4")

@@ -10,7 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_num.eigenpairs import block_size, leading_eigenpairs, start_block
+from cflow_num.linalg.eigenpairs import block_size, leading_eigenpairs, start_block
 
 
 def spectrum(kind: str, n: int, rng) -> np.ndarray:

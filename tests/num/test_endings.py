@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num import integrate, loop
-from cflow_num.checkpoints import Checkpoints
-from cflow_num.errors import GrowthWarning
-from cflow_num.integrate import Process
-from cflow_num.record import Lockstep, Recorder
+from cflow_num.running import loop
+from cflow_num.running import process as integrate
+from cflow_num.running.checkpoints import Checkpoints
+from cflow_num.running.process import Process
+from cflow_num.running.recorder import Lockstep, Recorder
+from cflow_num.support.errors import GrowthWarning
 
 HP = {"learning_rate": 1.0}
 DISCRETE = dict(processes=("discrete",), quiet=True)

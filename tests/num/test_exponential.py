@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.exponential import LinearPart, phi1, phi2
 from cflow_num.flows.base import FlowState
-from cflow_num.integrate import Process
+from cflow_num.linalg.exponential import LinearPart, phi1, phi2
+from cflow_num.running.process import Process
 from cflow_sym.generated import load
 
 from .cases import arrays

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_num.chunk import Options
-from cflow_num.discrete import DiscreteOptimizer, midpoints
 from cflow_num.flows.base import FlowState
-from cflow_num.integrate import INTEGRATORS, Process
-from cflow_num.loss import Problem
+from cflow_num.flows.discrete import DiscreteOptimizer, midpoints
+from cflow_num.loss.problem import Problem
 from cflow_num.problems import problem
 from cflow_num.problems.ramp import ramp_central_flow
 from cflow_num.problems.valley import valley_central_flow, valley_loss
-from cflow_num.time_stepping import HalfExplicitHeun
+from cflow_num.running.chunk import Options
+from cflow_num.running.process import INTEGRATORS, Process
+from cflow_num.stepping.half_explicit import HalfExplicitHeun
 from cflow_sym.generated import load
 
 from .cases import arrays, random_smooth, rotated, rotation

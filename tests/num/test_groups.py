@@ -12,12 +12,12 @@ import pytest
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num.errors import InputError
 from cflow_num.flows.base import FlowState
 from cflow_num.flows.central import CentralFlow
 from cflow_num.flows.leapfrog import LeapfrogFlow
-from cflow_num.hyperparameters import as_arrays, resolve
-from cflow_num.original import check_original
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.optimizer.original import check_original
+from cflow_num.support.errors import InputError
 
 X = np.random.default_rng(0).normal(size=(7, 3))
 PARAMS = {

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from cflow_num import canvas
-from cflow_num.hover import POINTS, embedded, panels
-from cflow_num.measures import values
-from cflow_num.plot import figures
+from cflow_num.record.measures import values
+from cflow_num.report import canvas
+from cflow_num.report.hover import POINTS, embedded, panels
+from cflow_num.report.plot import figures
 
 from .synthetic import STEPS, synthetic
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cflow_num.complementarity import solve_sdcp
-from cflow_num.symmetric import smat, svec
+from cflow_num.linalg.complementarity import solve_sdcp
+from cflow_num.linalg.symmetric import smat, svec
 
 
 def scalar_problem(rng, k, n):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cflow_num.errors import InputError
-from cflow_num.loss import Problem
+from cflow_num.linalg.symmetric import smat, svec
+from cflow_num.loss.problem import Problem
 from cflow_num.problems import problem
-from cflow_num.symmetric import smat, svec
+from cflow_num.support.errors import InputError
 
 from .cases import random_smooth
 

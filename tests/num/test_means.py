@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num import chunks, means
-from cflow_num.chunks import Chunks
-from cflow_num.errors import InputError
+from cflow_num.loss import means
+from cflow_num.loss import parts as chunks
+from cflow_num.loss.parts import Chunks
+from cflow_num.support.errors import InputError
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 5, 3)), RNG.normal(size=(12, 5))
@@ -73,7 +74,7 @@ def either_way(request, monkeypatch):
         monkeypatch.setattr(means, "_needed", lambda whole: 2**63)
 
 
-@pytest.mark.filterwarnings("ignore::cflow_num.errors.KinkWarning")  # of the maximum
+@pytest.mark.filterwarnings("ignore::cflow_num.support.errors.KinkWarning")  # of the maximum
 @pytest.mark.parametrize("name", NO_MEANS)
 def test_what_is_no_mean_is_not_cut_into_parts(name, either_way):
     whole = problem(NO_MEANS[name])
@@ -83,7 +84,7 @@ def test_what_is_no_mean_is_not_cut_into_parts(name, either_way):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.filterwarnings("ignore::cflow_num.errors.PrecisionWarning")
+@pytest.mark.filterwarnings("ignore::cflow_num.support.errors.PrecisionWarning")
 @pytest.mark.parametrize("name", MEANS)
 def test_means_are(name, either_way):
     for dtype, rtol in (("float64", 1e-13), ("float32", 1e-5)):
@@ -153,7 +154,7 @@ def test_a_problem_that_is_cut_for_the_caches_asks(monkeypatch):
         problem(ratio)
 
 
-@pytest.mark.filterwarnings("ignore::cflow_num.errors.KinkWarning")  # of the maximum
+@pytest.mark.filterwarnings("ignore::cflow_num.support.errors.KinkWarning")  # of the maximum
 def test_a_run_asks_again_where_the_loss_has_changed():
     share = [0.0]
     data = {"x": X, "y": Y}

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.errors import GainWarning, InputError
-from cflow_num.filters import check_filter, refuse_other_periods
+from cflow_num.flows.discrete import DiscreteOptimizer
 from cflow_num.flows.phase_space import PhaseSpace, no_moments
 from cflow_num.flows.stable import PhaseSpaceStableFlow
-from cflow_num.hyperparameters import Schedule, resolve
-from cflow_num.run import run
+from cflow_num.optimizer.filter import check_filter, refuse_other_periods
+from cflow_num.optimizer.hyperparameters import Schedule, resolve
+from cflow_num.running.run import run
+from cflow_num.support.errors import GainWarning, InputError
 from cflow_sym import generated
 from cflow_sym.interface import Filter
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.multiplier import growth, multiplier, multipliers, rounding
+from cflow_num.optimizer.multiplier import growth, multiplier, multipliers, rounding
 from cflow_sym import generated
 from cflow_sym.optimizers import names
 

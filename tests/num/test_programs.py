@@ -11,10 +11,11 @@ import pytest
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num import cli, programs
-from cflow_num.checkpoints import found
-from cflow_num.errors import ChangedWarning, InputError
-from cflow_num.traced import traced
+from cflow_num.cli import main as cli
+from cflow_num.loss.traced import traced
+from cflow_num.running import programs
+from cflow_num.running.checkpoints import found
+from cflow_num.support.errors import ChangedWarning, InputError
 
 SCALE = 1.0
 RATE = 0.1

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cflow_num.errors import InputError
-from cflow_num.hover import asset
-from cflow_num.measures import titles
-from cflow_num.plot import FIGURES, figures, save_figures
-from cflow_num.report import write_report
-from cflow_num.run import Run
-from cflow_num.side_by_side import side_by_side
+from cflow_num.record.measures import titles
+from cflow_num.record.run import Run
+from cflow_num.report.hover import asset
+from cflow_num.report.page import write_report
+from cflow_num.report.plot import FIGURES, figures, save_figures
+from cflow_num.report.side_by_side import side_by_side
+from cflow_num.support.errors import InputError
 
 from .synthetic import STEPS, synthetic, without
 

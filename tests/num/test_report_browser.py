@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cflow_num.measures import values
-from cflow_num.report import write_report
+from cflow_num.record.measures import values
+from cflow_num.report.page import write_report
 
 from .synthetic import STEPS, synthetic
 

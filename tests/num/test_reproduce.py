@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 import cflow_num as cn
-from cflow_num.animation import animate
-from cflow_num.checkpoints import Checkpoints, found
-from cflow_num.cli import main
-from cflow_num.discrete import DiscreteOptimizer
-from cflow_num.errors import InputError, RunError
-from cflow_num.hyperparameters import as_arrays, resolve
+from cflow_num.cli.main import main
+from cflow_num.flows.discrete import DiscreteOptimizer
+from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.report.animation import animate
 from cflow_num.reproduce import FIGURES, Runs, ahead, part1, part3, picture, reproduce, runs, settings, writing
 from cflow_num.reproduce.following import followed
+from cflow_num.running.checkpoints import Checkpoints, found
+from cflow_num.support.errors import InputError, RunError
 
 from .synthetic import synthetic, without
 
@@ -282,7 +282,7 @@ def test_a_film_is_refused_in_one_sentence(name, tmp_path):
 def test_a_film_needs_both_processes_and_for_mp4_ffmpeg(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no central process"):
         animate(without(synthetic(), "central"), tmp_path / "cycle.gif")
-    monkeypatch.setattr("cflow_num.animation.FFMpegWriter.isAvailable", lambda: False)
+    monkeypatch.setattr("cflow_num.report.animation.FFMpegWriter.isAvailable", lambda: False)
     with pytest.raises(InputError, match="needs ffmpeg"):
         animate(synthetic(), tmp_path / "cycle.mp4")
     assert main(["animate", str(tmp_path / "none.nc")]) == 1

@@ -12,12 +12,12 @@ import sympy as sp
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num import prepare
-from cflow_num.errors import InputError, PrecisionWarning, RunError
 from cflow_num.flows.base import Flow
-from cflow_num.integrate import Records
 from cflow_num.problems.valley import valley_loss
-from cflow_num.record import VARIABLES, Lockstep, Recorder
+from cflow_num.running import prepare
+from cflow_num.running.process import Records
+from cflow_num.running.recorder import VARIABLES, Lockstep, Recorder
+from cflow_num.support.errors import InputError, PrecisionWarning, RunError
 from cflow_sym.generated import load
 from cflow_sym.interface import MissingFlowError
 
@@ -190,7 +190,7 @@ def test_a_divergence_is_a_result_with_its_reason_and_data(tmp_path):
 
 
 def test_an_interrupted_run_keeps_its_data(monkeypatch):
-    from cflow_num.integrate import Process
+    from cflow_num.running.process import Process
 
     advance, calls = Process.advance, []
 

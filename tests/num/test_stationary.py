@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num.errors import InputError
-from cflow_num.interpretation import conic_preconditioner, stationary_preconditioner
-from cflow_num.loss import Problem
+from cflow_num.flows.preconditioner import conic_preconditioner, stationary_preconditioner
+from cflow_num.loss.problem import Problem
+from cflow_num.support.errors import InputError
 
 
 def _quadratic(w, d):

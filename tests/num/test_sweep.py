@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cflow_num as cn
-from cflow_num import executors, sweep_cell
-from cflow_num.cli import main
-from cflow_num.errors import InputError, RunError
-from cflow_num.executors import completed, opener, processes
-from cflow_num.sweep_figure import figure
-from cflow_num.sweep_grid import Cell, read_grid, shown
-from cflow_num.sweep_summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Row, Sweep
+from cflow_num.cli.main import main
+from cflow_num.support import executors
+from cflow_num.support.errors import InputError, RunError
+from cflow_num.support.executors import completed, opener, processes
+from cflow_num.sweeps import cell as sweep_cell
+from cflow_num.sweeps.figure import figure
+from cflow_num.sweeps.grid import Cell, read_grid, shown
+from cflow_num.sweeps.summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Row, Sweep
 
 from .jobs import double
 
@@ -224,7 +225,7 @@ def threads():
 def ran(monkeypatch):
     """The settings of every cell that is run, in this process."""
     seen, run_cell = [], sweep_cell.run_cell
-    module = importlib.import_module("cflow_num.sweep")
+    module = importlib.import_module("cflow_num.sweeps.sweep")
     monkeypatch.setattr(module, "run_cell", lambda settings: (seen.append(settings), run_cell(settings))[1])
     return seen
 
@@ -380,7 +381,7 @@ def test_the_defaults_of_a_cell_are_those_of_a_run():
     import inspect
 
     import cflow_num as cn
-    from cflow_num.sweep_cell import RUN
+    from cflow_num.sweeps.cell import RUN
 
     defaults = inspect.signature(cn.run).parameters
     for name, value in RUN.items():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cflow_num.symmetric import congruence, matrix_size, smat, svec, svec_basis, svec_size, symmetric_part
+from cflow_num.linalg.symmetric import congruence, matrix_size, smat, svec, svec_basis, svec_size, symmetric_part
 
 SIZES = (1, 2, 3, 5, 8)
 

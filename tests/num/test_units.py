@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import cflow_num as cn
-from cflow_num import integrate
 from cflow_num.flows.base import FlowState
-from cflow_num.record import VARIABLES
+from cflow_num.running import process as integrate
+from cflow_num.running.recorder import VARIABLES
 from cflow_sym.generated import load
 
 from .cases import arrays

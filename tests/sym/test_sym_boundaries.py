@@ -12,11 +12,12 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym import boundary, corners, generated
-from cflow_sym.filters import canonical_form
+from cflow_sym import boundary, generated
 from cflow_sym.interface import Moments
-from cflow_sym.leapfrog import average_symbols, rate_of_leap
 from cflow_sym.notation import drop_sums, expand_names, rate_symbol
+from cflow_sym.theory.canonical_form import canonical_form
+from cflow_sym.theory.leapfrog import average_symbols, rate_of_leap
+from cflow_sym.writing import corners
 
 s = cs.symbols
 TRACED = {

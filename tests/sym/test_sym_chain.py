@@ -6,11 +6,11 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym.derivation import StepError
-from cflow_sym.latex_reader import UnreadableError, read
+from cflow_sym.derivation.derivation import StepError
+from cflow_sym.derivation.values import same_value
 from cflow_sym.notation import symbols as s
-from cflow_sym.printed import printed_as_meant
-from cflow_sym.values import same_value
+from cflow_sym.writing.latex_reader import UnreadableError, read
+from cflow_sym.writing.printed import printed_as_meant
 
 CASES = (
     "gradient_descent", "scalar_rmsprop", "rmsprop", "heavy_ball", "nadam", "adabelief", "normalized_gradient_descent",
@@ -74,7 +74,7 @@ def test_what_is_not_in_the_grammar_is_refused_with_its_place():
 
 
 def test_two_quantities_with_one_sign_are_refused(monkeypatch):
-    from cflow_sym import printed
+    from cflow_sym.writing import printed
 
     names = printed.latex_names
     monkeypatch.setattr(printed, "latex_names", lambda e: {**names(e), s.g_mean: "g"})

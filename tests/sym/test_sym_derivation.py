@@ -8,10 +8,10 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym import stability
-from cflow_sym.derivation import DerivationError, StepError
+from cflow_sym.derivation.derivation import DerivationError, StepError
 from cflow_sym.notation import BlockTotal, Frozen, Total
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+from cflow_sym.theory import stability
 
 s = cs.symbols
 ETA = Hyperparameter("learning_rate", s.eta)

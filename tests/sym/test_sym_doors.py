@@ -8,11 +8,11 @@ import optax.contrib
 import pytest
 
 import cflow_sym as cs
-from cflow_num.loss import Blocks
-from cflow_sym.derivation import DerivationError
-from cflow_sym.files import read_toml
+from cflow_num.loss.problem import Blocks
+from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.optimizers import UnknownOptimizerError
-from cflow_sym.spec import SpecError
+from cflow_sym.reading.files import read_toml
+from cflow_sym.spec.optimizer import SpecError
 
 RNG = np.random.default_rng(0)
 SHAPES = {"dense": {"bias": (3,), "kernel": (4, 3)}, "head": (3, 2)}

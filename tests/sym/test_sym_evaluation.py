@@ -6,8 +6,8 @@ import mpmath
 import pytest
 import sympy as sp
 
-from cflow_sym.evaluation import DIGITS, Unknown, as_sympy, evaluate
-from cflow_sym.exact import Point
+from cflow_sym.derivation.evaluation import DIGITS, Unknown, as_sympy, evaluate
+from cflow_sym.derivation.exact import Point
 from cflow_sym.notation import BlockTotal, Coordinate, Total
 
 x, t = sp.symbols("x t", positive=True)

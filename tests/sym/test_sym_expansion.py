@@ -4,8 +4,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_sym import averaging, expansion
-from cflow_sym.exact import (
+from cflow_sym.derivation.exact import (
     LocalModel,
     Point,
     Polynomial,
@@ -17,6 +16,7 @@ from cflow_sym.exact import (
     two_point_average,
 )
 from cflow_sym.notation import norm2, symbols
+from cflow_sym.theory import averaging, expansion
 
 s = symbols
 SETTINGS = settings(max_examples=15, deadline=None, derandomize=True)

@@ -9,8 +9,8 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cflow_sym.expressions import FUNCTIONS, ExpressionError, parse, table_names
 from cflow_sym.notation import symbols as s
+from cflow_sym.reading.expressions import FUNCTIONS, ExpressionError, parse, table_names
 
 X = sp.Symbol("x", positive=True)
 

@@ -7,9 +7,9 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym.expressions import ExpressionError
-from cflow_sym.files import read_toml, schedule
 from cflow_sym.notation import symbols as s
+from cflow_sym.reading.expressions import ExpressionError
+from cflow_sym.reading.files import read_toml, schedule
 
 SCALAR = """
 name = "scalar_rmsprop"

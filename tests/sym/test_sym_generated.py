@@ -10,8 +10,9 @@ import pytest
 from test_sym_derivation import ADAGRAD_NORM
 
 import cflow_sym as cs
-from cflow_sym import codegen, generated, note_index, render
+from cflow_sym import generated
 from cflow_sym.interface import CompiledFlow, MissingFlowError, Moments
+from cflow_sym.writing import codegen, note_index, render
 
 SWITCHES = [(), ("bias_correction",), ("eps_in_sqrt",), ("bias_correction", "eps_in_sqrt")]
 COMMITTED = [

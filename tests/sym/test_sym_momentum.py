@@ -8,8 +8,8 @@ import sympy as sp
 import cflow_sym as cs
 from cflow_sym import DerivationError, Hyperparameter, OptimizerSpec, SpecError, State
 from cflow_sym import symbols as s
-from cflow_sym.filters import canonical_form
 from cflow_sym.notation import state_symbol
+from cflow_sym.theory.canonical_form import canonical_form
 
 b, h = s.beta1, s.dt
 m = sp.Symbol("m", real=True)

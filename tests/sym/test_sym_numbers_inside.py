@@ -8,8 +8,8 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym.filters import _late
-from cflow_sym.numerals import numbers_of, with_symbols
+from cflow_sym.spec.numerals import numbers_of, with_symbols
+from cflow_sym.theory.canonical_form import _late
 
 s = cs.symbols
 t, nu, eta = s.t, cs.notation.state_symbol("nu", "elementwise"), s.eta

@@ -8,9 +8,9 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym.files import read_toml
 from cflow_sym.interface import Moments
 from cflow_sym.notation import Frozen, state_symbol
+from cflow_sym.reading.files import read_toml
 
 s = cs.symbols
 BETA2 = 0.99

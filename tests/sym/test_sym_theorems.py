@@ -7,11 +7,11 @@ import pytest
 import sympy as sp
 
 import cflow_sym as cs
-from cflow_sym.filters import canonical_form
-from cflow_sym.momentum import momentum_steps
 from cflow_sym.notation import Coordinate, Total
-from cflow_sym.other_roots import other_roots_steps, weights
-from cflow_sym.spec import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.theory.canonical_form import canonical_form
+from cflow_sym.theory.momentum import momentum_steps
+from cflow_sym.theory.other_roots import other_roots_steps, weights
 
 s = cs.symbols
 ETA = Hyperparameter("learning_rate", s.eta)

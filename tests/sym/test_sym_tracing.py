@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cflow_sym as cs
-from cflow_num.loss import Blocks
-from cflow_sym.derivation import DerivationError
+from cflow_num.loss.problem import Blocks
+from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.notation import BlockTotal
-from cflow_sym.spec import SpecError
+from cflow_sym.spec.optimizer import SpecError
 
 s = cs.symbols
 SIZES = (3, 5)

@@ -1,0 +1,1 @@
+"""The `cflow` command, which composes both packages."""

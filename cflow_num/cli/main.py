@@ -1,0 +1,198 @@
+"""The `cflow` command: flat flags, one subcommand a verb. The one place that composes both packages.
+
+Nothing slow is imported before it is needed: `--help` pays neither for JAX nor for SymPy.
+Exit codes: 0 done, 1 bad input (one sentence on standard error), 2 the run ended early with a reason (data saved).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from ..support.errors import InputError, RunError
+from .figures import Animate, Reproduce
+from .machine import Doctor
+from .run import RunCommand
+from .symbolic import BAD_INPUT, DONE, ENDED_EARLY, Check, Codegen, Derive, Optimizers
+
+
+@dataclass(frozen=True)
+class Problems:
+    """List the problems with their options."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        import importlib
+        import inspect
+
+        from ..problems import PROBLEMS
+
+        for name, (module, function, meaning) in PROBLEMS.items():
+            build = getattr(importlib.import_module(f"cflow_num.problems.{module}"), function)
+            options = ", ".join(f"{k}={p.default}" for k, p in inspect.signature(build).parameters.items())
+            print(f"{name:<12} {meaning}\n{'':<12} options: {options}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print the verdict on a run: how close each flow stays to the discrete optimizer, against fixed limits."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN.nc")]
+    """A run file."""
+    json: bool = False
+    """Machine-readable output."""
+
+    def __call__(self) -> int:
+        """Load, compare, print."""
+
+        from ..record.run import load
+
+        comparison = load(self.run).compare()
+        print(json.dumps(comparison.to_dict(), indent=2) if self.json else comparison)
+        return DONE
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained page, verdict first, with every figure, for one or more runs."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN.nc ...")] = field()
+    """Run files."""
+    out: Path = Path("out/report")
+    """Folder for report.html and the figures."""
+
+    def __call__(self) -> int:
+        """Load, draw, write."""
+        from ..record.run import load
+        from ..report.page import write_report
+
+        if not self.runs:
+            raise InputError("no run file is given: pass the run.nc of at least one run")
+        page = write_report([load(path) for path in self.runs], self.out)
+        print(f"wrote {page}")
+        return DONE
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """Run a grid of settings on many workers, one file a run; a second call goes on where the first one ended."""
+
+    grid: Annotated[Positional[Path], arg(metavar="GRID.toml")]
+    """Fixed settings in the words of `cflow run`, and a table [axes] whose lists are multiplied."""
+    out: Path
+    """Folder for runs/NAME.nc, summary.csv and summary.png; cells that are done there are not run again."""
+    workers: int | None = None
+    """How many cells at a time; the number of processors if not given."""
+    executor: str = "processes"
+    """processes, or dask (dask.distributed on this machine)."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __call__(self) -> int:
+        """Check the whole grid, run, print the table."""
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the workers share an accelerator
+        from ..sweeps.sweep import sweep
+
+        result = sweep(self.grid, self.out, self.executor, workers=self.workers, quiet=self.quiet)
+        print(result)
+        print(f"\nsaved {', '.join(str(path) for path in result.files)}")
+        return DONE if result.complete else ENDED_EARLY
+
+
+COMMANDS = {
+    "optimizers": Optimizers,
+    "problems": Problems,
+    "derive": Derive,
+    "codegen": Codegen,
+    "check": Check,
+    "run": RunCommand,
+    "compare": Compare,
+    "report": Report,
+    "sweep": SweepCommand,
+    "reproduce": Reproduce,
+    "animate": Animate,
+    "doctor": Doctor,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code (the console script passes it to the system)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters still gets its verdict
+    try:
+        command = tyro.cli(
+            _command_type(),
+            args=arguments or ["--help"],
+            prog="cflow",
+            description="Derive, check and run central flows: the time-averaged paths of optimizers at the edge of "
+            "stability.",
+            config=(FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # tyro has printed what is wrong
+        return BAD_INPUT if stop.code else DONE
+    stop = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
+    try:
+        return command()
+    except (InputError, RunError) as error:
+        return _refuse(error)
+    except (ValueError, LookupError) as error:
+        if not type(error).__module__.startswith("cflow_"):
+            raise
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ENDED_EARLY
+    except RuntimeError as error:
+        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+            raise
+        first = str(error).splitlines()[0][:200]
+        return _refuse(RunError(f"the machine could not compute it ({first}): try a smaller problem"))
+    except MemoryError as error:
+        return _refuse(RunError(f"the memory does not suffice ({error}): try a smaller problem"))
+    except BrokenPipeError:  # the reader has seen enough, as in `cflow derive NAME | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        place = error.filename or "the output"
+        return _refuse(RunError(f"cannot use {place} ({error.strerror or error}): make room or choose another place"))
+    finally:
+        if stop is not None:
+            signal.signal(signal.SIGTERM, stop)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """Stop as on Ctrl-C: what was computed is saved."""
+    raise KeyboardInterrupt
+
+
+def _command_type() -> Any:
+    from functools import reduce
+    from operator import or_
+
+    return reduce(or_, [Annotated[c, tyro.conf.subcommand(name)] for name, c in COMMANDS.items()])
+
+
+def _refuse(error: Exception) -> int:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    print(f"cflow: {text}", file=sys.stderr)
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

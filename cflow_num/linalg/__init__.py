@@ -1,0 +1,1 @@
+"""Small dense and block algebra: symmetric matrices, complementarity, eigenpairs, exponentials, precision."""

@@ -1,0 +1,1 @@
+"""A loss and its derivatives: the problem, its weights, its parts, and what is refused or warned of."""

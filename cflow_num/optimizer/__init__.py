@@ -1,0 +1,1 @@
+"""What trains: hyperparameters, the filter of its averages, its multiplier, the program it was traced from."""

@@ -1,0 +1,1 @@
+"""What a run leaves, and numbers read from it."""

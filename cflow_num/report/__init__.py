@@ -1,0 +1,1 @@
+"""Pictures from a record, and the page that holds them."""

@@ -1,0 +1,1 @@
+"""Making a run: processes are prepared, started, advanced in chunks, recorded, kept."""

@@ -1,0 +1,257 @@
+"""The input of a run, checked: what is wrong is said in one sentence before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from ..flows.base import FlowState
+from ..flows.discrete import DiscreteOptimizer
+from ..loss.parameters import deleted, nonfinite
+from ..loss.problem import Problem
+from ..optimizer import filter as filters
+from ..optimizer.filter import check_filter
+from ..optimizer.hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
+from ..optimizer.original import check_original
+from ..optimizer.own_constants import has_own_decays
+from ..support.devices import describe as place
+from ..support.errors import NO_GRADIENT, InputError, check_flag, check_one_of
+from .checkpoints import fingerprint
+from .process import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
+
+CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
+_MOST_STEPS = 10_000_000
+TRACED = "the {} traced, a run needs numbers: call it outside jit, vmap and grad"
+CHANGED = (
+    "the loss of {} is another one than when its problem was made (it reads something that has changed since): the run "
+    "takes it as it is now"
+)
+
+
+class Prepared(NamedTuple):
+    """A run that is checked and can start."""
+
+    processes: dict[str, Process]
+    discrete: DiscreteOptimizer
+    config: dict[str, Any]
+    notes: tuple[str, ...]  # about the problem, for the user
+    programs: dict[str, str]  # digests of loss and schedules
+
+
+def prepare(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    *,
+    steps: int,
+    warm_start: int,
+    processes: Sequence[str],
+    integrator: str | None,
+    eig_every: int,
+    average_start: bool,
+    closure_step: int | float,
+    capture: Sequence[int] | int,
+    memory: str | int | float | None,
+    budget: bool,
+    onset: str,
+) -> Prepared:
+    """Check the input of a run; raises `InputError`."""
+    if isinstance(hyperparameters, Mapping) and any(isinstance(x, Tracer) for x in hyperparameters.values()):
+        raise InputError(TRACED.format("hyperparameters are"))
+    flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
+    frozen = getattr(flow, "FROZEN", ())
+    problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
+    problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
+    processes = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else processes
+    _check_arguments(problem, steps, warm_start, processes, eig_every)
+    steps, warm_start, eig_every = int(steps), int(warm_start), int(eig_every)
+    average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
+    notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
+    check_start(problem)
+    own, problem = problem, problem.checked().traced()
+    _check_average_start(average_start, warm_start)
+    _check_budget(budget, processes)
+    _check_closure_step(closure_step)
+    floors = check_schedules(flow, hp, warm_start, warm_start + steps, float(np.finfo(problem.w0.dtype).eps))
+    arrays = as_arrays(flow, hp, problem, floors)
+    check_original(flow, arrays, own)
+    _check_own_decays(flow, arrays, processes, budget)
+    edge = check_filter(flow, arrays, warm_start + steps)
+    coordinates = _coordinates(problem, capture)
+    everything = {
+        name: Process(
+            name,
+            problem,
+            flow,
+            arrays,
+            integrator=integrator,
+            chunk=CHUNK,
+            eig_every=eig_every,
+            coordinates=coordinates,
+            budget=budget,
+            onset=onset,
+            closure_step=float(closure_step),
+        )
+        for name in PROCESSES
+        if name in processes
+    }
+    config = {
+        "optimizer": flow.NAME,
+        "title": flow.TITLE,
+        "switches": list(flow.SWITCHES),
+        "hyperparameters": describe(hp),
+        "problem": problem.name,
+        "problem_description": problem.description,
+        "n_weights": problem.n_weights,
+        "dtype": problem.w0.dtype.name,
+        "device": place(problem.w0),
+        "memory_budget": memory.item() if isinstance(memory, np.generic) else memory,
+        "examples_at_once": problem.chunks.examples,
+        "vectors_at_once": problem.chunks.vectors,
+        "steps": steps,
+        "warm_start": warm_start,
+        "processes": list(everything),
+        "integrator": integrator or DEFAULT_INTEGRATOR,
+        "onset": onset,
+        "average_start": average_start,
+        "gain": edge.gain,
+        "burst_index": edge.burst_index,
+        "memory": edge.memory,
+        "note": filters.warning(flow, edge),
+        "eig_every": eig_every,
+        "budget": budget,
+        "numbers": _numbers(problem),
+        "optimizer_source": flow.SOURCE_HASH,
+    }
+    if set(everything) & set(CLOSURES):
+        config["closure_step"] = float(closure_step)
+    functions = {"loss": problem._loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
+    programs = {name: function.digest[:16] for name, function in functions.items()}
+    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs)
+
+
+def _numbers(problem: Problem) -> str:
+    """Return a checksum of weights and data, empty where they lie on other machines too."""
+    arrays = problem.w0, problem.data
+    here = all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(arrays))
+    return fingerprint(arrays)[:16] if here else ""
+
+
+def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
+            "cflow_num.Problem(loss, params)"
+        )
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("warm_start", warm_start, 0),
+        ("eig_every", eig_every, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
+    for name, value in (("steps", steps), ("warm_start", warm_start)):
+        if value > _MOST_STEPS:
+            raise InputError(f"{name} is {value}, it must be at most {_MOST_STEPS}: every step is kept in memory")
+    for path, x in jax.tree_util.tree_leaves_with_path(problem.data):
+        if deleted(x):
+            where = jax.tree_util.keystr(path)
+            raise InputError(f"data{where} was deleted since the problem was made: make the problem of a copy")
+    if isinstance(processes, str) or not processes:
+        raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
+    for name in processes:
+        check_one_of("process", name, PROCESSES)
+    if isinstance(problem.w0, Tracer):
+        raise InputError(TRACED.format("weights are"))
+
+
+def _has_changed(problem: Problem) -> bool:
+    """Say whether the loss is another one than when the problem was made, which is then examined again."""
+    try:
+        changed = problem.changed
+    except Exception:  # whatever the loss raises now: examining it says so
+        changed = True
+    if changed:
+        problem.examine()
+    return changed
+
+
+def check_start(problem: Problem) -> None:
+    """Raise `InputError` with the array to blame where the loss or its gradient is not finite at the start."""
+    weights = problem.weights(problem.w0)
+    if found := nonfinite("params", weights):
+        raise InputError(f"the initial weights are not finite{found}: check how they are made")
+    loss, gradient = problem.value_and_gradient(problem.w0)
+    if isinstance(loss, Tracer):
+        raise InputError(TRACED.format("loss is"))
+    if not np.isfinite(loss):
+        raise InputError(
+            f"the loss is {float(loss)} at the start{nonfinite('data', problem.data)}: check the data and the initial "
+            "weights"
+        )
+    if found := nonfinite("its part for params", problem.weights(gradient)):
+        raise InputError(
+            f"the gradient is not finite at the start{found} although the loss is ({float(loss):.6g}): {NO_GRADIENT}"
+        )
+
+
+def _check_average_start(average_start: bool, warm_start: int) -> None:
+    if average_start and not warm_start:
+        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
+
+
+def _check_closure_step(step: Any) -> None:
+    number = isinstance(step, (int, float)) and not isinstance(step, bool)
+    if not number or not 0 < step <= 0.5 or abs(1 / step - round(1 / step)) > 1e-6:
+        raise InputError(
+            f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
+        )
+
+
+def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
+    without = [name for name in processes if name in (*CLOSURES, "stationary")] + ["the error budget"] * budget
+    if without and has_own_decays(flow, hp):
+        raise InputError(
+            f"{flow.NAME} has decoupled decays of its own for groups of arrays, with which {without[0]} is not "
+            "defined: leave it out"
+        )
+
+
+def _check_budget(budget: bool, processes: Sequence[str]) -> None:
+    if budget and "central" not in processes:
+        raise InputError("the error budget is that of the central flow: add central to the processes")
+
+
+def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:
+    """Return the indices of the weights to capture; raises `InputError` where there are no such weights."""
+    n = problem.n_weights
+    if isinstance(capture, bool):
+        raise InputError(f"capture is {capture}, it must be a number of weights or a list of their indices")
+    if isinstance(capture, (int, np.integer)):
+        if not 0 <= capture <= n:
+            raise InputError(f"capture is {capture}, it must be between 0 and the number of weights, {n}")
+        felt = np.flatnonzero(np.asarray(problem.gradient(problem.w0)))
+        return tuple(felt[np.linspace(0, felt.size - 1, min(int(capture), felt.size)).astype(int)].tolist())
+    if not isinstance(capture, (Sequence, np.ndarray)):
+        raise InputError(f"capture is {capture!r}, it must be a number of weights or a list of their indices")
+    chosen = [i for i in capture if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < n]
+    if len(chosen) != len(capture) or isinstance(capture, str):
+        raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
+    return tuple(int(i) for i in chosen)
+
+
+def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
+    """Refuse a start at which some weight has no preconditioner: the square of its gradient has always been zero."""
+    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
+    bad = ~(np.isfinite(P) & (P > 0))
+    if bad.any():
+        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
+        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
+        raise InputError(
+            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
+            f"is zero or so small that its square is: {remedy}"
+        )

@@ -1,0 +1,398 @@
+"""The loop: every process (the discrete optimizer, each flow) advances in chunks of whole steps.
+
+A process is data (`Flow`, capacity, solver) and two compiled functions. One chunk (`chunk.py`) is one call without host
+round trips; what it returns for each step is an `Observation`, the weights (for comparison in lockstep, never kept),
+and, for constrained flows, the `Log` of the last sub-step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from cflow_sym.interface import CompiledFlow
+
+from ..flows.base import Flow, FlowState, Observation
+from ..flows.central import ACTIVE_GAP, CentralFlow
+from ..flows.closures.base import STEP as CLOSURE_STEP
+from ..flows.closures.base import Closure
+from ..flows.closures.edge import Edge
+from ..flows.closures.envelope import Envelope
+from ..flows.closures.rod import Rod
+from ..flows.discrete import DiscreteOptimizer
+from ..flows.leapfrog import LeapfrogFlow
+from ..flows.phase_space import PhaseSpace, slow_states
+from ..flows.piecewise import MISSED
+from ..flows.stable import PhaseSpaceStableFlow, StableFlow
+from ..flows.stationary import StationaryFlow
+from ..linalg.eigenpairs import block_size, start_block
+from ..loss.problem import Problem
+from ..optimizer.filter import LATE
+from ..record.variables import CONSTRAINED, PROCESSES
+from ..stepping import amplitudes
+from ..stepping.anchored import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, WANTED, Anchored, AnchoredState, paced
+from ..stepping.control import Motion
+from ..stepping.dropped_terms import opened
+from ..stepping.half_explicit import HalfExplicitHeun, LoggedState, SolverState, empty_log
+from ..stepping.leapfrog import Leapfrog
+from ..stepping.published import Published
+from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
+from ..stepping.stationary import StationaryHeun
+from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
+from .chunk import Carry, Options, Records, advance_chunk
+from .programs import compiled_for
+
+ONSETS = ("published", "delayed")
+CLOSURES: dict[str, type[Closure]] = {"rod": Rod, "edge": Edge, "envelope": Envelope}
+INTEGRATORS = {  # solver, time step
+    "anchored": (Anchored, STEP),
+    "anchored-full": (Anchored, STEP),  # frames in the precision of the run
+    "heun": (HalfExplicitHeun, 0.5),
+    "leapfrog": (Leapfrog, 0.5),
+    "published": (Published, 0.25),
+}
+CAPACITY_STEP = 4
+MOST_CRITICAL = 24  # a flow that needs more stops: its cost grows with their sixth power, and it has left the edge
+MOST_PER_UNIT = 1000  # time steps, where they are of one length
+_RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
+_EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the largest eigenvalue, at which a flow stops
+
+
+DEFAULT_INTEGRATOR = "anchored"  # for every optimizer: with momentum its short steps are leapfrogs in phase space
+
+
+class Process:
+    """One process of a run, with its own compiled chunk; `capacity` grows when eigenvalues arrive."""
+
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        optimizer: CompiledFlow,
+        hp: dict[str, Any],
+        *,
+        integrator: str | None = None,
+        chunk: int = 10,
+        eig_every: int = 1,
+        capacity: int = CAPACITY_STEP,
+        coordinates: tuple[int, ...] = (),
+        budget: bool = False,
+        onset: str = "published",
+        closure_step: float = CLOSURE_STEP,
+    ):
+        check_one_of("process", name, PROCESSES)
+        integrator = integrator or DEFAULT_INTEGRATOR
+        check_one_of("integrator", integrator, INTEGRATORS)
+        check_one_of("onset", onset, ONSETS)
+        anchored = INTEGRATORS[integrator][0] is Anchored
+        if onset == "delayed" and (not anchored or name == "stationary" or optimizer.MEMORYLESS):
+            what = f'integrator "{integrator}"' if not anchored else "the stationary flow"
+            what = f"{optimizer.NAME}, which has a state without memory," if optimizer.MEMORYLESS else what
+            raise InputError(f'onset "delayed" is not defined for {what}: use "published"')
+        if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
+            what = "the published scheme" if integrator == "published" else "the stationary flow"
+            raise InputError(f"{what} is not defined for {optimizer.NAME}, which has momentum: leave it out")
+        if name == "ablated" and set(optimizer.SLOW_STATES) == {"t"}:
+            raise InputError(
+                f"the ablated flow is not defined for {optimizer.NAME}: its preconditioner does not adapt; "
+                "leave it out of the processes"
+            )
+        if name == "stationary" and not optimizer.STATIONARY:
+            raise InputError(
+                f"the stationary flow is not defined for {optimizer.NAME}: it has no state that can stand still; "
+                "leave it out of the processes"
+            )
+        self.delayed = onset == "delayed" and name in CONSTRAINED
+        self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
+        self._problem, self._optimizer, self._hp = problem, optimizer, hp
+        self._budget = budget and name == "central"
+        momentum = bool(optimizer.FILTERED_STATES)
+        self.phase_space = name != "stationary" and (integrator == "leapfrog" or (anchored and momentum))
+        stationary = name == "stationary" and integrator != "published"
+        solver, dt = INTEGRATORS["heun" if stationary else integrator]
+        dt = LEAP if solver is Anchored and self.phase_space else dt
+        if name in CLOSURES:
+            CLOSURES[name].check(optimizer)
+            dt = closure_step
+        full = integrator == "anchored-full" or problem.n_weights < FEW_WEIGHTS or not problem.castable
+        self._frames = problem.w0.dtype.name if full else FRAMES  # their precision
+        self._options = Options(chunk, eig_every, coordinates, solver, dt)
+        self.seconds, self.compile_seconds = 0.0, 0.0
+        self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
+        if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
+            raise InputError(
+                f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
+                f'problem has {problem.n_weights}: use integrator "heun"'
+            )
+
+    @property
+    def coordinates(self) -> tuple[int, ...]:
+        """The weights whose own values are kept."""
+        return self._options.coordinates
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the process carries an oscillation fixed by complementarity."""
+        return self.name in CONSTRAINED
+
+    @property
+    def relaxes(self) -> bool:
+        """Whether the states are brought to rest by iteration: one P for each weight fixes the oscillation alone."""
+        kinds = {self._optimizer.SLOW_STATES[name] for name in self._optimizer.STATIONARY}
+        return self.name == "stationary" and "elementwise" in kinds
+
+    def flow(self) -> Flow:
+        """Return the flow (or optimizer) with the current capacity."""
+        args = (self._problem, self._hp, self._optimizer)
+        if self.name == "discrete":
+            return DiscreteOptimizer(*args)
+        if self.name in CLOSURES:
+            return CLOSURES[self.name](*args)
+        if self.name == "stable":
+            return PhaseSpaceStableFlow(*args) if self.phase_space else StableFlow(*args)
+        if self.relaxes:
+            return StationaryFlow(*args, self.capacity)
+        if self.phase_space:
+            return LeapfrogFlow(*args, self.capacity, self.name != "ablated")
+        at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
+        return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
+
+    def start(
+        self, y: FlowState, before: dict[str, Array] | None = None, oscillation: FlowState | None = None
+    ) -> tuple[Carry, Observation]:
+        """Return the carry at step 0 and the observation there.
+
+        `y` is where the optimizer stands, all states updated with the gradient there; `before` are the states before
+        that update, which flows in phase space and closures start from; these with an `oscillation` around it.
+        """
+        seen = self._first_look(y)
+        while self.constrained and not self._refusal and self._short_of(seen):
+            try:
+                self._widen()
+            except RunError as error:
+                self._refusal = error
+            else:
+                seen = self._first_look(y)
+        flow, V, K = self.flow(), seen.V, seen.V.shape[1]
+        step, k = jnp.zeros((), jnp.int32), self.capacity
+        if isinstance(flow, Closure):
+            assert before is not None, "a closure starts from the states before their update"
+            still = jax.tree.map(jnp.zeros_like, FlowState(y.w, before))
+            return Carry(_started(flow, y, before, oscillation or still, V), V, None, step), seen
+        if isinstance(flow, PhaseSpace):
+            assert before is not None, "a flow in phase space starts from the states before their update"
+            y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
+        elif self.name != "discrete":
+            y = y._replace(slow=slow_states(self._optimizer, y.slow))
+        if self.name == "stable":
+            return Carry(y, V, None, step, Motion.none(flow, y)), seen
+        if not self.constrained:
+            return Carry(y, V, None, step), seen
+        if isinstance(flow, StationaryFlow):
+            self._options = self._options._replace(solver=StationaryHeun)
+            V0 = _seed(flow, y, start_block(y.w.size, K, y.w.dtype, seed=1))
+            memory = SolverState(V0, jnp.zeros((k, k), y.w.dtype))
+            return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
+        assert isinstance(flow, CentralFlow)
+        if not self.phase_space:  # explicit in the states and in the reduced flow: dt times their rate at most 1
+            fastest = max(1 / self._options.dt, float(stiffness(flow, y)))
+            if self._optimizer.FILTERED_STATES:  # the reduced flow at the edge, now and late: half of what is stable
+                late = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], LATE)})
+                fastest = max(
+                    fastest, *(float(flow.speed(z) * self._optimizer.threshold(z.slow, self._hp)) for z in (y, late))
+                )
+            if not fastest <= MOST_PER_UNIT:
+                raise RunError(
+                    f"its states or its reduced flow move {fastest:.3g} times within a step of the optimizer, for an "
+                    f"explicit method at most {MOST_PER_UNIT}: use the integrator anchored"
+                )
+            per_unit = math.ceil(fastest - 1e-9)
+            self._options = self._options._replace(dt=1 / per_unit)
+        logged = LoggedState(y, empty_log(flow, y))
+        memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
+        pace = None
+        if self._options.solver is Anchored:
+            l = amplitudes.initial(flow, y, V, seen.effective_eigenvalues) if self.delayed else None
+            memory = AnchoredState.start(y, V.astype(self._frames), k, l)
+            pace = paced(flow, self._options.pace).begun(logged)
+        carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
+        return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
+
+    def _first_look(self, y: FlowState) -> Observation:
+        """Return the observation at the start, from a random block."""
+        V = start_block(y.w.size, block_size(self.capacity, y.w.size), y.w.dtype)
+        for _ in range(20):
+            seen = _observe(Flow(self._problem, self._hp, self._optimizer), y, V, self.capacity)
+            V = seen.V
+            if bool(seen.converged):
+                return seen
+        raise RunError(
+            f"the leading eigenvalues did not converge at the start of the {self.name} process "
+            f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
+        )
+
+    def _short_of(self, seen: Observation) -> bool:
+        """Whether more eigenvalues are seen near or above the threshold than there is room for, before compiling."""
+        lam = seen.effective_eigenvalues
+        return self.capacity < lam.size and bool(lam[self.capacity] > (1 - WANTED) * seen.threshold)
+
+    def _settle(self, carry: Carry) -> Carry:
+        """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
+        for _ in range(SETTLING_ITERATIONS):
+            assert isinstance(carry.solver, SolverState)
+            slow, memory, change, untracked = closer_to_rest(self.flow(), carry.y.state, carry.solver)
+            state = carry.y.state._replace(slow=slow)
+            carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
+            if self.crowded(untracked) and self.capacity < carry.V.shape[0]:
+                carry = self.grow(carry)
+            elif float(change) < (RELAXED if self.relaxes else SETTLED):
+                return carry
+        raise RunError(
+            f"the states do not come to rest at the start (relative change {float(change):.2g} after "
+            f"{SETTLING_ITERATIONS} iterations): use a smaller learning rate, or a positive epsilon"
+        )
+
+    def static(self) -> Any:
+        """Return all that the compiled chunk depends on beside the values of arrays."""
+        arrays, static = eqx.partition((self.flow(), *self._options._replace(dt=None)), eqx.is_array)
+        return jax.tree.map(lambda x: (x.shape, x.dtype.name), arrays), static
+
+    def arguments(self, carry: Carry) -> tuple:
+        """Return what `advance_chunk` is called with."""
+        return (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
+
+    def advance(self, carry: Carry) -> tuple[Carry, Records]:
+        """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
+        if self._refusal:
+            raise self._refusal
+        while True:
+            arguments = self.arguments(carry)
+            began = time.perf_counter()
+            compiled = compiled_for(advance_chunk, arguments)
+            self.compile_seconds += time.perf_counter() - began
+            began = time.perf_counter()
+            after, records = jax.block_until_ready(compiled(*arguments))
+            taken = time.perf_counter() - began
+            if not self.must_grow(records):
+                self.seconds += taken
+                return after, records
+            carry = self.grow(carry)
+
+    def must_grow(self, records: Records) -> bool:
+        """Whether eigenvalues arrived beyond the capacity, so that the chunk must be taken again."""
+        if records.log is None or self.capacity >= records.w.shape[1]:
+            return False
+        seen = records.seen.effective_eigenvalues[:, self.capacity] / records.seen.threshold
+        return self.crowded(np.fmax(np.asarray(records.log.untracked), np.asarray(seen)))
+
+    def crowded(self, untracked: Any) -> bool:
+        """Whether eigenvalues beyond the capacity, relative to the threshold, are so near that it must grow."""
+        near = CROWDED if self._options.solver is Anchored else 1.5 * ACTIVE_GAP
+        return bool(np.any(np.asarray(untracked) > 1 - near))
+
+    def grow(self, carry: Carry) -> Carry:
+        """Double the capacity; raises `RunError` where the integrator cannot."""
+        assert carry.solver is not None
+        n, old = carry.V.shape[0], self.capacity
+        self._widen()
+        extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
+        scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
+        new = scale * start_block(n, extra, carry.V.dtype, seed=self.capacity)
+        y, solver = carry.y, carry.solver
+        log = y.log._replace(
+            sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
+            sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
+        )
+        solver = solver._replace(
+            V=jnp.concatenate([solver.V, new.astype(solver.V.dtype)], 1), X=jnp.pad(solver.X, (0, more))
+        )
+        if isinstance(solver, AnchoredState):
+            unknown = jnp.zeros((extra,), carry.V.dtype)
+            solver = solver._replace(
+                eigenvalues=jnp.concatenate([solver.eigenvalues, unknown]),
+                rise=jnp.concatenate([solver.rise, unknown]),
+                turning=jnp.pad(solver.turning, ((0, 0), (0, extra))),
+            )
+            if (l := solver.log_amplitude) is not None:
+                solver = solver._replace(log_amplitude=jnp.pad(l, (0, extra), constant_values=amplitudes.NOTHING))
+        return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
+
+    def _widen(self) -> None:
+        """Double the capacity alone; raises `RunError` where the integrator cannot."""
+        n = self._problem.n_weights
+        if self.capacity >= MOST_CRITICAL:
+            raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
+        self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
+        if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
+            raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
+
+    def failure(self, records: Records) -> tuple[int, str] | None:
+        """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
+        finite, slope = np.isfinite(np.asarray(records.seen.loss)), np.asarray(records.seen.gradient_norm)
+        weights = np.isfinite(np.asarray(records.w)).all(axis=1)
+        known = finite & weights
+        checks = [
+            (~finite, "it diverges (its loss is not finite), use a smaller learning rate"),
+            (finite & ~weights, "it diverges (its weights are not finite), use a smaller learning rate"),
+            (
+                known & np.isinf(slope),
+                "it diverges (the norm of its gradient is infinite), use a smaller learning rate",
+            ),
+            (
+                known & np.isnan(slope),
+                f"its gradient is nan where its loss is finite: {NO_GRADIENT}",
+            ),
+        ]
+        if int(records.reason) != 0:
+            checks = [(~finite | (np.arange(finite.size) == finite.size - 1), _COLLAPSE)]
+        if records.log is not None:
+            residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
+            limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
+            why = f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})"
+            if self.relaxes:
+                limit, why = _REST_LIMIT, f"its states do not come to rest (relative change above {_REST_LIMIT:g})"
+            checks += [
+                (~(residual <= limit), why),
+                (
+                    ~(eigen <= _EIGEN_LIMIT),
+                    f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
+                ),
+            ]
+        if records.missed is not None:
+            missed, of = np.asarray(records.missed), ", ".join(self._optimizer.PIECEWISE)
+            why = (
+                f"signs in the rate of {of} change within a period of the oscillation, so that its average is off by "
+                f"{missed.max():.0%}: no flow of {self._optimizer.NAME} is derived for that"
+            )
+            checks.append((missed > MISSED, why))
+        found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
+        return min(found, default=None)
+
+
+_COLLAPSE = (
+    "its time steps collapse there, as at a kink, at rounding, where it diverges or where a preconditioner vanishes: "
+    "use a smaller learning rate or a positive epsilon"
+)
+_REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
+
+
+@eqx.filter_jit
+def _started(flow: Closure, y: FlowState, before: dict[str, Array], oscillation: FlowState, V: Array) -> Any:
+    return flow.started(y, before, oscillation, V)
+
+
+@eqx.filter_jit
+def _seed(flow: StationaryFlow, y: FlowState, block: Array) -> Array:
+    return flow.seed(y, block)
+
+
+@eqx.filter_jit
+def _observe(flow: Flow, y: FlowState, V: Array, capacity: int) -> Observation:
+    return flow.observe(y, V, capacity)

@@ -1,0 +1,238 @@
+"""`run(...)`: the discrete optimizer and its flows side by side."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..loss.problem import Problem
+from ..loss.weights import storable
+from ..record.run import Run
+from ..support.devices import full_precision
+from ..support.errors import ChangedWarning, GainWarning, GrowthWarning, InputError, check_one_of
+from ..support.jax_settings import default_settings
+from ..support.provenance import versions
+from .batch import alike, check_numbers_only
+from .checkpoints import INTERVAL, Checkpoints
+from .loop import Progress, advance_all
+from .prepare import CHANGED, Prepared, check_preconditioner, prepare
+from .process import CLOSURE_STEP
+from .warm_start import warm_started
+
+_ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
+
+
+@full_precision()
+@default_settings()
+def run(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    *,
+    steps: int = 500,
+    warm_start: int = 0,
+    processes: Sequence[str] = ("discrete", "stable", "central"),
+    integrator: str | None = None,
+    eig_every: int = 1,
+    average_start: bool = False,
+    closure_step: int | float = CLOSURE_STEP,
+    capture: Sequence[int] | int = 0,
+    memory: str | int | float | None = None,
+    budget: bool = False,
+    onset: str = "published",
+    quiet: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | float = INTERVAL,
+    resume: bool = False,
+) -> Run:
+    """Run an optimizer and its flows side by side on a problem.
+
+    **Arguments:**
+
+    - `problem`: a `Problem`.
+    - `optimizer`: a name (see `cflow optimizers`), an `OptimizerSpec`, a `Derivation` or a compiled flow.
+    - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches.
+    - `steps`: how many optimizer steps; one unit of flow time each.
+    - `warm_start`: discrete steps taken by all processes before step 0.
+    - `processes`: any of `discrete`, `stable`, `central`, `ablated` (the edge is kept without reduction of sharpness)
+      and `stationary` (the states are at rest at every time); the last two where they are defined. And the closures
+      `rod`, `edge` (not with momentum) and `envelope`, which carry an oscillation of their own: see `closures/`.
+    - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
+    - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+    - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not from
+      its last iterate: for starts from an edge at which it already oscillates.
+    - `closure_step`: time step of the closures, one over a whole number of at least 2.
+    - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
+      squared gradient and its prediction are kept, along a dimension `coordinate`.
+    - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
+    - `budget`: evaluate along the central flow what it drops, every `eig_every` steps: see `stepping/dropped_terms.py`.
+    - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its threshold, or
+      `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then eigenvalues pass.
+    - `quiet`: no progress bar.
+    - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
+    - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
+      (`checkpoints.clear(folder)`) once the run is saved.
+    - `checkpoint_every`: seconds between them.
+    - `resume`: go on from the newest checkpoint there, if there is one; the numbers are those of a run that was never
+      interrupted.
+
+    **Returns:** a `Run`. A run that cannot go on (numbers that are not finite, unconverged eigenpairs, complementarity
+    residual above its tolerance) or is interrupted is a result too: its data up to there, with `reason` set.
+
+    **Raises:** `InputError` for bad input, before work starts.
+    **Warns:** `GainWarning` where bursts are to be expected, `GrowthWarning` where a process ended far above its start,
+    `ChangedWarning` where the loss reads something that has changed since the problem was made. The run uses the loss
+    as it is when it starts.
+
+    >>> import jax.numpy as jnp
+    >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
+    >>> result = run(problem, "gradient_descent", dict(learning_rate=0.1), steps=20, quiet=True)
+    >>> result.tree["central"]["loss"].dims, result.reason
+    (('step',), '')
+    """
+    prepared = prepare(
+        problem,
+        optimizer,
+        hyperparameters,
+        steps=steps,
+        warm_start=warm_start,
+        processes=processes,
+        integrator=integrator,
+        eig_every=eig_every,
+        average_start=average_start,
+        closure_step=closure_step,
+        capture=capture,
+        memory=memory,
+        budget=budget,
+        onset=onset,
+    )
+    if prepared.config["note"]:
+        warnings.warn(prepared.config["note"], GainWarning, stacklevel=3)
+    for note in prepared.notes:
+        warnings.warn(note, ChangedWarning, stacklevel=3)
+    if on_start is not None:
+        on_start(prepared.config)
+    about = prepared.config | {"programs": prepared.programs, "versions": _rounding()}
+    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), about, checkpoint_every)
+    found = _finish([prepared], quiet, kept, resume)[0]
+    for note in found.notes[len(prepared.notes) :]:
+        warnings.warn(note, GrowthWarning, stacklevel=3)
+    return found
+
+
+def _rounding() -> dict[str, str]:
+    """Return the versions on which the last digits depend."""
+    return {name: version for name, version in versions().items() if name in ("cflow", "jax", "jaxlib", "diffrax")}
+
+
+@full_precision()
+@default_settings()
+def run_batch(
+    problems: Problem | Sequence[Problem],
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[Run]:
+    """Run an optimizer and its flows for several seeds or hyperparameters at once, mapped by one compiled program.
+
+    **Arguments:**
+
+    - `problems`: one, or as many as runs: the same loss with other initial weights or data of the same shapes.
+    - `optimizer`: one for all.
+    - `hyperparameters`: one dictionary, or as many as runs, with the same names and switches.
+    - `settings`: as for `run`: `steps`, `warm_start`, `processes`, `integrator`, `eig_every`, `average_start`.
+
+    **Returns:** the `Run`s, in order. Seconds are shared out evenly. One that ends early does not stop the others.
+
+    **Raises:** `InputError` for bad input, before work starts, also where the runs differ in more than numbers;
+    `RunError` where one cannot start (it diverges in the warm start).
+
+    >>> import jax.numpy as jnp
+    >>> problem = Problem(lambda w: jnp.sum(jnp.array([1.0, 2.0]) * w**2) / 2, jnp.ones(2))
+    >>> rates = [dict(learning_rate=rate) for rate in (0.1, 0.2)]
+    >>> runs = run_batch(problem, "gradient_descent", rates, steps=16, processes=("discrete", "central"), quiet=True)
+    >>> [float(r.tree["central"]["loss"][-1]) < 0.1 for r in runs]
+    [True, True]
+    """
+    several = [problems] if isinstance(problems, Problem) else list(problems)
+    rates = [hyperparameters] if isinstance(hyperparameters, Mapping) else list(hyperparameters)
+    size = max(len(several), len(rates))
+    if not size or not {len(several), len(rates)} <= {1, size}:
+        raise InputError(
+            f"{len(several)} problems and {len(rates)} sets of hyperparameters make no batch: pass equally many, or one"
+        )
+    changed = [CHANGED.format(p.name) for p in several if isinstance(p, Problem) and p.changed][:1]
+    several = alike(several) * (size // len(several))
+    rates = rates * (size // len(rates))
+    names = {tuple(sorted(r)) for r in rates}
+    if len(names) > 1:
+        raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
+    known = {n: p.default for n, p in inspect.signature(run).parameters.items() if p.default is not p.empty}
+    known = {name: value for name, value in known.items() if name not in _ALONE}
+    for name in settings:
+        check_one_of("setting", name, known)
+    prepared = [prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
+    check_numbers_only([one.processes for one in prepared])
+    for note in {p.config["note"] for p in prepared if p.config["note"]}:
+        warnings.warn(note, GainWarning, stacklevel=3)
+    for note in changed:
+        warnings.warn(note, ChangedWarning, stacklevel=3)
+    found = _finish([one._replace(notes=tuple(changed)) for one in prepared], quiet)
+    for i, one in enumerate(found, start=1):
+        for note in one.notes[len(changed) :]:
+            warnings.warn(f"run {i} of the batch: {note}", GrowthWarning, stacklevel=3)
+    return found
+
+
+def _finish(
+    prepared: Sequence[Prepared],
+    quiet: bool,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+) -> list[Run]:
+    """Run what was prepared, all at once; checkpoints are kept of the first."""
+    began, found_versions = time.perf_counter(), versions()
+    last = checkpoints.read() if checkpoints is not None and resume else None
+    runs = []
+    for one in prepared:
+        start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"])
+        check_preconditioner(one.discrete, start.here)
+        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"]))
+    if last is not None:
+        runs[0].resume(last)
+    advance_all(runs, quiet, checkpoints)
+    command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
+    seconds = (time.perf_counter() - began) / len(runs)
+    return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
+
+
+def _result(one: Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
+    groups = {
+        name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
+        for name, recorder in progress.recorders.items()
+    }
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = {
+        "title": f"{one.config['title']} on {one.config['problem']}: discrete optimizer and flows",
+        "config": json.dumps(one.config),
+        "reason": progress.reason,
+        "notes": json.dumps([*one.notes, *progress.growth]),
+        "command": command,
+        "versions": json.dumps(versions),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "total_seconds": seconds,
+    }
+    return Run(tree)

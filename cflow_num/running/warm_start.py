@@ -1,0 +1,64 @@
+"""The start of a run: some steps of the optimizer alone, and where flows start from after them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..flows.base import FlowState
+from ..flows.discrete import DiscreteOptimizer, midpoints
+from ..support.errors import NO_GRADIENT, RunError
+
+
+class Start(NamedTuple):
+    """Where a run starts: the optimizer, the point and states that flows start from, and those before their update.
+
+    `oscillation` is the optimizer, with its states before their update, minus that start: zero but for averages.
+    """
+
+    here: FlowState
+    flows: FlowState
+    before: dict[str, Array]
+    oscillation: FlowState
+
+
+@eqx.filter_jit
+def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
+    y = discrete.first(discrete.problem.w0)
+    return y, discrete.steps(y, length)
+
+
+def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = False) -> Start:
+    """Return the start after `warm_start` discrete steps.
+
+    On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
+    """
+    first, path = _warm_start_path(discrete, warm_start + average)
+    unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
+    points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
+    for t, y in enumerate(points):
+        if t and not bool(jnp.all(jnp.isfinite(y.w))):
+            loss, gradient = discrete.problem.value_and_gradient(points[t - 1].w)
+            if bool(jnp.isfinite(loss)) and bool(jnp.any(jnp.isnan(gradient))):
+                raise RunError(
+                    f"the gradient is nan at warm-start step {t - 1} although the loss is finite ({float(loss):.6g}): "
+                    f"{NO_GRADIENT}"
+                )
+            raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
+    states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
+    here, before = points[warm_start], states[warm_start]
+    if not average:
+        return Start(here, here, before, jax.tree.map(jnp.zeros_like, FlowState(here.w, before)))
+    around = slice(warm_start - 1, warm_start + 2)
+    flows = FlowState(_averaged([y.w for y in points[around]]), _averaged([y.slow for y in points[around]]))
+    centre = FlowState(flows.w, _averaged(states[around]))
+    return Start(here, flows, centre.slow, jax.tree.map(jnp.subtract, FlowState(here.w, before), centre))
+
+
+def _averaged(three: list) -> Any:
+    """Return the midpoints of weights or states at three steps in turn."""
+    return jax.tree.map(lambda *x: midpoints(jnp.stack(x))[0], *three)

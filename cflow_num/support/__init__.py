@@ -1,0 +1,1 @@
+"""The ground: errors, files, devices, caches, executors, provenance. Knows nothing of flows."""

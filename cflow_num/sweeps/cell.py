@@ -1,0 +1,136 @@
+"""One cell of a grid: from its settings, plain data that travels to any worker, to the bytes of a run file.
+
+Nothing slow is imported with this module: a worker pays for JAX when it runs its first cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from ..support.errors import GainWarning, GrowthWarning, InputError, RunError
+
+if TYPE_CHECKING:
+    from ..record.run import Run
+
+# The words of `cflow run` that are neither the optimizer's nor the problem's, with their defaults.
+RUN = {
+    "steps": 500,
+    "warm_start": 0,
+    "processes": ["discrete", "stable", "central"],
+    "integrator": None,
+    "onset": "published",
+    "average_start": False,
+    "eig_every": 1,
+    "capture": [],
+}
+DTYPES = ("float32", "float64")
+SETTINGS = "sweep"  # the attribute of a run file that holds the settings of its cell
+
+
+class Finished(NamedTuple):
+    """What a worker sends back: the run file, and its numbers as `numbers` reads them off."""
+
+    file: bytes
+    numbers: dict[str, Any]
+
+
+class _CheckedError(Exception):
+    """Ends a run when its input has been found good."""
+
+
+def run_cell(settings: Mapping[str, Any]) -> Finished:
+    """Run one cell; raises what `run` raises, and `RunError` where it was interrupted."""
+    if "jax" not in sys.modules:  # the workers share an accelerator
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from ..running.programs import make_room
+
+    result = _run(settings)
+    if result.reason.startswith("interrupted"):
+        raise RunError(result.reason)
+    result.tree.attrs[SETTINGS] = json.dumps(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        file = result.save(Path(folder) / "run.nc").read_bytes()
+    make_room()
+    return Finished(file, numbers(result))
+
+
+def check_cell(settings: Mapping[str, Any]) -> None:
+    """Raise `InputError`, or what else says that the input is bad, before anything is compiled.
+
+    >>> check_cell({"optimizer": "gradient_descent", "problem": "ramp", "options": {"S": -1}, "hyperparameters": {}})
+    Traceback (most recent call last):
+    cflow_num.support.errors.InputError: S is -1, it must be positive
+    """
+
+    def stop(config: dict[str, Any]) -> NoReturn:
+        raise _CheckedError
+
+    with contextlib.suppress(_CheckedError):
+        _run(settings, on_start=stop)
+
+
+def numbers(run: Run) -> dict[str, Any]:
+    """Return what a summary says about a run: its verdict, the values of its comparison, the final loss, seconds."""
+    from ..record.measures import values
+
+    processes = set(run.tree.children)
+    found: dict[str, Any] = {"reason": run.reason, "passed": None, "judged": False}
+    if "discrete" in processes:
+        found["final_loss"] = float(values(run, "discrete", "loss")[-1])
+    found["seconds"] = float(run.tree.attrs["total_seconds"])
+    if {"discrete", "stable", "central"} <= processes:
+        comparison = run.compare()
+        found["passed"], found["judged"] = comparison.passed, comparison["distance_ratio"].passed is not None
+        found |= {row.name: row.value for row in comparison.rows}
+    return found
+
+
+def fingerprint(name: str) -> str:
+    """Return a digest of the file with an optimizer or data, empty for others: a cell of an older file is not done."""
+    path = Path(name)
+    is_file = path.suffix in (".toml", ".py", ".npz") and path.is_file()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+
+
+def _run(settings: Mapping[str, Any], **more: Any) -> Run:
+    import jax
+
+    from ..problems import problem
+    from ..running.run import run
+    from ..support.cache import keep_programs
+
+    arguments = {name: settings.get(name, default) for name, default in RUN.items()}
+    dtype = settings.get("dtype", "float64")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
+    keep_programs()
+    with jax.enable_x64(dtype == "float64"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
+        warnings.simplefilter("ignore", GrowthWarning)  # in its notes
+        optimizer, values = _optimizer(settings)
+        of_options = problem(settings["problem"], **settings["options"])
+        return run(of_options, optimizer, values, quiet=True, **arguments, **more)
+
+
+def _optimizer(settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what `run` takes for an optimizer and its hyperparameters: texts are schedules, truth values switches."""
+    from ..optimizer.words import compiled, hyperparameters, is_external
+
+    name, values = settings["optimizer"], dict(settings["hyperparameters"])
+    for key, value in values.items():
+        if isinstance(value, str):
+            values |= hyperparameters((f"{key}={value}",), key)
+    if not is_external(name):
+        return name, values
+    switches = {key: value for key, value in values.items() if isinstance(value, bool)}
+    values = {key: value for key, value in values.items() if key not in switches}
+    return compiled(name, tuple(sorted(switches.items())), settings.get("fingerprint", "")), values

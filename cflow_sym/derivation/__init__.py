@@ -1,0 +1,1 @@
+"""Steps and what they are checked on: exact values at drawn points."""

@@ -1,0 +1,1 @@
+"""Optimizers from elsewhere: TOML and Python files, programs of JAX and optax."""

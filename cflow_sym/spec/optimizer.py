@@ -1,0 +1,394 @@
+"""An optimizer as data: its states, hyperparameters and updates, validated with one-sentence errors.
+
+One step of every optimizer has two halves: first each state is updated with the gradient at the current
+weights, then the weights move by `update`, an expression of the *updated* states. The counter `t` (updates
+made so far, the current one included) is available to all. A state's update is written with the old values;
+the new value of a state that stands before it is called `NAME_new`, and the step may read `NAME_old`.
+
+Weight decay is recognised, not declared. *Coupled* decay is `g + rho w` wherever the gradient stands: the
+optimizer works on the loss plus rho/2 |w|^2, and from there on `g` is the gradient of that sum. *Decoupled*
+decay is a further `- d w` in the step.
+"""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+
+import cflow_sym  # for the verbs of later stages, by name
+from cflow_sym.algebra import before_update, exact_numbers
+from cflow_sym.interface import HyperparameterInfo, Reference
+from cflow_sym.notation import (
+    NEW,
+    OLD,
+    SCHEDULE,
+    Frozen,
+    contract,
+    drop_sums,
+    is_blockwise,
+    is_elementwise,
+    state_symbol,
+    symbols,
+)
+from cflow_sym.spec.decay import split_decay
+from cflow_sym.spec.signs import freeze_signs
+from cflow_sym.spec.validation import validate
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from cflow_sym.derivation.derivation import Derivation
+
+
+class SpecError(ValueError):
+    """A specification that no flow can be derived from; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A hyperparameter `lower < value < upper`; an optional one has a value `off` at which it disappears.
+
+    A `schedulable` one may depend on time; `typical` bounds the values that random checks try from above. One that is
+    `fixed` stands for a number of the program: it has this value only. One with `values` has one for each array of the
+    parameters, which are part of the optimizer; formulas hold for each of them.
+    """
+
+    name: str
+    symbol: sp.Symbol
+    lower: float = 0.0
+    upper: float = math.inf
+    closed_below: bool = False
+    default: float | None = None
+    off: float | None = None
+    meaning: str = ""
+    schedulable: bool = False
+    typical: float | None = None
+    fixed: sp.Rational | None = None
+    values: tuple[float, ...] = ()
+
+    def info(self) -> HyperparameterInfo:
+        """Return the row that a generated module carries."""
+        default = self.off if self.default is None else self.default
+        return HyperparameterInfo(
+            self.name,
+            self.symbol.name,
+            default,
+            self.lower,
+            self.upper,
+            self.closed_below,
+            self.meaning,
+            self.schedulable,
+            self.values,
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """A state: `update` is its new value from old values, the gradient and the counter.
+
+    `kind` is `"scalar"`, `"elementwise"`, `"blockwise"` (one value for each layer) or `"filtered"` (an average of
+    the gradient itself: momentum); None reads it off the update.
+    """
+
+    name: str
+    update: sp.Expr
+    initial: sp.Expr | float = 0
+    kind: str | None = None
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A named variant: while it is on, `definitions` replaces those of the spec."""
+
+    name: str
+    definitions: Mapping[sp.Symbol, sp.Expr]
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer, ready to be derived.
+
+    `definitions` are named intermediates of the update (in order), which switches may replace; `theorems` names
+    what is to be proved of the results, `remarks` adds a sentence to a step of the derivation. Optional
+    hyperparameters and switches are off until `configure` turns them on; so is `schedule`, with which the
+    schedulable hyperparameters become functions of time. A traced spec keeps its original in `reference`. With
+    `lookahead`, an expression of the states before their update, the gradient is the one at w + lookahead: that point
+    is what flows call w. `frozen` names arrays of the parameters that the optimizer never moves.
+    Raises `SpecError`.
+
+    >>> from cflow_sym.notation import norm2, symbols as s
+    >>> adagrad_norm = OptimizerSpec(
+    ...     name="adagrad_norm",
+    ...     hyperparameters=(Hyperparameter("learning_rate", s.eta),),
+    ...     states=(State("nu", s.nu + norm2(s.g)),),
+    ...     update=-s.eta * s.g / sp.sqrt(s.nu),
+    ... )
+    >>> adagrad_norm.derive().sigma_squared.subs(s.grad_sq_norm, 0)
+    -2*grad_dot_grad_S/(2*S**2/eta**2 + grad_S_sq_norm)
+    """
+
+    name: str
+    update: sp.Expr
+    hyperparameters: tuple[Hyperparameter, ...]
+    states: tuple[State, ...] = ()
+    title: str = ""
+    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    switches: tuple[Switch, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    theorems: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    source: str = "derived"
+    lookahead: sp.Expr | int = 0
+    frozen: tuple[str, ...] = ()
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+    active_switches: tuple[str, ...] = ()
+    active_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
+        validate(self, lambda message: _fail(self, message))
+
+    # Configuration
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the optional hyperparameters, and `schedule` where one may depend on time."""
+        optional = tuple(h.name for h in self.hyperparameters if h.off is not None)
+        return (*optional, SCHEDULE) if any(h.schedulable for h in self.hyperparameters) else optional
+
+    def configure(self, **flags: bool) -> OptimizerSpec:
+        """Turn switches and optional hyperparameters on or off by name.
+
+        >>> import cflow_sym as cs
+        >>> cs.optimizer("scalar_rmsprop").configure(bias_correction=True).active_switches
+        ('bias_correction',)
+        """
+        known = [s.name for s in self.switches] + list(self.options)
+        for name, value in flags.items():
+            if name not in known:
+                allowed = f"it has {', '.join(known)}" if known else "it has none"
+                raise SpecError(f"{self.name} has no switch {name!r}: {allowed}; drop {name!r} or use one of them.")
+            if not isinstance(value, bool):
+                raise SpecError(f"switch {name!r} of {self.name} is {value!r}: pass True or False.")
+        on = set(self.active_switches) | set(self.active_options)
+        on = (on | {n for n, v in flags.items() if v}) - {n for n, v in flags.items() if not v}
+        return replace(
+            self,
+            active_switches=tuple(s.name for s in self.switches if s.name in on),
+            active_options=tuple(name for name in self.options if name in on),
+        )
+
+    def on(self, params: Any) -> OptimizerSpec:
+        """Return the spec traced on these parameters; itself where it was not traced or is the same on them."""
+        if self.reference is None or self.reference.trace is None:
+            return self
+        on = dict.fromkeys((*self.active_switches, *self.active_options), True)
+        traced = self.reference.trace(params).configure(**on)
+        return self if traced == self else traced
+
+    def with_options(self) -> OptimizerSpec:
+        """Turn every optional hyperparameter on, as generated modules do (its default is its off value)."""
+        return self.configure(**dict.fromkeys(self.options, True))
+
+    @property
+    def active_hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        """The hyperparameters that the updates depend on: all but optional ones that are off."""
+        return tuple(h for h in self.hyperparameters if h.off is None or h.name in self.active_options)
+
+    @property
+    def scheduled(self) -> tuple[sp.Symbol, ...]:
+        """The symbols of the hyperparameters that depend on time."""
+        on = SCHEDULE in self.active_options
+        return tuple(h.symbol for h in self.active_hyperparameters if h.schedulable and on)
+
+    @property
+    def module_name(self) -> str:
+        """The name of the generated module: the optimizer's and its active switches'."""
+        return "_".join((self.name, *self.active_switches))
+
+    # Resolved expressions: switches, options and kinds of states applied
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every state, by name."""
+        kinds = {s.name: s.kind for s in self.states if s.kind}
+        for state in self.states:
+            if state.name not in kinds:
+                kinds[state.name] = self._infer(state, kinds)
+        return {s.name: kinds[s.name] for s in self.states}
+
+    def _infer(self, state: State, kinds: Mapping[str, str]) -> str:
+        known = {n: k for n, k in kinds.items() if n != state.name}
+        update = self._written(state.update, {**known, state.name: "scalar"})
+        if not is_elementwise(update):
+            return "scalar"
+        if is_blockwise(update):
+            return "blockwise"
+        variables = (symbols.g, symbols.w, state_symbol(state.name))
+        if drop_sums(update) != update or not update.has(symbols.g):
+            return "elementwise"
+        slopes = [update.diff(x) for x in variables]
+        constant = not any(is_elementwise(s) or s.has(variables[-1]) for s in slopes)
+        origin = update.xreplace(dict.fromkeys(variables, sp.Integer(0)))
+        return "filtered" if constant and sp.expand(origin) == 0 else "elementwise"
+
+    @cached_property
+    def all_symbols(self) -> dict[str, sp.Symbol]:
+        """The symbol of every state, by name, without the counter."""
+        return {n: state_symbol(n, k) for n, k in self.kinds.items()}
+
+    @property
+    def state_symbols(self) -> dict[str, sp.Symbol]:
+        """The symbol of every slow state, by name, without the counter."""
+        return {n: s for n, s in self.all_symbols.items() if self.kinds[n] != "filtered"}
+
+    def new(self, name: str) -> sp.Symbol:
+        """Return the symbol under which later updates read the new value of a state."""
+        return state_symbol(name + NEW, self.kinds[name])
+
+    def _written(self, expr: sp.Expr | float, kinds: Mapping[str, str]) -> sp.Expr:
+        """Apply definitions, switches and options; give the states the symbols of their kinds."""
+        definitions = dict(self.definitions)
+        for switch in self.switches:
+            if switch.name in self.active_switches:
+                definitions.update(switch.definitions)
+        result = sp.sympify(expr)
+        for name, meaning in reversed(list(definitions.items())):
+            result = result.xreplace({name: sp.sympify(meaning)})
+        off = {h.symbol: sp.nsimplify(h.off) for h in self.hyperparameters if h not in self.active_hyperparameters}
+        result = exact_numbers(result.subs(off) if off else result)
+        ends = ("", NEW, OLD)
+        return _by_name(result, {n + end: state_symbol(n + end, k) for n, k in kinds.items() for end in ends})
+
+    def written(self, expr: sp.Expr | float) -> sp.Expr:
+        """Apply definitions, switches, options and kinds of states; signs stay as they are written."""
+        return self._written(expr, self.kinds)
+
+    def resolve(self, expr: sp.Expr | float) -> sp.Expr:
+        """Apply definitions, switches, options, kinds of states and frozen signs to an expression of the spec."""
+        return contract(self._frozen(self.written(expr)))
+
+    def _frozen(self, expr: sp.Expr) -> sp.Expr:
+        passing = {symbols.g: sp.Integer(0)}
+        for name, symbol in self.all_symbols.items():
+            if self.kinds[name] == "filtered":
+                zero = sp.Integer(0)
+                passing |= {symbol: zero, self.new(name): zero, state_symbol(name + OLD, "filtered"): zero}
+        return freeze_signs(expr, passing, lambda what: _fail(self, what))
+
+    @property
+    def update_at_gradient(self) -> sp.Expr:
+        """The step of the point at which the gradient is evaluated: `update` itself without look-ahead."""
+        ahead, updates = sp.sympify(self.lookahead), {s.name: s.update for s in self.states}
+        read = {x: before_update(x, updates[x.name]) for x in ahead.atoms(sp.Symbol) if x.name in updates}
+        if None in read.values():
+            _fail(self, f"lookahead = {ahead} reads a state that forgets its past; look ahead along an average.")
+        here = sp.expand(ahead.xreplace(read))
+        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + ahead - here) if read else self.update
+
+    @cached_property
+    def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
+        """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
+        step = self._frozen(self.written(self.update_at_gradient))
+        updates = {s.name: self._frozen(self.written(s.update)) for s in self.states}
+        scheduled = set(self.scheduled)
+        constants = {h.symbol for h in self.active_hyperparameters} - scheduled
+        found = split_decay(step, updates, constants, scheduled)
+        if found is None:
+            written = {self.update: step} | {s.update: updates[s.name] for s in self.states}
+            place = next(e for e, expr in written.items() if expr.has(symbols.w))
+            _fail(
+                self,
+                f"{place} depends on the weights w in a way that no flow is derived for; supported are coupled "
+                "decay, g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with "
+                "constant rho and d.",
+            )
+        return found
+
+    @property
+    def penalty(self) -> sp.Expr:
+        """The coefficient rho of coupled decay: the optimizer sees the gradient of the loss plus rho/2 |w|^2."""
+        return self._uncoupled[0]
+
+    @property
+    def decay(self) -> sp.Expr:
+        """Decoupled decay: the share of the weights that every step takes away."""
+        return self._uncoupled[1]
+
+    @property
+    def weight_update(self) -> sp.Expr:
+        """w' - w, in terms of the updated states; with coupled decay g is the gradient of the penalized loss."""
+        return self._uncoupled[2]
+
+    @property
+    def uncoupled_updates(self) -> dict[str, sp.Expr]:
+        """The updates of the states by name, in terms of the gradient of the penalized loss."""
+        return self._uncoupled[3]
+
+    @property
+    def sequential_updates(self) -> dict[sp.Symbol, sp.Expr]:
+        """The new value of every state, in order, in terms of old values and of new ones of states before it."""
+        return {self.all_symbols[n]: e for n, e in self._uncoupled[3].items()}
+
+    @cached_property
+    def state_updates(self) -> dict[sp.Symbol, sp.Expr]:
+        """The new value of every slow state in terms of old ones; the counter (last) is new in others."""
+        found: dict[sp.Symbol, sp.Expr] = {}
+        updated: dict[sp.Symbol, sp.Expr] = {}
+        for symbol, expr in self.sequential_updates.items():
+            found[symbol] = contract(expr.xreplace(updated))
+            updated[self.new(symbol.name)] = found[symbol]
+        slow = {s: e for s, e in found.items() if self.kinds[s.name] != "filtered"}
+        return {**slow, symbols.t: symbols.t + 1}
+
+    @property
+    def memoryless(self) -> tuple[str, ...]:
+        """The slow states whose new value depends on no old one."""
+        old = set(self.all_symbols.values())
+        return tuple(s.name for s, e in self.state_updates.items() if s != symbols.t and not old & e.atoms(sp.Symbol))
+
+    @property
+    def slow_states(self) -> dict[str, str]:
+        """Name and kind of every slow state, the counter included."""
+        return {**{n: k for n, k in self.kinds.items() if k != "filtered"}, "t": "counter"}
+
+    @property
+    def frozen_signs(self) -> tuple[sp.Expr, ...]:
+        """The quantities whose signs the derivation takes for constant."""
+        exprs = (self.weight_update, *self.state_updates.values())
+        found = {a.args[0] for e in exprs for a in e.atoms(Frozen)}
+        return tuple(sorted(found, key=str))
+
+    # Verbs
+
+    def derive(self, order: str = "published", **switches: bool) -> Derivation:
+        """Derive the flows; see `cflow_sym.derive`."""
+        return cflow_sym.derive(self, order=order, **switches)
+
+    def compile(self, **switches: bool) -> ModuleType:
+        """Derive with every optional hyperparameter on and return the generated functions."""
+        return self.with_options().derive(**switches).compile()
+
+    def compile_step(self, **switches: bool) -> ModuleType:
+        """Return the optimizer's own step as JAX functions, without any flow; see `codegen.compile_step`."""
+        return cflow_sym.compile_step(self.configure(**switches))
+
+
+def _by_name(expr: sp.Expr, replacement: Mapping[str, sp.Symbol]) -> sp.Expr:
+    """Replace symbols by name whatever their assumptions: a user's own `Symbol("nu")` is understood."""
+    return sp.sympify(expr).xreplace({s: replacement[s.name] for s in expr.atoms(sp.Symbol) if s.name in replacement})
+
+
+def _fail(spec: OptimizerSpec, message: str) -> Any:
+    raise SpecError(f"optimizer {spec.name!r}: {message}")

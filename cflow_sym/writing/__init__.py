@@ -1,0 +1,1 @@
+"""A derivation as notes and as JAX code."""

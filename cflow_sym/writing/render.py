@@ -1,0 +1,276 @@
+"""Derivations as lecture notes, in Markdown for GitHub and in LaTeX; rendering never re-derives."""
+
+# SymPy annotates most results as Basic, so these checks say nothing here:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import sympy as sp
+
+from cflow_sym.derivation.derivation import Derivation, Step
+from cflow_sym.notation import entry, latex_of
+from cflow_sym.optimizers import names as optimizer_names
+from cflow_sym.optimizers import optimizer
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.theory import leapfrog
+from cflow_sym.theory.canonical_form import has_momentum
+from cflow_sym.theory.recipe import derive
+from cflow_sym.theory.stable_flow import rate_names
+from cflow_sym.writing.codegen import write_files
+from cflow_sym.writing.note_index import index
+from cflow_sym.writing.results import results
+from cflow_sym.writing.typesetting import aligned, latex, math, shown
+
+CHAINED = (
+    "increment_",
+    "penalized_",
+    "theorem_slope_positive",
+    "theorem_loss_rate",
+    "theorem_descent",
+    "theorem_program_slope",
+    "theorem_other_roots",
+)  # shown with the expression before
+HIDDEN = ("stable_t", "ansatz_t", "central_t")  # a counter counts
+EXPLAINED = ("S", "u", "grad_S", "sigma_squared", "P", "c", "g_mean", "gradient_shift", "gradient_variance")
+LEAPFROG = ("centre_", "leap_", "memory_", "start_")  # its rates are not the published ones
+LAST = ("What the flow drops", leapfrog.SECTION, "Other closures", "Theorems")
+
+
+def _display(d: Derivation, step: Step, defined: bool) -> str:
+    named = defined and not step.key.startswith(LEAPFROG)
+    before, after = (shown(d, e) if named else e for e in (step.before, step.after))
+    quantity, result = step.quantity, latex(after)
+    if step.key == "threshold":
+        return math(rf"\det(M+I)={latex(before)}=0\quad\Longrightarrow\quad c={result}")
+    if step.key == "equilibrium":
+        return aligned([(r"u^\top(cP-H)u", latex(before) + ","), (quantity, result)], gap="0pt")
+    if step.key == "sigma_squared":
+        return math(rf"\boxed{{{quantity}={result}}}")
+    if step.key.startswith(("remainder_", "limit_remainder_")) and "text" in quantity:
+        return math(rf"{quantity}:\quad {result}")
+    if step.key == "theorem_remainder_bound":
+        return math(f"{quantity} {result}")
+    if step.key.startswith(CHAINED) and step.before != step.after:
+        return aligned([(quantity, latex(before)), ("", result)], gap="0pt")
+    return math(rf"{quantity}={result}")
+
+
+def _sentences(step: Step) -> list[str]:
+    lines = [step.why]
+    if step.assumption:
+        lines.append(f"*Assumption:* {step.assumption}")
+    lines.append(f"*Source:* {step.source}.")
+    return lines
+
+
+def _sections(d: Derivation) -> dict[str, list[Step]]:
+    """Return the steps by section: those that lead to the result first, then what else is known.
+
+    Where the leapfrog is not what runs by default, it comes after.
+    """
+    found: dict[str, list[Step]] = {}
+    for step in d.steps:
+        if step.key not in HIDDEN and not (step.key == "threshold_drift" and step.after == 0):
+            found.setdefault(step.section, []).append(step)
+    last = [s for s in LAST if s != leapfrog.SECTION or not has_momentum(d.spec)]
+    place = {s: last.index(s.split(" (")[0]) if s.split(" (")[0] in last else -1 for s in found}
+    return {s: found[s] for s in sorted(found, key=place.__getitem__)}
+
+
+class Note(str):
+    """Markdown text; a notebook typesets it."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def to_markdown(d: Derivation, keys: Sequence[str] = ()) -> Note:
+    """Return the derivation as a Markdown note, or only the parts with these keys; display formulas render on GitHub.
+
+    A key is that of a step, or `update`, `results` or `assumptions`. Raises `KeyError` for another.
+
+    >>> to_markdown(derive("gradient_descent")).splitlines()[0]
+    '# Gradient descent: from the update to the central flow'
+    """
+    if keys:
+        parts = {"update": _update(d)} | {key: text for key, text in _parts(d) if key}
+        for key in keys:
+            if key not in parts:
+                raise KeyError(f"no part {key!r}: the parts are {', '.join(parts)}")
+        chosen = [parts[key] for key in parts if key in keys]
+    else:
+        chosen = [text for _, text in _parts(d)]
+    return Note("\n\n".join(chosen) + "\n")
+
+
+def _parts(d: Derivation) -> Iterator[tuple[str, str]]:
+    """Yield the parts of the note in order: key, or nothing for headings and what stands before the steps, and text."""
+    yield "", f"# {d.spec.title}: from the update to the central flow"
+    yield "", "<!-- generated by `cflow derive`; do not edit -->"
+    yield "", _intro(d)
+    yield "", "## Results"
+    yield "results", results(d)
+    yield "", "## Notation"
+    yield "", _notation_table(d)
+    yield "", "## Derivation"
+    yield "", CHECKED
+    for title, number, step, defined, names in _numbered(d):
+        if title:
+            yield "", f"### {title}"
+        parts = [
+            f"**{number}. {step.rule[0].upper()}{step.rule[1:]}.** " + step.why,
+            _display(d, step, defined),
+            "  \n".join(_sentences(step)[1:]),
+        ]
+        if names:
+            parts += [NAMED, math(names)]
+        yield step.key, "\n\n".join(parts)
+    yield "", "## Assumptions"
+    yield "assumptions", "\n".join(f"- {a}" for a in d.assumptions)
+
+
+CHECKED = (
+    "Every step states its rule, what it assumes and where it is published; each has been checked at random exact "
+    "points against brute force (two-point averages of random polynomial losses, the optimizer's own update, "
+    "eigenvalues followed implicitly, roots to 200 digits)."
+)
+NAMED = "From here on the rate has a name, the published one of its two conventions:"
+
+
+def _numbered(d: Derivation) -> Iterator[tuple[str, int, Step, bool, str]]:
+    """Yield heading (where one begins), number, step, whether rates have names, and the names where they get them."""
+    number, defined = 0, False
+    for title, steps in _sections(d).items():
+        for step in steps:
+            number += 1
+            begins = step.key.startswith("stable_") and bool(rate_names(d.spec)) and not defined
+            names = ",\\quad ".join(rf"{latex_of(k)}={latex(v)}" for k, v in rate_names(d.spec).items())
+            yield title if step is steps[0] else "", number, step, defined, names if begins else ""
+            defined = defined or begins
+
+
+def _update(d: Derivation) -> str:
+    spec = d.spec
+    updates = [rf"{latex_of(s.name)}'&={latex(spec.resolve(s.update))}" for s in spec.states]
+    updates.append(
+        rf"w'&=w{_signed(latex(sp.expand(spec.resolve(spec.update)) if spec.penalty else spec.weight_update))}"
+    )
+    return math(r"\begin{aligned}" + r"\\ ".join(updates) + r"\end{aligned}")
+
+
+def _intro(d: Derivation) -> str:
+    spec = d.spec
+    order = "the published order" if d.order == "published" else "consistent order"
+    opening = (
+        f"One step of {spec.title} first updates its states with the gradient $g$ at the current weights, then moves "
+        f"the weights with the updated states (written without a prime in the last line):"
+        if spec.states
+        else f"One step of {spec.title}:"
+    )
+    return "\n\n".join([
+        opening,
+        _update(d),
+        "At the edge of stability the weights oscillate around a smooth path. This note states the differential "
+        f"equation of that path, the central flow, in {order} of its averages, and then derives it.",
+    ])  # fmt: skip
+
+
+def _signed(text: str) -> str:
+    return text if text.startswith("-") else "+" + text
+
+
+def _notation_table(d: Derivation) -> str:
+    filtered = [n for n, kind in d.spec.kinds.items() if kind == "filtered"]
+    names = [*filtered, *(s.name for s in d.spec.state_updates)] + [
+        h.symbol.name for h in d.spec.active_hyperparameters
+    ]
+    meanings = {h.symbol.name: h.meaning for h in d.spec.active_hyperparameters}
+    meanings |= {s.name: s.meaning for s in d.spec.states if s.meaning}
+    shapes = {n: {"elementwise": "(n,)", "blockwise": "(B,)"}.get(k, "()") for n, k in d.spec.slow_states.items()}
+    shapes |= dict.fromkeys(filtered, "(n,)")
+    rows = ["| symbol | in Python | shape | meaning |", "|---|---|---|---|"]
+    for name in ["w", "g", *names, *EXPLAINED]:
+        row = entry(name)
+        if row is None:
+            rows.append(f"| ${latex_of(name)}$ | `{name}` | {shapes.get(name, '()')} | {meanings.get(name, '')} |")
+        else:
+            latex_name = row.latex.replace("|", r"\vert ")
+            shape = shapes.get(name, row.shape)
+            rows.append(f"| ${latex_name}$ | `{row.identifier}` | {shape} | {meanings.get(name) or row.meaning} |")
+    rows += [
+        r"| $\tilde m$, ... | `filtered` | (n,) | averages of the gradient, normalized to it in the steady state; one "
+        r"for each filtered state, and one without memory, $\tilde g$, where the gradient itself is in the step |",
+        r"| $\tau$ | | () | memory of such an average, in steps |",
+        r"| $\Delta t$ | `dt` | () | time step of the leapfrog, in optimizer steps; $x_+$ is a value after the step |",
+        r"| $\Gamma$ | `gain` | () | growth of the oscillation per step and relative excess over the threshold |",
+        r"| $\theta$ | | () | delay, in steps, with which amplitude and curvature answer each other |",
+    ]
+    if filtered:
+        rows.append(r"| $z$, $G(z)$, $v=G(1)$ | `filter_coefficients` | () | shift by one step; the filter's answer |")
+    rows.append(
+        r"| $\delta,\ \Sigma=E[\delta\delta^\top]$ | never formed | (n,), (n, n) | oscillation and its covariance |"
+        "\n"
+        r"| $H,\ T[\Sigma]$ | never formed | (n, n), (n,) | Hessian; gradient of $\langle\Sigma,H(w)\rangle$ with "
+        r"$\Sigma$ held fixed, twice `gradient_shift` |"
+        "\n"
+        r"| $U,\ X$ | `U`, `X` | (n, k), (k, k) | critical directions, $HU=PU\Lambda$ and $U^\top PU=I$ for several; "
+        r"covariance in them, $\Sigma=UXU^\top$ |"
+        "\n"
+        r"| $A$ | `slack` | (k, k) | $U^\top(cP-H)U$, the distance to the edge |"
+    )
+    return "\n".join(rows)
+
+
+def to_latex(d: Derivation) -> str:
+    """Return the derivation as a LaTeX document.
+
+    >>> to_latex(derive("gradient_descent")).startswith("\\\\documentclass")
+    True
+    """
+    lines = [
+        r"\documentclass{article}", r"\usepackage{amsmath,amssymb,hyperref}", r"\begin{document}",
+        rf"\section*{{{d.spec.title}: from the update to the central flow}}",
+        _tex(_intro(d)), r"\subsection*{Results}", _tex(results(d)),
+    ]  # fmt: skip
+    for title, _, step, defined, names in _numbered(d):
+        if title:
+            lines.append(rf"\subsection*{{{title}}}")
+        head, *rest = _sentences(step)
+        lines.append(rf"\paragraph{{{step.rule[0].upper()}{step.rule[1:]}.}} {_tex(head)}")
+        lines.append(_tex(_display(d, step, defined)))
+        lines += [_tex(line) for line in rest]
+        lines += [NAMED, _tex(math(names))] if names else []
+    lines += [
+        r"\subsection*{Assumptions}",
+        "\n".join([r"\begin{itemize}", *(rf"\item {_tex(a)}" for a in d.assumptions), r"\end{itemize}"]),
+        r"\end{document}",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _tex(markdown: str) -> str:
+    """Write display formulas, emphasis and lists as LaTeX does."""
+    text = re.sub(r"\$\$\n(.*?)\n\$\$", lambda found: rf"\[{found.group(1)}\]", markdown, flags=re.S)
+    text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
+    text = re.sub(r"(?<![\w{^*\\])\*([^*$\n]+?)\*(?!\*)", r"\\emph{\1}", text)
+    return re.sub(r"^- ", r"\\par\\noindent ", text, flags=re.M)
+
+
+def write_derivations(
+    folder: str | Path = "derivations", names: Iterable[str | OptimizerSpec] | None = None, *, check: bool = False
+) -> list[Path]:
+    """Write one note for each optimizer (names or specs), return the paths; with `check`, only return stale ones.
+
+    The index is written only when all built-in optimizers are (`names=None`).
+    """
+    folder = Path(folder)
+    specs = [optimizer(n) if isinstance(n, str) else n for n in (optimizer_names() if names is None else names)]
+    texts = {folder / f"{spec.module_name}.md": to_markdown(derive(spec)) for spec in specs}
+    if names is None:
+        texts[folder / "README.md"] = index(optimizer_names())
+    return write_files(texts, check=check)
