@@ -75,3 +75,10 @@ def test_every_public_name_exists():
 
     for name in cflow_num.__all__:
         assert getattr(cflow_num, name) is not None
+
+
+def test_records_know_the_closures_by_name():
+    from cflow_num.record import variables
+    from cflow_num.running import process
+
+    assert tuple(process.CLOSURES) == variables.CLOSURES

@@ -7,8 +7,8 @@ dynamics are affine in X, and X is what keeps the edge slack A = U'(c P - H) U p
 
 `frame` evaluates at one point what is costly and turns slowly (eigenvectors, curvature gradients), `tangent` the
 dynamics at any point near it for one gradient, `equilibrium` asks for complementarity after a displacement from there.
-Time stepping (`time_stepping.py`, `anchored_stepping.py`) decides where and how often. Sources: arXiv 2410.24206; the
-complementarity on the discrete step and several critical eigenvalues with state dynamics: derived.
+Time stepping (`stepping/half_explicit.py`, `stepping/anchored.py`) decides where and how often. Sources: arXiv
+2410.24206; the complementarity on the discrete step and several critical eigenvalues with state dynamics: derived.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verdict on a run: how closely its flows follow its discrete optimizer (definitions: `verdict.py`)."""
+"""The verdict on a run: how closely its flows follow its discrete optimizer (`definitions.py` says of what)."""
 
 from __future__ import annotations
 

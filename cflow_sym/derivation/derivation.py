@@ -39,7 +39,8 @@ class Step:
     """One step: `quantity` (LaTeX) goes from `before` to `after` by `rule`; `check(before, after)` says if.
 
     `why` is a sentence for the reader, `assumption` what the step takes for granted, `source` where it is
-    published. `origin` is where the step must begin, recomputed from the optimizer and earlier steps (`chain.py`).
+    published. `origin` is where the step must begin, recomputed from the optimizer and earlier steps
+    (`theory/chain.py`).
     """
 
     key: str

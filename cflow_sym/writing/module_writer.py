@@ -31,7 +31,7 @@ FURTHER_ARGUMENTS = {"t": "t=math.inf", "w_dot_grad_S": "w_dot_grad_S=0.0"}
 class ModuleWriter(StepWriter):
     """Writes the functions of one module; holds nothing but what it was made from.
 
-    The optimizer's own step has its numbers as they are; all else has names for them (`numerals.py`).
+    The optimizer's own step has its numbers as they are; all else has names for them (`spec/numerals.py`).
     """
 
     def __init__(self, d: Derivation) -> None:
