@@ -37,7 +37,7 @@ from cflow_num.flows.discrete import DiscreteOptimizer
 from cflow_num.linalg.complementarity import solve_sdcp
 from cflow_num.linalg.eigenpairs import block_size, leading_eigenpairs, start_block
 from cflow_num.optimizer.hyperparameters import as_arrays, resolve
-from cflow_num.running.chunk import advance_path
+from cflow_num.running.path import advance_path
 from cflow_num.running.prepare import CHUNK
 from cflow_num.running.process import Process
 from cflow_num.running.warm_start import warm_started

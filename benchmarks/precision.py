@@ -37,7 +37,7 @@ import cflow_num as cn
 from cflow_num.flows.discrete import DiscreteOptimizer
 from cflow_num.linalg.eigenpairs import leading_eigenpairs
 from cflow_num.optimizer.hyperparameters import as_arrays, resolve
-from cflow_num.running.chunk import advance_path
+from cflow_num.running.path import advance_path
 from cflow_num.running.prepare import CHUNK
 from cflow_num.running.process import Process
 from cflow_num.running.programs import compiled_for, forget_programs

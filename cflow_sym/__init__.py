@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from cflow_sym.reading.expressions import ExpressionError
     from cflow_sym.reading.files import load_optimizer
     from cflow_sym.reading.tracing import from_jax, from_optax
-    from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+    from cflow_sym.spec.optimizer import OptimizerSpec
+    from cflow_sym.spec.parts import Hyperparameter, SpecError, State, Switch
     from cflow_sym.theory.recipe import derive
-    from cflow_sym.writing.codegen import compile, write_generated
+    from cflow_sym.writing.codegen import compile
     from cflow_sym.writing.codegen import compile_step as compile_step
+    from cflow_sym.writing.committed import write_derivations, write_generated
     from cflow_sym.writing.printed import printed_as_meant as printed_as_meant
     from cflow_sym.writing.render import to_latex as to_latex
     from cflow_sym.writing.render import to_markdown as to_markdown
-    from cflow_sym.writing.render import write_derivations
 
 _HOME = {
-    "writing.codegen": ("compile", "compile_step", "write_generated"),
+    "writing.codegen": ("compile", "compile_step"),
+    "writing.committed": ("write_derivations", "write_generated"),
     "derivation.derivation": ("Derivation", "DerivationError", "Flow", "Step", "StepError"),
     "reading.expressions": ("ExpressionError",),
     "reading.files": ("load_optimizer",),
@@ -35,9 +37,10 @@ _HOME = {
     "optimizers": ("UnknownOptimizerError", "optimizer"),
     "theory.recipe": ("derive",),
     "writing.printed": ("printed_as_meant",),
-    "writing.render": ("to_latex", "to_markdown", "write_derivations"),
+    "writing.render": ("to_latex", "to_markdown"),
     "reading.tracing": ("from_jax", "from_optax"),
-    "spec.optimizer": ("Hyperparameter", "OptimizerSpec", "SpecError", "State", "Switch"),
+    "spec.optimizer": ("OptimizerSpec",),
+    "spec.parts": ("Hyperparameter", "SpecError", "State", "Switch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -58,7 +58,7 @@ class Derive:
 
     def __call__(self) -> int:
         """Derive, then print or write."""
-        from cflow_sym.writing.render import write_derivations
+        from cflow_sym.writing.committed import write_derivations
 
         specs = chosen(self.name, self.all or (self.check and not self.name), self.switches, "derive")
         if specs is None or self.out is not None or self.check:
@@ -89,12 +89,12 @@ class Codegen:
     def __call__(self) -> int:
         """Generate, then print or write."""
         from cflow_sym import generated
-        from cflow_sym.writing import codegen
+        from cflow_sym.writing import codegen, committed
 
         specs = chosen(self.name, self.all or (self.check and not self.name), self.switches, "codegen")
         if specs is None or self.out is not None or self.check:
             folder = self.out or Path(generated.__path__[0])
-            return written(codegen.write_generated, folder, specs, self.check, "cflow codegen --all")
+            return written(committed.write_generated, folder, specs, self.check, "cflow codegen --all")
         print(codegen.generate(specs[0].with_options().derive()))
         return DONE
 

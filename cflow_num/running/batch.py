@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from ..loss.problem import Problem
 from ..support.errors import InputError, RunError
-from .chunk import Carry, Records, advance_chunk
+from .chunk import Records, advance_chunk
+from .path import Carry
 from .process import Process
 from .programs import compiled_for
 

@@ -14,7 +14,8 @@ from ..flows.discrete import DiscreteOptimizer
 from ..support.errors import InputError, RunError
 from .batch import advance_together
 from .checkpoints import Checkpoint, Checkpoints
-from .chunk import Carry, Records
+from .chunk import Records
+from .path import Carry
 from .process import Process
 from .recorder import Lockstep, Recorder
 from .warm_start import Start

@@ -37,16 +37,20 @@ from ..loss.problem import Problem
 from ..optimizer.filter import LATE
 from ..record.variables import CONSTRAINED, PROCESSES
 from ..stepping import amplitudes
-from ..stepping.anchored import CROWDED, FEW_WEIGHTS, FRAMES, LEAP, STEP, WANTED, Anchored, AnchoredState, paced
+from ..stepping.anchored import CROWDED, FEW_WEIGHTS, FRAMES, WANTED, Anchored, AnchoredState
+from ..stepping.base import SolverState
 from ..stepping.control import Motion
 from ..stepping.dropped_terms import opened
-from ..stepping.half_explicit import HalfExplicitHeun, LoggedState, SolverState, empty_log
+from ..stepping.half_explicit import HalfExplicitHeun
 from ..stepping.leapfrog import Leapfrog
+from ..stepping.log import LoggedState, empty_log
+from ..stepping.pace import LEAP, STEP, paced
 from ..stepping.published import Published
 from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
 from ..stepping.stationary import StationaryHeun
 from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
-from .chunk import Carry, Options, Records, advance_chunk
+from .chunk import Options, Records, advance_chunk
+from .path import Carry
 from .programs import compiled_for
 
 ONSETS = ("published", "delayed")

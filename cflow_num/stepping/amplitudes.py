@@ -16,7 +16,7 @@ from ..flows.base import FlowState
 from ..flows.central import CentralFlow
 from ..flows.frame import Frame
 from ..optimizer.multiplier import growth, multipliers, rounding
-from .half_explicit import turning
+from .base import turning
 
 NOTHING = -100.0  # log-amplitude of what is below any rounding
 

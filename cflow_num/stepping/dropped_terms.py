@@ -25,7 +25,7 @@ from ..flows.base import FlowState
 from ..flows.central import CentralFlow
 from ..linalg.exponential import phi1
 from ..record.variables import DISTANCE, INTEGRATOR, OFF_THRESHOLD, PUSH, RELATIVE, TERMS, TOTAL
-from .half_explicit import Log
+from .log import Log
 
 
 class Budget(NamedTuple):

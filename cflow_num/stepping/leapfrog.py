@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ..flows.central import relieved
 from ..flows.leapfrog import LeapfrogFlow
 from ..linalg.eigenpairs import Eigenpairs, leading_eigenpairs
-from .half_explicit import ConstrainedTerm, LoggedState, SolverState, fresh, logged, turn
+from .base import ConstrainedTerm, SolverState, turn
+from .log import LoggedState, fresh, logged
 
 
 class Leapfrog(dfx.AbstractSolver):

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from ..flows.base import Flow, FlowState
 from ..flows.central import CentralFlow
 from ..flows.stationary import StationaryFlow
-from .half_explicit import SolverState, turn
+from .base import SolverState, turn
 
 SETTLING_ITERATIONS = 60
 SETTLED = 1e-8  # relative change of the preconditioner at which states are at rest, by Newton's method

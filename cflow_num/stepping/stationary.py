@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from ..flows.base import FlowState
 from ..flows.stationary import Rest, StationaryFlow
-from .half_explicit import ConstrainedTerm, Log, LoggedState, SolverState, fresh
+from .base import ConstrainedTerm, SolverState
+from .log import Log, LoggedState, fresh
 
 
 class StationaryHeun(dfx.AbstractSolver):

@@ -18,7 +18,7 @@ from cflow_sym.interface import Moments
 
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow
-from ..stepping.half_explicit import Log, described, empty_log
+from ..stepping.log import Log, described, empty_log
 from .witnesses import Edge, N, at_least, close, solve
 
 MOVED = 0.05  # how far from the frame's point its tangent is taken

@@ -16,7 +16,9 @@ from jaxtyping import Array
 
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow
-from ..stepping.half_explicit import HalfExplicitHeun, LoggedState, SolverState, empty_log
+from ..stepping.base import SolverState
+from ..stepping.half_explicit import HalfExplicitHeun
+from ..stepping.log import LoggedState, empty_log
 from .frames import plain_central
 from .witnesses import Edge, N, at_least
 

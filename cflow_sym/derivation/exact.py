@@ -36,7 +36,8 @@ from cflow_sym.notation import (
     rate_symbol,
     symbols,
 )
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter
 
 STEP = sp.Rational(1, 10**20)  # of the finite differences below: exact arithmetic allows it
 Vector = tuple[sp.Expr, ...]

@@ -3,7 +3,7 @@
 import sympy as sp
 
 from cflow_sym.notation import symbols as s
-from cflow_sym.spec.optimizer import Hyperparameter, State, Switch
+from cflow_sym.spec.parts import Hyperparameter, State, Switch
 
 LEARNING_RATE = Hyperparameter("learning_rate", s.eta, meaning="learning rate", schedulable=True)
 BETA1 = Hyperparameter(

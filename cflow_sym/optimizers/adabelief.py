@@ -17,7 +17,8 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State
 
 EPSILON_ROOT = Hyperparameter(
     "epsilon_root", sp.Symbol("epsilon_root", nonnegative=True), closed_below=True, off=0.0,

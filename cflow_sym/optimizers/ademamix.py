@@ -18,7 +18,8 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State
 
 BETA3 = Hyperparameter(
     "beta3", sp.Symbol("beta3", positive=True), upper=1.0, closed_below=True, meaning="decay of the slow average"

@@ -5,7 +5,8 @@ import sympy as sp
 from cflow_sym.notation import state_symbol
 from cflow_sym.notation import symbols as s
 from cflow_sym.optimizers._common import DECAY, GRADIENT, L2, LEARNING_RATE, WEIGHT_DECAY
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State
 
 DECAYS = tuple(
     Hyperparameter(f"beta_{k}", sp.Symbol(f"beta_{k}", positive=True), upper=1.0, closed_below=True, default=default,

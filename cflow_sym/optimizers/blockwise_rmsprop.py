@@ -14,7 +14,8 @@ from cflow_sym.optimizers._common import (
     STEP,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec.optimizer import OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import State
 
 SPEC = OptimizerSpec(
     name="blockwise_rmsprop",

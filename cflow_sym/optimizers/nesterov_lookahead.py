@@ -7,7 +7,8 @@ import sympy as sp
 
 from cflow_sym.notation import symbols as s
 from cflow_sym.optimizers._common import BETA1
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State
 
 V = sp.Symbol("v", real=True)
 

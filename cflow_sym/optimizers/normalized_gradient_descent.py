@@ -2,7 +2,8 @@
 
 from cflow_sym.notation import norm2
 from cflow_sym.optimizers._common import DENOMINATOR, EPSILON, GRADIENT, L2, LEARNING_RATE, STEP, WEIGHT_DECAY
-from cflow_sym.spec.optimizer import OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import State
 
 SPEC = OptimizerSpec(
     name="normalized_gradient_descent",

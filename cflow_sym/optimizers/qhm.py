@@ -4,7 +4,8 @@ import sympy as sp
 
 from cflow_sym.notation import symbols as s
 from cflow_sym.optimizers._common import BETA1, DECAY, GRADIENT, L2, LEARNING_RATE, M_AVERAGE, WEIGHT_DECAY
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter
 
 SHARE = Hyperparameter(
     "momentum_share", sp.Symbol("q", positive=True), upper=1.0, meaning="share of the average in the step"

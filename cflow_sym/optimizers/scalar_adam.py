@@ -15,7 +15,8 @@ from cflow_sym.optimizers._common import (
     NU_HAT,
     WEIGHT_DECAY,
 )
-from cflow_sym.spec.optimizer import OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import State
 
 SPEC = OptimizerSpec(
     name="scalar_adam",

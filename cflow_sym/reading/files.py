@@ -22,7 +22,8 @@ from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
 from cflow_sym.optimizers import _common as common
 from cflow_sym.optimizers import optimizer
 from cflow_sym.reading.expressions import FUNCTIONS, ExpressionError, parse
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, SpecError, State, Switch
 
 KEYS = ("name", "title", "source", "hyperparameters", "update", "state", "initial", "definitions", "switches")
 HYPERPARAMETER_KEYS = ("lower", "upper", "default", "meaning")

@@ -26,7 +26,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from cflow_sym.constants import stands_for
 from cflow_sym.notation import debias, symbols
 from cflow_sym.reading.traced_arrays import Arrays
-from cflow_sym.spec.optimizer import SpecError
+from cflow_sym.spec.parts import SpecError
 
 Origin = tuple[Any, ...]  # the equations on the way to a value, from the outermost call
 REMEDY = "write the optimizer as an OptimizerSpec or as a TOML file instead"

@@ -25,7 +25,7 @@ from cflow_sym.notation import NEW, OLD, BlockTotal, Total, drop_sums, is_elemen
 from cflow_sym.reading.groups import DifferentForm, Groups
 from cflow_sym.reading.jaxpr_symbols import REMEDY, Interpreter, Origin, Value, number
 from cflow_sym.reading.traced_arrays import Arrays
-from cflow_sym.spec.optimizer import Hyperparameter, SpecError, State
+from cflow_sym.spec.parts import Hyperparameter, SpecError, State
 
 _s = symbols
 ROUNDS = 10

@@ -35,7 +35,8 @@ from cflow_sym.reading.groups import Groups
 from cflow_sym.reading.jaxpr_symbols import FIRST_STEP, SCHEDULED
 from cflow_sym.reading.state_slots import arrays_of, slots_of, stand_ins
 from cflow_sym.reading.traced_states import Program, read_states
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, Switch
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, SpecError, Switch
 
 Init = Callable[[Any, dict[str, Any]], Any]
 Update = Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, Any]]

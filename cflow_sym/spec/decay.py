@@ -10,9 +10,8 @@ from collections.abc import Mapping, Set
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.notation import BlockTotal, Total, contract, drop_sums, expand_names, is_elementwise, symbols
-
-from ..algebra import in_factors
 
 
 def split_decay(

@@ -21,7 +21,8 @@ import sympy as sp
 
 from cflow_sym.algebra import exact_numbers
 from cflow_sym.notation import TABLE, symbols
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State, Switch
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State, Switch
 
 _s = symbols
 SMALL = sp.Rational(1, 2)  # below it a number that is added to a state is an epsilon

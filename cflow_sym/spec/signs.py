@@ -12,9 +12,8 @@ from typing import Any
 
 import sympy as sp
 
+from cflow_sym.algebra import simplified
 from cflow_sym.notation import Frozen, drop_sums, expand_names
-
-from ..algebra import simplified
 
 
 def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], Any]) -> sp.Expr:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from cflow_sym.algebra import before_update
+from cflow_sym.algebra import before_update, in_factors
 from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.derivation.exact import Point, random_point, scale
 from cflow_sym.notation import (
@@ -33,9 +33,8 @@ from cflow_sym.notation import (
     state_symbol,
     symbols,
 )
-from cflow_sym.spec.optimizer import OptimizerSpec, SpecError, State
-
-from ..algebra import in_factors
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import SpecError, State
 
 _s = symbols
 

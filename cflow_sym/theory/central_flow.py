@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import (
     LocalModel,
@@ -28,8 +29,6 @@ from cflow_sym.derivation.exact import (
 from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, orient, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory import expansion
-
-from ..algebra import in_factors
 
 _s = symbols
 ANSATZ, EDGE = "The ansatz", "Equilibrium at the edge, one critical eigenvalue"

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import STEP, LocalModel, Point, Vector, add, agree, is_zero, random_point, scale
 from cflow_sym.notation import (
@@ -27,8 +28,6 @@ from cflow_sym.notation import (
 )
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.central_flow import CF, CRITICAL, EDGE, edge_point
-
-from ..algebra import in_factors
 
 _s = symbols
 MOTION = "How the edge moves"

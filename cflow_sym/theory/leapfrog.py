@@ -16,14 +16,13 @@ from collections.abc import Callable
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import Point, add, agree, draw, is_zero, on_average, random_point, scale, source
 from cflow_sym.notation import Coordinate, contract, latex_names, latex_of, orient, symbols
 from cflow_sym.theory import expansion
 from cflow_sym.theory.canonical_form import CanonicalForm, in_updated_averages, shorter
 from cflow_sym.theory.momentum import SAMPLES, hyperparameter_samples
-
-from ..algebra import in_factors
 
 _s = symbols
 SECTION = "The centre flow and its leapfrog"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Check, Step
 from cflow_sym.derivation.exact import STEP, Point, add, agree, is_zero, random_model, scale, second_order
 from cflow_sym.notation import Total, contract, debias, expand_names, is_elementwise, latex_of, orient, rebias, symbols
@@ -17,8 +18,6 @@ from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.canonical_form import CanonicalForm
 from cflow_sym.theory.central_flow import CF, CRITICAL, edge_point
 from cflow_sym.theory.expansion import CASES, DROPPED, displacements
-
-from ..algebra import in_factors
 
 _s = symbols
 FACTORED = 300  # operations: longer expressions are left as they are

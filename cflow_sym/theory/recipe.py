@@ -12,7 +12,8 @@ from cflow_sym.derivation.exact import agree, random_point
 from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.spec import numerals
-from cflow_sym.spec.optimizer import OptimizerSpec, SpecError
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import SpecError
 from cflow_sym.theory import (
     central_flow,
     closures,
@@ -26,6 +27,7 @@ from cflow_sym.theory import (
     multiplier,
     other_roots,
     predictions,
+    reduced,
     remainders,
     sdcp,
     stability,
@@ -114,13 +116,13 @@ def _derive(key: _Key, order: str) -> Derivation:
     record(leapfrog.leapfrog_steps(form, order))
     edge = P, c
     if filtered:
-        late = record(momentum.late_steps(form, c))
+        late = record(reduced.late_steps(form, c))
         P, c = late.get("late_preconditioner", P), late.get("late_threshold", c)
-        v = record(momentum.reduced_speed_steps(form.late, c))["speed"]
+        v = record(reduced.reduced_speed_steps(form.late, c))["speed"]
         named = symbols.c if c.free_symbols.isdisjoint(spec.scheduled) else c
         at_edge = P, c
         P, c = P / v, v * named  # of the reduced flow, a flow without momentum
-        record([momentum.reduced_edge_step(form.late, *at_edge, c * P)])
+        record([reduced.reduced_edge_step(form.late, *at_edge, c * P)])
         eliminated = True
 
     rates = stable_flow.increments(spec)

@@ -16,12 +16,11 @@ from functools import lru_cache
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors, simplified
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import agree, draw, is_zero, random_point, source
 from cflow_sym.notation import Coordinate, is_blockwise, is_elementwise, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
-
-from ..algebra import in_factors, simplified
 
 _s = symbols
 SECTION = "Preconditioner and threshold"

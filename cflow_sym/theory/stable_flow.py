@@ -16,12 +16,12 @@ from dataclasses import replace
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import Point, add, agree, random_point, scale
 from cflow_sym.notation import NEW, OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec
-
-from ..algebra import in_factors
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter
 
 _s = symbols
 SECTION = "Continuous time and the stable flow"

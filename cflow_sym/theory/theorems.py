@@ -13,13 +13,12 @@ from collections.abc import Callable
 
 import sympy as sp
 
+from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Derivation, Step, StepError
 from cflow_sym.derivation.exact import DIGITS, Vector, draw, is_zero, source
 from cflow_sym.notation import Coordinate, Total, contract, symbols
 from cflow_sym.theory.central_flow import CRITICAL, edge_point
 from cflow_sym.theory.stable_flow import name_rates, rate_names
-
-from ..algebra import in_factors
 
 _s = symbols
 SECTION = "Theorems"

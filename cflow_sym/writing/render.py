@@ -7,22 +7,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
 from cflow_sym.derivation.derivation import Derivation, Step
 from cflow_sym.notation import entry, latex_of
-from cflow_sym.optimizers import names as optimizer_names
-from cflow_sym.optimizers import optimizer
-from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory import leapfrog
 from cflow_sym.theory.canonical_form import has_momentum
-from cflow_sym.theory.recipe import derive
 from cflow_sym.theory.stable_flow import rate_names
-from cflow_sym.writing.codegen import write_files
-from cflow_sym.writing.note_index import index
 from cflow_sym.writing.results import results
 from cflow_sym.writing.typesetting import aligned, latex, math, shown
 
@@ -259,18 +252,3 @@ def _tex(markdown: str) -> str:
     text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
     text = re.sub(r"(?<![\w{^*\\])\*([^*$\n]+?)\*(?!\*)", r"\\emph{\1}", text)
     return re.sub(r"^- ", r"\\par\\noindent ", text, flags=re.M)
-
-
-def write_derivations(
-    folder: str | Path = "derivations", names: Iterable[str | OptimizerSpec] | None = None, *, check: bool = False
-) -> list[Path]:
-    """Write one note for each optimizer (names or specs), return the paths; with `check`, only return stale ones.
-
-    The index is written only when all built-in optimizers are (`names=None`).
-    """
-    folder = Path(folder)
-    specs = [optimizer(n) if isinstance(n, str) else n for n in (optimizer_names() if names is None else names)]
-    texts = {folder / f"{spec.module_name}.md": to_markdown(derive(spec)) for spec in specs}
-    if names is None:
-        texts[folder / "README.md"] = index(optimizer_names())
-    return write_files(texts, check=check)

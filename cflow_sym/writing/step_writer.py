@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 import sympy as sp
 
 from cflow_sym.notation import NEW, OLD, BlockCoordinate, BlockTotal, Total, rate_symbol, symbols
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, SpecError
 from cflow_sym.theory.canonical_form import in_updated_averages
 from cflow_sym.writing.jax_printer import jax_code
 

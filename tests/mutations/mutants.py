@@ -89,7 +89,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("numerics: the speed is that of the first average alone", "cflow_num.flows.base",
            "return jnp.sum(self.optimizer.leapfrog(y.slow, self.hp, 0.0).weight)",
            "return self.optimizer.leapfrog(y.slow, self.hp, 0.0).weight[0]", "row nesterov steps"),
-    Mutant("the step limit begins at the threshold alone", "cflow_sym.theory.momentum",
+    Mutant("the step limit begins at the threshold alone", "cflow_sym.theory.reduced",
            r'r"\Delta t_{\max}", v * c, limit', r'r"\Delta t_{\max}", c, limit', "check nesterov"),
 
     # Equilibrium
@@ -150,12 +150,12 @@ MUTANTS: tuple[Mutant, ...] = (
            "contract(Total(squared_gradient)), norm,", "_s.grad_sq_norm, norm,", "check rmsprop"),
     Mutant("the loss at the edge begins at the loss", "cflow_sym.theory.predictions",
            '"E[L]", averaged_loss, at_edge,', '"E[L]", _s.loss, at_edge,', "check scalar_rmsprop"),
-    Mutant("numerics: the energy of the oscillation is counted by the threshold alone", "cflow_num.stepping.half_explicit",
+    Mutant("numerics: the energy of the oscillation is counted by the threshold alone", "cflow_num.stepping.log",
            "H = jnp.diag(frame.pairs.eigenvalues[: len(X)]) + frame.turned(y)", "H = jnp.diag(frame.pairs.eigenvalues[: len(X)])",
            "row rmsprop frame"),
-    Mutant("numerics: the oscillation's eigenvalues are those in the frame's P", "cflow_num.stepping.half_explicit",
+    Mutant("numerics: the oscillation's eigenvalues are those in the frame's P", "cflow_num.stepping.log",
            "R = jnp.linalg.cholesky(frame.inner(P)).T", "R = jnp.eye(len(X), dtype=X.dtype)", "row rmsprop frame"),
-    Mutant("numerics: the predicted squared gradient is that without oscillation", "cflow_num.stepping.half_explicit",
+    Mutant("numerics: the predicted squared gradient is that without oscillation", "cflow_num.stepping.log",
            "squared_gradient=flow.optimizer.averaged_squared_gradient(g, frame.moments_of(X)),", "squared_gradient=g**2,",
            "row rmsprop frame"),
 

@@ -24,7 +24,7 @@ def caught_by(witness: str) -> str | None:
 def _check(name: str, *switches: str) -> str | None:
     import cflow_sym as cs
     from cflow_sym.derivation.derivation import DerivationError, StepError
-    from cflow_sym.spec.optimizer import SpecError
+    from cflow_sym.spec.parts import SpecError
 
     order = next((s.partition("=")[2] for s in switches if s.startswith("order=")), "published")
     flags = {s: True for s in switches if "=" not in s}

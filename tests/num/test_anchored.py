@@ -13,8 +13,8 @@ from cflow_num.loss.problem import Problem
 from cflow_num.optimizer.hyperparameters import as_arrays, resolve
 from cflow_num.running.process import Process
 from cflow_num.running.warm_start import warm_started
-from cflow_num.stepping.anchored import LEAP, LONGEST, SHORTEST, Pace, paced
-from cflow_num.stepping.half_explicit import LoggedState, empty_log
+from cflow_num.stepping.log import LoggedState, empty_log
+from cflow_num.stepping.pace import LEAP, LONGEST, SHORTEST, Pace, paced
 from cflow_sym.generated import load
 
 from .cases import arrays

@@ -16,7 +16,7 @@ from cflow_num.testing.battery import PROPERTIES
 from cflow_sym import generated
 from cflow_sym.notation import state_symbol
 from cflow_sym.theory.canonical_form import has_momentum
-from cflow_sym.writing.codegen import variants
+from cflow_sym.writing.committed import variants
 
 EXAMPLE = "examples/layer_cube_root.toml"
 

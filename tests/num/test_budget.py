@@ -16,7 +16,7 @@ import cflow_sym as cs
 from cflow_num.flows.base import FlowState
 from cflow_num.running.process import Process
 from cflow_num.stepping import dropped_terms as budget
-from cflow_num.stepping.half_explicit import empty_log
+from cflow_num.stepping.log import empty_log
 from cflow_num.support.errors import InputError
 from cflow_num.verdict.error_budget import CLOSURE, budget_terms, closure_distance, has_budget, largest_dropped
 from cflow_sym.generated import load

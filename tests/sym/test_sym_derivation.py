@@ -10,7 +10,8 @@ import sympy as sp
 import cflow_sym as cs
 from cflow_sym.derivation.derivation import DerivationError, StepError
 from cflow_sym.notation import BlockTotal, Frozen, Total
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, SpecError, State, Switch
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, SpecError, State, Switch
 from cflow_sym.theory import stability
 
 s = cs.symbols

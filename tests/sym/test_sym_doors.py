@@ -12,7 +12,7 @@ from cflow_num.loss.problem import Blocks
 from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.optimizers import UnknownOptimizerError
 from cflow_sym.reading.files import read_toml
-from cflow_sym.spec.optimizer import SpecError
+from cflow_sym.spec.parts import SpecError
 
 RNG = np.random.default_rng(0)
 SHAPES = {"dense": {"bias": (3,), "kernel": (4, 3)}, "head": (3, 2)}

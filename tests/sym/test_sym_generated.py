@@ -12,7 +12,7 @@ from test_sym_derivation import ADAGRAD_NORM
 import cflow_sym as cs
 from cflow_sym import generated
 from cflow_sym.interface import CompiledFlow, MissingFlowError, Moments
-from cflow_sym.writing import codegen, note_index, render
+from cflow_sym.writing import codegen, committed, note_index
 
 SWITCHES = [(), ("bias_correction",), ("eps_in_sqrt",), ("bias_correction", "eps_in_sqrt")]
 COMMITTED = [
@@ -186,8 +186,8 @@ NOTES = Path(__file__).parents[2] / "derivations"
 
 @pytest.mark.parametrize("name", cs.optimizers())
 def test_committed_modules_and_notes_are_current(name):
-    assert codegen.write_generated(names=[name], check=True) == []
-    assert render.write_derivations(NOTES, [name], check=True) == []
+    assert committed.write_generated(names=[name], check=True) == []
+    assert committed.write_derivations(NOTES, [name], check=True) == []
     assert note_index.index_row(name) in (NOTES / "README.md").read_text().splitlines()
 
 
@@ -198,10 +198,10 @@ def test_there_is_one_note_for_each_optimizer_and_an_index():
 
 def test_a_stale_module_is_found_and_renewed(tmp_path):
     path = tmp_path / "gradient_descent.py"
-    assert codegen.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
-    assert codegen.write_generated(tmp_path, ["gradient_descent"]) == [path]
+    assert committed.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
+    assert committed.write_generated(tmp_path, ["gradient_descent"]) == [path]
     path.write_text(path.read_text().replace("1 / eta", "2 / eta"))
-    assert codegen.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
+    assert committed.write_generated(tmp_path, ["gradient_descent"], check=True) == [path]
 
 
 def test_modules_are_readable_and_free_of_sympy():

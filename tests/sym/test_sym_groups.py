@@ -10,7 +10,7 @@ import cflow_sym as cs
 from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.notation import state_symbol
 from cflow_sym.reading.groups import DifferentForm, Groups
-from cflow_sym.spec.optimizer import SpecError
+from cflow_sym.spec.parts import SpecError
 
 s, R = cs.symbols, sp.Rational
 NU = state_symbol("nu", "elementwise")

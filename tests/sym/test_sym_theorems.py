@@ -8,7 +8,8 @@ import sympy as sp
 
 import cflow_sym as cs
 from cflow_sym.notation import Coordinate, Total
-from cflow_sym.spec.optimizer import Hyperparameter, OptimizerSpec, State
+from cflow_sym.spec.optimizer import OptimizerSpec
+from cflow_sym.spec.parts import Hyperparameter, State
 from cflow_sym.theory.canonical_form import canonical_form
 from cflow_sym.theory.momentum import momentum_steps
 from cflow_sym.theory.other_roots import other_roots_steps, weights

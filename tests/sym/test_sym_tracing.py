@@ -16,7 +16,7 @@ import cflow_sym as cs
 from cflow_num.loss.problem import Blocks
 from cflow_sym.derivation.derivation import DerivationError
 from cflow_sym.notation import BlockTotal
-from cflow_sym.spec.optimizer import SpecError
+from cflow_sym.spec.parts import SpecError
 
 s = cs.symbols
 SIZES = (3, 5)
