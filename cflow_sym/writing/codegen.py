@@ -21,7 +21,8 @@ from cflow_sym.writing.step_writer import StepWriter, source_hash
 def generate(d: Derivation) -> str:
     """Return the source text of the module for a derivation.
 
-    >>> "jnp.sqrt(nu) / eta" in generate(derive("scalar_rmsprop"))
+    >>> import cflow_sym as cs
+    >>> "jnp.sqrt(nu) / eta" in generate(cs.derive("scalar_rmsprop"))
     True
     """
     writer = ModuleWriter(d)
@@ -32,7 +33,8 @@ def generate(d: Derivation) -> str:
 def compile(d: Derivation) -> ModuleType:
     """Execute the generated source in a module, the same one for the same source; tracebacks show its lines.
 
-    >>> compile(derive("gradient_descent")).NAME
+    >>> import cflow_sym as cs
+    >>> compile(cs.derive("gradient_descent")).NAME
     'gradient_descent'
     """
     return _module(d.spec, generate(d), f"{d.spec.module_name}_{source_hash(d.spec, d.order)}")
@@ -43,7 +45,8 @@ def compile_step(spec: OptimizerSpec) -> ModuleType:
 
     It works for optimizers that no flow is derived for, such as those with momentum.
 
-    >>> compile_step(optimizer("gradient_descent")).NAME
+    >>> import cflow_sym as cs
+    >>> compile_step(cs.optimizer("gradient_descent")).NAME
     'gradient_descent'
     """
     spec = spec.with_options()

@@ -87,7 +87,8 @@ def to_markdown(d: Derivation, keys: Sequence[str] = ()) -> Note:
 
     A key is that of a step, or `update`, `results` or `assumptions`. Raises `KeyError` for another.
 
-    >>> to_markdown(derive("gradient_descent")).splitlines()[0]
+    >>> import cflow_sym as cs
+    >>> to_markdown(cs.derive("gradient_descent")).splitlines()[0]
     '# Gradient descent: from the update to the central flow'
     """
     if keys:
@@ -222,7 +223,8 @@ def _notation_table(d: Derivation) -> str:
 def to_latex(d: Derivation) -> str:
     """Return the derivation as a LaTeX document.
 
-    >>> to_latex(derive("gradient_descent")).startswith("\\\\documentclass")
+    >>> import cflow_sym as cs
+    >>> to_latex(cs.derive("gradient_descent")).startswith("\\\\documentclass")
     True
     """
     lines = [

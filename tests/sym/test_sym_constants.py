@@ -48,7 +48,7 @@ def test_a_folded_decay_gives_the_threshold_of_the_decay():
     bare = cs.OptimizerSpec(
         name="folded",
         hyperparameters=(cs.optimizer("gradient_descent").hyperparameters[0],),
-        states=(cs.spec.State("m", 0.9 * s.m + (1 - 0.9) * s.g),),
+        states=(cs.State("m", 0.9 * s.m + (1 - 0.9) * s.g),),
         update=-s.eta * s.m,
     )
     assert bare.derive().threshold == 38
