@@ -22,7 +22,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from ..support.errors import InputError, RunError
 from .figures import Animate, Reproduce
 from .machine import Doctor
-from .run import RunCommand
+from .run import ResumeCommand, RunCommand
 from .symbolic import BAD_INPUT, DONE, ENDED_EARLY, Check, Codegen, Derive, Optimizers
 
 
@@ -117,6 +117,7 @@ COMMANDS = {
     "codegen": Codegen,
     "check": Check,
     "run": RunCommand,
+    "resume": ResumeCommand,
     "compare": Compare,
     "report": Report,
     "sweep": SweepCommand,

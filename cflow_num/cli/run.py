@@ -9,15 +9,15 @@ import contextlib
 import json
 import sys
 import warnings
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..optimizer.words import hyperparameters, is_external
-from ..support.errors import GainWarning, GrowthWarning, InputError
+from ..running.settings import Settings
+from ..support.errors import GainWarning, InputError
 from .symbolic import DONE, ENDED_EARLY, OPTIMIZER
 
 if TYPE_CHECKING:
@@ -49,36 +49,16 @@ class RunCommand:
     """Further hyperparameters, numbers or schedules."""
     switches: tuple[str, ...] = ()
     """Switches of the optimizer to turn on, for instance bias_correction."""
-    steps: int = 500
-    """Optimizer steps, each one unit of flow time."""
-    warm_start: int = 0
-    """Discrete steps that all processes take before step 0."""
-    processes: tuple[str, ...] = ("discrete", "stable", "central")
-    """Any of discrete, stable, central, ablated, stationary; the closures rod, edge, envelope."""
-    integrator: str | None = None
-    """anchored (the default), anchored-full (double precision everywhere), heun, leapfrog or published."""
-    onset: str = "published"
-    """published (the oscillation is there at once at the edge) or delayed (once it has grown)."""
-    average_start: bool = False
-    """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
-    closure_step: float = 0.25
-    """Time step of the closures, one over a whole number."""
-    eig_every: int = 1
-    """Record effective eigenvalues every so many steps."""
-    capture: tuple[int, ...] = ()
-    """Weights (their indices) whose own states and squared gradients are kept and drawn."""
+    settings: Annotated[Settings, OmitArgPrefixes] = field(default_factory=Settings)
+    """What is run."""
     dtype: str = "float64"
     """Floating-point type of weights and derivatives: float32 or float64."""
-    memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
     device: Annotated[str | None, arg(metavar="cpu|gpu|cuda:0|...")] = None
     """Where to run (see `cflow doctor`); JAX's default device if not given."""
     devices: Annotated[str | None, arg(metavar="all|NUMBER")] = None
     """Split the examples over all devices, or so many of them."""
     distributed: bool = False
     """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
-    budget: bool = False
-    """Evaluate what the central flow drops, every --eig-every steps: the error budget."""
     resume: bool = False
     """Go on with an unfinished run in the folder, with the same settings."""
     checkpoint_every: float = 60.0
@@ -94,43 +74,24 @@ class RunCommand:
             if self.resume:
                 raise InputError("--resume goes on with runs of one process: leave it out with --distributed")
             return self._run(None)
-        try:
-            with contextlib.ExitStack() as held:
-                return self._run(held)
-        except _Finished as finished:
-            print("finished already: nothing to resume", file=sys.stderr)
-            return self._conclude(finished.run)
+        with contextlib.ExitStack() as held:
+            return self._run(held)
 
     def _run(self, held: contextlib.ExitStack | None) -> int:
         _use_dtype(self.dtype)
         first = self._join()
-        from ..running.run import run
+        from ..running.run import check, finish
 
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = self._placed(_problem(self.problem))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
-        warnings.simplefilter("ignore", GrowthWarning)  # and by `_conclude`
-        result = run(
-            problem,
-            optimizer,
-            values,
-            steps=self.steps,
-            warm_start=self.warm_start,
-            processes=self.processes,
-            integrator=self.integrator,
-            eig_every=self.eig_every,
-            onset=self.onset,
-            average_start=self.average_start,
-            closure_step=self.closure_step,
-            capture=self.capture,
-            memory=self.memory,
-            budget=self.budget,
-            quiet=self.quiet or not first,
-            on_start=partial(self._start, held) if first else None,
-            checkpoints=None if self.distributed else self.out,
-            checkpoint_every=self.checkpoint_every,
-            resume=self.resume,
-        )
+        prepared = check(problem, optimizer, values, self.settings)
+        earlier = self._start(held, prepared.config) if first else None
+        if earlier is not None:
+            print("finished already: nothing to resume", file=sys.stderr)
+            return self._conclude(earlier)
+        kept = None if self.distributed else self.out
+        result = finish(prepared, self.quiet or not first, kept, self.checkpoint_every, self.resume)
         if not first:
             return ENDED_EARLY if result.reason else DONE
         result.save(self.out / "run.nc")
@@ -149,7 +110,7 @@ class RunCommand:
             more = " (add --resume to go on)" if "interrupted" in result.reason else ""
             print(f"{result.reason}; what was computed is in {path}{more}", file=sys.stderr)
             return ENDED_EARLY
-        if {"discrete", "stable", "central"} <= set(self.processes):
+        if {"discrete", "stable", "central"} <= set(self.settings.processes):
             print(result.compare())
         print(f"saved {path}")
         return DONE
@@ -196,8 +157,8 @@ class RunCommand:
         values |= more
         return values if is_external(self.optimizer) else values | dict.fromkeys(self.switches, True)
 
-    def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> None:
-        """Take the folder, look at what it holds, write config.json; raises `_Finished` where nothing is left to do."""
+    def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> Run | None:
+        """Take the folder, look at what it holds, write config.json; return the run where nothing is left to do."""
         from ..record.run import load
         from ..running.checkpoints import found, writing_alone
         from ..support.files import write_text
@@ -210,7 +171,7 @@ class RunCommand:
             if earlier.config != json.loads(json.dumps(config)):
                 raise InputError(f"{path} is a finished run with other settings: choose another folder")
             if "interrupted" not in earlier.reason:
-                raise _Finished(earlier)
+                return earlier
         if unfinished and not self.resume:
             print(
                 f"note: the unfinished run in {self.out} is replaced; stop and add --resume to go on with it",
@@ -218,14 +179,42 @@ class RunCommand:
             )
         if config["note"]:
             print(f"warning: {config['note']}", file=sys.stderr)
-        write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
+        asked = {"command": self.asked()}
+        write_text(self.out / "config.json", json.dumps(config | asked, indent=2) + "\n")
+        return None
+
+    def asked(self) -> dict[str, Any]:
+        """Return the command as plain data, without what `cflow resume` is told again."""
+        found = asdict(self) | {"out": ""}
+        return {name: x for name, x in found.items() if name not in ("out", "resume", "quiet")}
 
 
-class _Finished(Exception):
-    """The run to resume is done."""
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Go on with the run in a folder as it was asked for: its own config.json says how."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """The folder of an unfinished run, the --out of `cflow run`."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __call__(self) -> int:
+        """Read the command, run it."""
+        path = self.folder / "config.json"
+        try:
+            asked: dict[str, Any] = json.loads(path.read_text("utf-8"))["command"]
+            settings = Settings(**_with_tuples(asked.pop("settings")))
+            more = {"settings": settings, "out": self.folder, "resume": True, "quiet": self.quiet}
+            command = RunCommand(**_with_tuples(asked) | more)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror or error}): pass the folder of a run") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} does not say how the run was asked for: start it again") from error
+        return command()
+
+
+def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in plain.items()}
 
 
 def _problem(text: str) -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,12 @@ from ..optimizer.hyperparameters import Schedule, as_arrays, check_schedules, de
 from ..optimizer.original import check_original
 from ..optimizer.own_constants import has_own_decays
 from ..support.devices import describe as place
-from ..support.errors import NO_GRADIENT, InputError, check_flag, check_one_of
+from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
 from .process import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
+from .settings import Settings
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
-_MOST_STEPS = 10_000_000
 TRACED = "the {} traced, a run needs numbers: call it outside jit, vmap and grad"
 CHANGED = (
     "the loss of {} is another one than when its problem was made (it reads something that has changed since): the run "
@@ -46,18 +46,7 @@ def prepare(
     problem: Problem,
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
-    *,
-    steps: int,
-    warm_start: int,
-    processes: Sequence[str],
-    integrator: str | None,
-    eig_every: int,
-    average_start: bool,
-    closure_step: int | float,
-    capture: Sequence[int] | int,
-    memory: str | int | float | None,
-    budget: bool,
-    onset: str,
+    settings: Settings,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     if isinstance(hyperparameters, Mapping) and any(isinstance(x, Tracer) for x in hyperparameters.values()):
@@ -65,36 +54,33 @@ def prepare(
     flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
     frozen = getattr(flow, "FROZEN", ())
     problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
+    memory = settings.memory
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
-    processes = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else processes
-    _check_arguments(problem, steps, warm_start, processes, eig_every)
-    steps, warm_start, eig_every = int(steps), int(warm_start), int(eig_every)
-    average_start, budget = check_flag("average_start", average_start), check_flag("budget", budget)
+    _check_problem(problem)
+    settings = settings.checked()
+    processes, end = settings.processes, settings.warm_start + settings.steps
     notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
     check_start(problem)
     own, problem = problem, problem.checked().traced()
-    _check_average_start(average_start, warm_start)
-    _check_budget(budget, processes)
-    _check_closure_step(closure_step)
-    floors = check_schedules(flow, hp, warm_start, warm_start + steps, float(np.finfo(problem.w0.dtype).eps))
+    floors = check_schedules(flow, hp, settings.warm_start, end, float(np.finfo(problem.w0.dtype).eps))
     arrays = as_arrays(flow, hp, problem, floors)
     check_original(flow, arrays, own)
-    _check_own_decays(flow, arrays, processes, budget)
-    edge = check_filter(flow, arrays, warm_start + steps)
-    coordinates = _coordinates(problem, capture)
+    _check_own_decays(flow, arrays, processes, settings.budget)
+    edge = check_filter(flow, arrays, end)
+    coordinates = _coordinates(problem, settings.capture)
     everything = {
         name: Process(
             name,
             problem,
             flow,
             arrays,
-            integrator=integrator,
+            integrator=settings.integrator,
             chunk=CHUNK,
-            eig_every=eig_every,
+            eig_every=settings.eig_every,
             coordinates=coordinates,
-            budget=budget,
-            onset=onset,
-            closure_step=float(closure_step),
+            budget=settings.budget,
+            onset=settings.onset,
+            closure_step=settings.closure_step,
         )
         for name in PROCESSES
         if name in processes
@@ -112,23 +98,23 @@ def prepare(
         "memory_budget": memory.item() if isinstance(memory, np.generic) else memory,
         "examples_at_once": problem.chunks.examples,
         "vectors_at_once": problem.chunks.vectors,
-        "steps": steps,
-        "warm_start": warm_start,
+        "steps": settings.steps,
+        "warm_start": settings.warm_start,
         "processes": list(everything),
-        "integrator": integrator or DEFAULT_INTEGRATOR,
-        "onset": onset,
-        "average_start": average_start,
+        "integrator": settings.integrator or DEFAULT_INTEGRATOR,
+        "onset": settings.onset,
+        "average_start": settings.average_start,
         "gain": edge.gain,
         "burst_index": edge.burst_index,
         "memory": edge.memory,
         "note": filters.warning(flow, edge),
-        "eig_every": eig_every,
-        "budget": budget,
+        "eig_every": settings.eig_every,
+        "budget": settings.budget,
         "numbers": _numbers(problem),
         "optimizer_source": flow.SOURCE_HASH,
     }
     if set(everything) & set(CLOSURES):
-        config["closure_step"] = float(closure_step)
+        config["closure_step"] = settings.closure_step
     functions = {"loss": problem._loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
     return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs)
@@ -141,30 +127,16 @@ def _numbers(problem: Problem) -> str:
     return fingerprint(arrays)[:16] if here else ""
 
 
-def _check_arguments(problem: Any, steps: Any, warm_start: Any, processes: Any, eig_every: Any) -> None:
+def _check_problem(problem: Any) -> None:
     if not isinstance(problem, Problem):
         raise InputError(
             f"problem is a {type(problem).__name__}, it must be a Problem: pass cflow_num.problem(NAME) or "
             "cflow_num.Problem(loss, params)"
         )
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("warm_start", warm_start, 0),
-        ("eig_every", eig_every, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
-    for name, value in (("steps", steps), ("warm_start", warm_start)):
-        if value > _MOST_STEPS:
-            raise InputError(f"{name} is {value}, it must be at most {_MOST_STEPS}: every step is kept in memory")
     for path, x in jax.tree_util.tree_leaves_with_path(problem.data):
         if deleted(x):
             where = jax.tree_util.keystr(path)
             raise InputError(f"data{where} was deleted since the problem was made: make the problem of a copy")
-    if isinstance(processes, str) or not processes:
-        raise InputError(f"processes is {processes!r}, it must list at least one of {', '.join(PROCESSES)}")
-    for name in processes:
-        check_one_of("process", name, PROCESSES)
     if isinstance(problem.w0, Tracer):
         raise InputError(TRACED.format("weights are"))
 
@@ -199,19 +171,6 @@ def check_start(problem: Problem) -> None:
         )
 
 
-def _check_average_start(average_start: bool, warm_start: int) -> None:
-    if average_start and not warm_start:
-        raise InputError("average_start needs steps before the start to average over: pass a warm_start of at least 1")
-
-
-def _check_closure_step(step: Any) -> None:
-    number = isinstance(step, (int, float)) and not isinstance(step, bool)
-    if not number or not 0 < step <= 0.5 or abs(1 / step - round(1 / step)) > 1e-6:
-        raise InputError(
-            f"closure_step is {step!r}, it must be one over a whole number of at least 2: pass for instance 0.125"
-        )
-
-
 def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
     without = [name for name in processes if name in (*CLOSURES, "stationary")] + ["the error budget"] * budget
     if without and has_own_decays(flow, hp):
@@ -219,11 +178,6 @@ def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str]
             f"{flow.NAME} has decoupled decays of its own for groups of arrays, with which {without[0]} is not "
             "defined: leave it out"
         )
-
-
-def _check_budget(budget: bool, processes: Sequence[str]) -> None:
-    if budget and "central" not in processes:
-        raise InputError("the error budget is that of the central flow: add central to the processes")
 
 
 def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, ...]:

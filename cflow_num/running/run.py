@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import inspect
 import json
 import os
 import sys
@@ -19,17 +18,15 @@ from ..loss.problem import Problem
 from ..loss.weights import storable
 from ..record.run import Run
 from ..support.devices import full_precision
-from ..support.errors import ChangedWarning, GainWarning, GrowthWarning, InputError, check_one_of
+from ..support.errors import ChangedWarning, GainWarning, GrowthWarning, InputError
 from ..support.jax_settings import default_settings
 from ..support.provenance import versions
 from .batch import alike, check_numbers_only
 from .checkpoints import INTERVAL, Checkpoints
 from .loop import Progress, advance_all
 from .prepare import CHANGED, Prepared, check_preconditioner, prepare
-from .process import CLOSURE_STEP
+from .settings import Settings
 from .warm_start import warm_started
-
-_ALONE = ("quiet", "on_start", "checkpoints", "checkpoint_every", "resume")  # settings of single runs
 
 
 @full_precision()
@@ -38,23 +35,14 @@ def run(
     problem: Problem,
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
+    settings: Settings | None = None,
     *,
-    steps: int = 500,
-    warm_start: int = 0,
-    processes: Sequence[str] = ("discrete", "stable", "central"),
-    integrator: str | None = None,
-    eig_every: int = 1,
-    average_start: bool = False,
-    closure_step: int | float = CLOSURE_STEP,
-    capture: Sequence[int] | int = 0,
-    memory: str | int | float | None = None,
-    budget: bool = False,
-    onset: str = "published",
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | float = INTERVAL,
     resume: bool = False,
+    **fields: Any,
 ) -> Run:
     """Run an optimizer and its flows side by side on a problem.
 
@@ -63,22 +51,25 @@ def run(
     - `problem`: a `Problem`.
     - `optimizer`: a name (see `cflow optimizers`), an `OptimizerSpec`, a `Derivation` or a compiled flow.
     - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches.
-    - `steps`: how many optimizer steps; one unit of flow time each.
-    - `warm_start`: discrete steps taken by all processes before step 0.
-    - `processes`: any of `discrete`, `stable`, `central`, `ablated` (the edge is kept without reduction of sharpness)
-      and `stationary` (the states are at rest at every time); the last two where they are defined. And the closures
-      `rod`, `edge` (not with momentum) and `envelope`, which carry an oscillation of their own: see `closures/`.
-    - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
-    - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
-    - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not from
-      its last iterate: for starts from an edge at which it already oscillates.
-    - `closure_step`: time step of the closures, one over a whole number of at least 2.
-    - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
-      squared gradient and its prediction are kept, along a dimension `coordinate`.
-    - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
-    - `budget`: evaluate along the central flow what it drops, every `eig_every` steps: see `stepping/dropped_terms.py`.
-    - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its threshold, or
-      `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then eigenvalues pass.
+    - `settings`, `fields`: a `Settings`, or its fields by name:
+        - `steps`: how many optimizer steps; one unit of flow time each.
+        - `warm_start`: discrete steps taken by all processes before step 0.
+        - `processes`: any of `discrete`, `stable`, `central`, `ablated` (the edge is kept without reduction of
+          sharpness) and `stationary` (the states are at rest at every time); the last two where they are defined. And
+          the closures `rod`, `edge` (not with momentum) and `envelope`, which carry an oscillation of their own.
+        - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
+        - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+        - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not
+          from its last iterate: for starts from an edge at which it already oscillates.
+        - `closure_step`: time step of the closures, one over a whole number of at least 2.
+        - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
+          squared gradient and its prediction are kept, along a dimension `coordinate`.
+        - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
+        - `budget`: evaluate along the central flow what it drops, every `eig_every` steps: see
+          `stepping/dropped_terms.py`.
+        - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its
+          threshold, or `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then
+          eigenvalues pass.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
     - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
@@ -101,34 +92,45 @@ def run(
     >>> result.tree["central"]["loss"].dims, result.reason
     (('step',), '')
     """
-    prepared = prepare(
-        problem,
-        optimizer,
-        hyperparameters,
-        steps=steps,
-        warm_start=warm_start,
-        processes=processes,
-        integrator=integrator,
-        eig_every=eig_every,
-        average_start=average_start,
-        closure_step=closure_step,
-        capture=capture,
-        memory=memory,
-        budget=budget,
-        onset=onset,
-    )
+    prepared = prepare(problem, optimizer, hyperparameters, Settings.of(settings, fields))
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=3)
     for note in prepared.notes:
         warnings.warn(note, ChangedWarning, stacklevel=3)
     if on_start is not None:
         on_start(prepared.config)
-    about = prepared.config | {"programs": prepared.programs, "versions": _rounding()}
-    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), about, checkpoint_every)
-    found = _finish([prepared], quiet, kept, resume)[0]
+    found = finish(prepared, quiet, checkpoints, checkpoint_every, resume)
     for note in found.notes[len(prepared.notes) :]:
         warnings.warn(note, GrowthWarning, stacklevel=3)
     return found
+
+
+@full_precision()
+@default_settings()
+def check(
+    problem: Problem,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    settings: Settings | None = None,
+    **fields: Any,
+) -> Prepared:
+    """Check the input of a run, as `run` does before any work starts; `finish` runs it. Raises `InputError`."""
+    return prepare(problem, optimizer, hyperparameters, Settings.of(settings, fields))
+
+
+@full_precision()
+@default_settings()
+def finish(
+    prepared: Prepared,
+    quiet: bool = False,
+    checkpoints: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | float = INTERVAL,
+    resume: bool = False,
+) -> Run:
+    """Run what was checked; arguments and result as of `run`."""
+    about = prepared.config | {"programs": prepared.programs, "versions": _rounding()}
+    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), about, checkpoint_every)
+    return _finish([prepared], quiet, kept, resume)[0]
 
 
 def _rounding() -> dict[str, str]:
@@ -142,9 +144,10 @@ def run_batch(
     problems: Problem | Sequence[Problem],
     optimizer: Any,
     hyperparameters: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    settings: Settings | None = None,
     *,
     quiet: bool = False,
-    **settings: Any,
+    **fields: Any,
 ) -> list[Run]:
     """Run an optimizer and its flows for several seeds or hyperparameters at once, mapped by one compiled program.
 
@@ -153,7 +156,7 @@ def run_batch(
     - `problems`: one, or as many as runs: the same loss with other initial weights or data of the same shapes.
     - `optimizer`: one for all.
     - `hyperparameters`: one dictionary, or as many as runs, with the same names and switches.
-    - `settings`: as for `run`: `steps`, `warm_start`, `processes`, `integrator`, `eig_every`, `average_start`.
+    - `settings`, `fields`: as for `run`, one for all.
 
     **Returns:** the `Run`s, in order. Seconds are shared out evenly. One that ends early does not stop the others.
 
@@ -180,11 +183,8 @@ def run_batch(
     names = {tuple(sorted(r)) for r in rates}
     if len(names) > 1:
         raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
-    known = {n: p.default for n, p in inspect.signature(run).parameters.items() if p.default is not p.empty}
-    known = {name: value for name, value in known.items() if name not in _ALONE}
-    for name in settings:
-        check_one_of("setting", name, known)
-    prepared = [prepare(p, optimizer, r, **known | settings) for p, r in zip(several, rates, strict=True)]
+    chosen = Settings.of(settings, fields)
+    prepared = [prepare(p, optimizer, r, chosen) for p, r in zip(several, rates, strict=True)]
     check_numbers_only([one.processes for one in prepared])
     for note in {p.config["note"] for p in prepared if p.config["note"]}:
         warnings.warn(note, GainWarning, stacklevel=3)

@@ -12,26 +12,18 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..running.settings import Settings
 from ..support.errors import GainWarning, GrowthWarning, InputError, RunError
 
 if TYPE_CHECKING:
+    from ..loss.problem import Problem
     from ..record.run import Run
 
-# The words of `cflow run` that are neither the optimizer's nor the problem's, with their defaults.
-RUN = {
-    "steps": 500,
-    "warm_start": 0,
-    "processes": ["discrete", "stable", "central"],
-    "integrator": None,
-    "onset": "published",
-    "average_start": False,
-    "eig_every": 1,
-    "capture": [],
-}
+RUN = Settings.defaults()  # the words of a run that are neither the optimizer's nor the problem's
 DTYPES = ("float32", "float64")
 SETTINGS = "sweep"  # the attribute of a run file that holds the settings of its cell
 
@@ -43,17 +35,16 @@ class Finished(NamedTuple):
     numbers: dict[str, Any]
 
 
-class _CheckedError(Exception):
-    """Ends a run when its input has been found good."""
-
-
 def run_cell(settings: Mapping[str, Any]) -> Finished:
     """Run one cell; raises what `run` raises, and `RunError` where it was interrupted."""
     if "jax" not in sys.modules:  # the workers share an accelerator
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from ..running.programs import make_room
 
-    result = _run(settings)
+    with _ready(settings) as arguments:
+        from ..running.run import run
+
+        result = run(*arguments, quiet=True)
     if result.reason.startswith("interrupted"):
         raise RunError(result.reason)
     result.tree.attrs[SETTINGS] = json.dumps(settings)
@@ -71,11 +62,10 @@ def check_cell(settings: Mapping[str, Any]) -> None:
     cflow_num.support.errors.InputError: S is -1, it must be positive
     """
 
-    def stop(config: dict[str, Any]) -> NoReturn:
-        raise _CheckedError
+    with _ready(settings) as arguments:
+        from ..running.run import check
 
-    with contextlib.suppress(_CheckedError):
-        _run(settings, on_start=stop)
+        check(*arguments)
 
 
 def numbers(run: Run) -> dict[str, Any]:
@@ -101,14 +91,15 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
 
 
-def _run(settings: Mapping[str, Any], **more: Any) -> Run:
+@contextlib.contextmanager
+def _ready(settings: Mapping[str, Any]) -> Iterator[tuple[Problem, Any, dict[str, Any], Settings]]:
+    """Return what `run` takes, within the precision of the cell."""
     import jax
 
     from ..problems import problem
-    from ..running.run import run
     from ..support.cache import keep_programs
 
-    arguments = {name: settings.get(name, default) for name, default in RUN.items()}
+    chosen = Settings.of(None, {name: x for name, x in settings.items() if name in RUN})
     dtype = settings.get("dtype", "float64")
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
@@ -117,8 +108,7 @@ def _run(settings: Mapping[str, Any], **more: Any) -> Run:
         warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
         warnings.simplefilter("ignore", GrowthWarning)  # in its notes
         optimizer, values = _optimizer(settings)
-        of_options = problem(settings["problem"], **settings["options"])
-        return run(of_options, optimizer, values, quiet=True, **arguments, **more)
+        yield problem(settings["problem"], **settings["options"]), optimizer, values, chosen
 
 
 def _optimizer(settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

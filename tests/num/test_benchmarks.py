@@ -71,7 +71,7 @@ def test_the_page_of_limits_is_up_to_date_and_its_commands_are_commands():
     for regime in limits.REGIMES:
         for label in regime.runs:
             _, _, *arguments = shlex.split(regime.command(label))
-            assert tyro.cli(cli.RunCommand, args=arguments, config=(FlagCreatePairsOff,)).steps > 0
+            assert tyro.cli(cli.RunCommand, args=arguments, config=(FlagCreatePairsOff,)).settings.steps > 0
 
 
 def test_each_regime_begins_with_a_run_in_which_the_flow_holds_and_most_have_one_in_which_it_does_not():

@@ -375,15 +375,3 @@ def test_close_and_named_values_are_spread_evenly():
 
 def test_there_is_no_figure_without_a_number():
     assert figure(made_up({"learning_rate": [0.1]}, lambda **values: None)) is None
-
-
-def test_the_defaults_of_a_cell_are_those_of_a_run():
-    import inspect
-
-    import cflow_num as cn
-    from cflow_num.sweeps.cell import RUN
-
-    defaults = inspect.signature(cn.run).parameters
-    for name, value in RUN.items():
-        default = defaults[name].default
-        assert (value or None) == ((list(default) if isinstance(default, tuple) else default) or None), name
