@@ -4,10 +4,6 @@ A constant is what its shortest decimal says, 0.9 or 1e-8. One that a program co
 1 - 0.9 = 0.09999999999999998, has a long decimal and stands for the simple number that it misses by rounding only.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -7,10 +7,6 @@ states go through one mechanism. `contract` pulls out of them what is constant t
 contractions a name: Total(g**2) becomes `grad_sq_norm`.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -4,9 +4,6 @@ SymPy builds a new expression to evaluate one, which takes longer than everythin
 subexpression is evaluated once; what this does not know is left to SymPy.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

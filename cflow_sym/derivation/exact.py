@@ -5,10 +5,6 @@ digits. A `LocalModel` is a polynomial loss around w = 0 with chosen critical di
 gradient at a displaced point is computed from the polynomial, never from an expansion, so it can refute one.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import random

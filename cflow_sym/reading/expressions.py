@@ -5,10 +5,6 @@ executed. Numbers stay exact ("0.99" is 99/100). Before a power is computed its 
 text can ask for endless work.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import ast

@@ -12,10 +12,6 @@ otherwise (sgd for some arrays, adam for others) has no common form.
 {group_1: (1, 10), group_2: (1, 0)}
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -8,10 +8,6 @@ A value knows the equation it comes from. Operations that only pass it on (casts
 value, so that one can ask whether a number that the step reads *is* the new value of a state.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import math

@@ -6,10 +6,6 @@ any sign, all others are positive). In the end every state has an update in term
 states before it, and the step is written with the updated states, as a spec wants it.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import random

@@ -7,10 +7,6 @@ their shortest decimals. What the program decides by comparing numbers must be d
 symbols, which `spec.assumptions` then lists, or by a value given in `static`.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import difflib

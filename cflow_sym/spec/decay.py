@@ -1,9 +1,5 @@
 """Weight decay, recognised rather than declared: coupled (in the gradient) or decoupled (beside the step)."""
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Set

@@ -6,10 +6,6 @@ number becomes a hyperparameter with one value, `fixed`, the derivation runs as 
 its steps are recorded with the numbers put back.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import itertools

@@ -10,10 +10,6 @@ optimizer works on the loss plus rho/2 |w|^2, and from there on `g` is the gradi
 decay is a further `- d w` in the step.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -5,10 +5,6 @@ are 1. Averages that are linear in the covariance get their names: E[(H delta)^2
 2.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from functools import lru_cache, reduce

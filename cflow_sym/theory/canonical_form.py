@@ -6,10 +6,6 @@ Everything that a flow needs of the filter is in its transfer function G(z) = su
 z the shift by one step. Whatever is outside this form is refused with a sentence.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import functools

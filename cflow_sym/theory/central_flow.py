@@ -4,10 +4,6 @@ Which covariance keeps the edge in equilibrium is settled in `equilibrium.py` (o
 division) and in `sdcp.py` (several, a semidefinite complementarity problem).
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

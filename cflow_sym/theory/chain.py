@@ -6,10 +6,6 @@ an earlier step ended at. So a right step from a wrong place is refused as well.
 own check says.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

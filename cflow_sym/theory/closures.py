@@ -5,10 +5,6 @@ give the oscillation +-x u a rate instead. To first order in the distance from t
 the central flow is, and about it they cycle (`cycles.py`).
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -4,10 +4,6 @@ Two loops hold the eigenvalue at the threshold. Through the curvature a larger o
 second moment, where there is one, it raises P. Each answers with a delay, and the second one forgets, too.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping

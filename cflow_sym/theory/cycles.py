@@ -4,10 +4,6 @@ The central flow is their average: to first order for small cycles, and exactly,
 closed cycles of any size. Whether cycles grow or settle is a matter of the next order (`cycle_growth.py`).
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

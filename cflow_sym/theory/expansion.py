@@ -4,10 +4,6 @@ Published order: E[f(grad)] = f(g) + <d^2 f, H Sigma H> / 2. Consistent order ad
 is of the same power of the amplitude; the published flow drops it, and so it is a named remainder here.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -6,10 +6,6 @@ which every average stands at its steady value, is a flow without momentum with 
 of c; the centre flow keeps the averages as states (`leapfrog.py`).
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -5,10 +5,6 @@ the gradient. Its multipliers are the roots of the characteristic polynomial; th
 says how fast the oscillation of period two decays below it and grows beyond it.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -4,10 +4,6 @@ For critical directions U, the matrix A = U'(c P - H) U stays complementary to t
 oscillation: 0 <= X, 0 <= A, <X, A> = 0 for all time. At the edge A = 0 and dA/dt = A0 + A1[X].
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -5,10 +5,6 @@ positive lambda at which the linearized map has the eigenvalue -1; until then no
 the unit disc.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

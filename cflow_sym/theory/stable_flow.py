@@ -6,10 +6,6 @@ in terms of the *updated* state, by solving its update for the old one: an expon
 the optimizer. A state without memory gets one first (`with_memory`), which is taken away again at the end.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from dataclasses import replace

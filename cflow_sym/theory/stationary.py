@@ -5,10 +5,6 @@ every time: its flow is the limit of a decaying average with decay beta2 -> 0, w
 becomes infinite.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -4,10 +4,6 @@ States are 0 for weights without gradient, some hyperparameters may be 0, and a 
 limit is looked for along several curves into the corner, with many digits; it counts where all of them agree.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import itertools

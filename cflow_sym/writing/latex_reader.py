@@ -5,10 +5,6 @@ circle), logarithms, signs, sums over coordinates and over blocks. Signs that st
 read by their meaning: T[Sigma] is twice the shift of the averaged gradient, whatever the symbol table prints for it.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import re

@@ -1,8 +1,5 @@
 """What the notes print, held against what is meant: every formula is read back and has the value of its expression."""
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-
 from __future__ import annotations
 
 import sympy as sp

@@ -1,9 +1,5 @@
 """Derivations as lecture notes, in Markdown for GitHub and in LaTeX; rendering never re-derives."""
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import re

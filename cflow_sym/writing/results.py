@@ -1,9 +1,5 @@
 """What a note says first: preconditioner, threshold, flow and variance, when they hold, and what they mean."""
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import sympy as sp

@@ -4,10 +4,6 @@ Functions are short columns of assignments with the shape of each at the margin.
 written by `module_writer.py`.
 """
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 import hashlib

@@ -1,9 +1,5 @@
 """LaTeX of expressions in the notation of the symbol table: factors in reading order, vector brackets last."""
 
-# SymPy annotates most results as Basic, so these checks say nothing here:
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOperatorIssue=false, reportCallIssue=false, reportAssignmentType=false
-
 from __future__ import annotations
 
 from typing import Any
