@@ -139,6 +139,11 @@ def _check_problem(problem: Any) -> None:
             raise InputError(f"data{where} was deleted since the problem was made: make the problem of a copy")
     if isinstance(problem.w0, Tracer):
         raise InputError(TRACED.format("weights are"))
+    if problem.w0.dtype != jax.dtypes.canonicalize_dtype(problem.w0.dtype):
+        raise InputError(
+            f"{problem.name} was made with weights of {problem.w0.dtype} and jax_enable_x64 is off: make the problem "
+            "under the precision that it runs under"
+        )
 
 
 def _has_changed(problem: Problem) -> bool:

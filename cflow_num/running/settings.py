@@ -48,7 +48,7 @@ class Settings:
     """Record effective eigenvalues every so many steps, nan between."""
     capture: tuple[int, ...] | int = ()
     """Weights (their indices; in Python also how many) whose own states and squared gradients are kept and drawn."""
-    memory: Annotated[str | float | None, arg(metavar="SIZE")] = None
+    memory: Annotated[str | int | float | None, arg(metavar="SIZE")] = None
     """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
     budget: bool = False
     """Evaluate what the central flow drops, every eig-every steps: the error budget."""

@@ -626,8 +626,8 @@ def test_stricter_settings_of_jax_change_nothing():
 
 SCRIPT = """
 import sys
-from cflow_num.chunks import parse_memory
-from cflow_num.errors import InputError
+from cflow_num.loss.parts import parse_memory
+from cflow_num.support.errors import InputError
 from cflow_num.testing.witnesses import at_least, close
 assert False, "python -O leaves this out"
 for check in (lambda: close("x", 1.0, 2.0), lambda: at_least("x", 1.0, 2.0), lambda: parse_memory("many")):

@@ -14,7 +14,6 @@ import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.flows.base import Flow
 from cflow_num.problems.valley import valley_loss
-from cflow_num.running import prepare
 from cflow_num.running.process import Records
 from cflow_num.running.recorder import VARIABLES, Lockstep, Recorder
 from cflow_num.support.errors import InputError, PrecisionWarning, RunError
@@ -332,11 +331,10 @@ def test_bad_input_is_refused_in_one_sentence(name):
     assert "\n" not in str(error.value)
 
 
-def test_arguments_of_the_wrong_kind():
-    good = {"problem": cn.problem("quadratic"), "steps": 3, "warm_start": 0, "processes": ("stable",), "eig_every": 1}
-    for change, says in (({"steps": 1.5}, "steps is 1.5"), ({"problem": 3}, "cflow_num.Problem(loss, params)")):
-        with pytest.raises(InputError, match=re.escape(says)):
-            prepare._check_arguments(**good | change)
+@pytest.mark.parametrize(("name", "value"), [("steps", 1.5), ("warm_start", -1), ("eig_every", True)])
+def test_settings_of_the_wrong_kind(name, value):
+    with pytest.raises(InputError, match=re.escape(f"{name} is {value}, it must be a whole number")):
+        cn.run(cn.problem("quadratic"), "gradient_descent", {"learning_rate": 0.1}, quiet=True, **{name: value})
 
 
 def test_a_loss_that_is_not_finite_at_the_start():
