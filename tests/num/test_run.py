@@ -14,6 +14,7 @@ import cflow_num as cn
 import cflow_sym as cs
 from cflow_num.flows.base import Flow
 from cflow_num.problems.valley import valley_loss
+from cflow_num.running import prepare
 from cflow_num.running.process import Records
 from cflow_num.running.recorder import VARIABLES, Lockstep, Recorder
 from cflow_num.support.errors import InputError, PrecisionWarning, RunError
