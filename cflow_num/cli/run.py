@@ -11,7 +11,7 @@ import sys
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -185,8 +185,7 @@ class RunCommand:
 
     def asked(self) -> dict[str, Any]:
         """Return the command as plain data, without what `cflow resume` is told again."""
-        found = asdict(self) | {"out": ""}
-        return {name: x for name, x in found.items() if name not in ("out", "resume", "quiet")}
+        return {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")}
 
 
 @dataclass(frozen=True)
@@ -203,9 +202,9 @@ class ResumeCommand:
         path = self.folder / "config.json"
         try:
             asked: dict[str, Any] = json.loads(path.read_text("utf-8"))["command"]
-            settings = Settings(**_with_tuples(asked.pop("settings")))
+            settings = Settings(**_with_tuples(asked.pop("settings"), Settings))
             more = {"settings": settings, "out": self.folder, "resume": True, "quiet": self.quiet}
-            command = RunCommand(**_with_tuples(asked) | more)
+            command = RunCommand(**_with_tuples(asked, RunCommand) | more)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror or error}): pass the folder of a run") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -213,8 +212,19 @@ class ResumeCommand:
         return command()
 
 
-def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in plain.items()}
+def _with_tuples(plain: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Return fields of a dataclass as JSON has them, lists as tuples; raises `TypeError` for one of another type."""
+    found = {name: tuple(x) if isinstance(x, list) else x for name, x in plain.items()}
+    hints = get_type_hints(kind)
+    for name, x in found.items():
+        if isinstance(x, tuple):
+            inner = next(get_args(h)[0] for h in (hints[name], *get_args(hints[name])) if get_origin(h) is tuple)
+            fine = all(isinstance(one, inner) for one in x)
+        else:
+            fine = isinstance(x, tuple(h for h in (hints[name], *get_args(hints[name])) if isinstance(h, type)))
+        if not fine:
+            raise TypeError(name)
+    return found
 
 
 def _problem(text: str) -> Problem:

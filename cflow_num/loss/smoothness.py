@@ -160,7 +160,7 @@ def _kink(equation: Any, values: list[Value], even: Callable[[Any], bool]) -> st
         (x,) = active
         return None if x.nonnegative or (name == "abs" and even(equation.outvars[0])) else name
     if name in ("sqrt", "pow") and values[0].square and not even(equation.outvars[0]):
-        return "the root of a square" if name == "sqrt" or _is_odd_half(constants) else None
+        return "the root of a square" if name == "sqrt" or _has_no_third_derivative(constants) else None
     if name == "convert_element_type":
         return _WORDS[name] if np.dtype(equation.params["new_dtype"]).kind in "iub" else None
     if name in ("reduce_window", "reduce"):
@@ -184,9 +184,9 @@ def _is_even_power(equation: Any) -> bool:
     return name == "square" or (name == "mul" and inputs[0] is inputs[1])
 
 
-def _is_odd_half(exponents: Sequence[float]) -> bool:
-    """Whether a square to this power is an odd power of the absolute value, up to |x|^5: without a third derivative."""
-    return any(not float(x).is_integer() and x < 2 for x in exponents)
+def _has_no_third_derivative(exponents: Sequence[float]) -> bool:
+    """Whether a square to this power is |x|^q with q at most 3 and not even: its third derivative jumps."""
+    return any(not float(p).is_integer() and 2 * p <= 3 for p in exponents)
 
 
 def _inner(equation: Any) -> Callable[[list[Value], _Caller], list[Value]] | None:

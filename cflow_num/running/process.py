@@ -21,7 +21,6 @@ from cflow_sym.interface import CompiledFlow
 
 from ..flows.base import Flow, FlowState, Observation
 from ..flows.central import ACTIVE_GAP, CentralFlow
-from ..flows.closures.base import STEP as CLOSURE_STEP
 from ..flows.closures.base import Closure
 from ..flows.closures.edge import Edge
 from ..flows.closures.envelope import Envelope
@@ -52,6 +51,7 @@ from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .chunk import Options, Records, advance_chunk
 from .path import Carry
 from .programs import compiled_for
+from .settings import Settings
 
 ONSETS = ("published", "delayed")
 CLOSURES: dict[str, type[Closure]] = {"rod": Rod, "edge": Edge, "envelope": Envelope}
@@ -82,14 +82,14 @@ class Process:
         optimizer: CompiledFlow,
         hp: dict[str, Any],
         *,
-        integrator: str | None = None,
+        integrator: str | None = Settings.integrator,
         chunk: int = 10,
-        eig_every: int = 1,
+        eig_every: int = Settings.eig_every,
         capacity: int = CAPACITY_STEP,
         coordinates: tuple[int, ...] = (),
-        budget: bool = False,
-        onset: str = "published",
-        closure_step: float = CLOSURE_STEP,
+        budget: bool = Settings.budget,
+        onset: str = Settings.onset,
+        closure_step: float = Settings.closure_step,
     ):
         check_one_of("process", name, PROCESSES)
         integrator = integrator or DEFAULT_INTEGRATOR

@@ -42,7 +42,7 @@ class Settings:
     """published (the oscillation is there at once at the edge) or delayed (once it has grown)."""
     average_start: bool = False
     """Flows start from the discrete run's time average: for a warm start that ends at an edge."""
-    closure_step: float = 0.25
+    closure_step: float = 0.25  # half of it moves no distance at an edge by more than a few per cent (see the study)
     """Time step of the closures, one over a whole number of at least 2."""
     eig_every: int = 1
     """Record effective eigenvalues every so many steps, nan between."""

@@ -307,6 +307,7 @@ SMOOTH = {
     "root of a square and more": lambda w: jnp.sqrt(w**2 + 1e-3),
     "root of a fourth power": lambda w: jnp.sqrt(w**4),
     "fifth power": lambda w: (w**2) ** 2.5,
+    "power of 3.5": lambda w: (w**2) ** 1.75,
 }
 KINKED = {
     "relu": jax.nn.relu,

@@ -31,6 +31,7 @@ OTHER = {  # another value than the default, as a grid has it
     "memory": "2GB",
     "budget": True,
 }
+BY_HAND = '{"command": {"optimizer": "adam", "learning_rate": 0.1, "settings": {}}}'  # a number, not a text
 FIXED = {"optimizer": "gradient_descent", "learning_rate": 0.1, "problem": "quadratic:n=3", "warm_start": 1}
 
 
@@ -97,7 +98,7 @@ def test_a_folder_remembers_how_its_run_was_asked_for(tmp_path, capsys):
     assert "finished already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", '{"command": 3}', '{"command": {"settings": {"step": 3}}}'])
+@pytest.mark.parametrize("text", [None, "", "{}", '{"command": 3}', '{"command": {"settings": {"step": 3}}}', BY_HAND])
 def test_a_folder_that_does_not_say_how_is_refused(text, tmp_path, capsys):
     if text is not None:
         (tmp_path / "config.json").write_text(text)

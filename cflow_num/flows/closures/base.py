@@ -20,8 +20,6 @@ from ...support.errors import InputError
 from ..base import Flow, FlowState
 from ..phase_space import slow_states
 
-STEP = 0.25  # time step: halving it moves no distance at an edge by more than a few per cent (see the study)
-
 
 class Closure(Flow):
     """A closed system for the centre of the oscillation, a `FlowState`, and what it keeps of the oscillation.
