@@ -132,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Greek letters still gets its verdict
+    if "" in arguments:
+        return _refuse(InputError(f"{_named(arguments)} is empty: give a value, or leave it out"))
     try:
         command = tyro.cli(
             _command_type(),
@@ -171,6 +173,12 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if stop is not None:
             signal.signal(signal.SIGTERM, stop)
+
+
+def _named(arguments: list[str]) -> str:
+    """Say which of the arguments is empty."""
+    at = arguments.index("")
+    return f"the value of {arguments[at - 1]}" if at and arguments[at - 1].startswith("-") else f"argument {at + 1}"
 
 
 def _in_main_thread() -> bool:

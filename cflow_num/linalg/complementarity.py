@@ -31,7 +31,7 @@ __all__ = ["SdcpInfo", "complementarity_residual", "solve_sdcp"]
 
 NEWTON_CAP = 12
 INTERIOR_CAP = 60
-SHORTER_STEPS = (0.5, 0.2, 0.05, 0.01)  # all tried at once where the full one does not do
+STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01)  # all tried where the full one does not do
 ENOUGH = 0.5  # the full step does if the merit falls to that part
 REGULARIZATION = 100  # times eps, in a problem scaled to |B| = 1
 
@@ -102,10 +102,13 @@ def complementarity_residual(
 
 
 def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int[Array, ""]]:
-    """Semismooth Newton on F = X + Y - |X - Y|, one batched eigendecomposition for all shorter step lengths."""
+    """Semismooth Newton on F = X + Y - |X - Y|; the best of all step lengths where the full one does not do.
+
+    The start is the first trial, of a step from nowhere: one place for the eigendecomposition, which is compiled once.
+    """
     m, dtype = len(x), x.dtype
     eps = float(jnp.finfo(dtype).eps)
-    shorter = jnp.array(SHORTER_STEPS, dtype)
+    lengths = jnp.array(STEP_LENGTHS, dtype)
     i, j = np.triu_indices(matrix_size(m))
     I = jnp.eye(m, dtype=dtype)
 
@@ -116,30 +119,41 @@ def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int
         merit = jnp.linalg.norm(F)
         return x, F, d, Q, jnp.where(jnp.isfinite(merit), merit, jnp.inf)
 
-    def unfinished(state):
-        (x, *_, merit), improved, n = state
-        return improved & (n < NEWTON_CAP) & (merit > 50 * eps * (1 + jnp.linalg.norm(x)))
-
-    def iterate(state):
-        (x, F, d, Q, merit), _, n = state
+    def newton_step(x, F, d, Q, merit):
         w = (d[i] + d[j]) / _nonzero(jnp.abs(d)[i] + jnp.abs(d)[j])  #                 (m,)
         C = congruence(Q)  #                                                           (m, m)
         B = C @ p.B @ C.T + REGULARIZATION * eps * I  #                                (m, m)
         J = jnp.diag(1 - w) + (1 + w)[:, None] * B  #                                  (m, m)
-        dx = -C.T @ _qr_solve(jnp.linalg.qr(J), C @ F)  #                              (m,)
-        full = evaluate(x + dx)
+        return -C.T @ _qr_solve(jnp.linalg.qr(J), C @ F)  #                            (m,)
 
-        def search():
-            trials = jax.vmap(evaluate)(x + shorter[:, None] * dx)
-            trials = tuple(jnp.append(t, f[None], axis=0) for t, f in zip(trials, full, strict=True))
-            best = jnp.argmin(trials[-1])
-            return tuple(t[best] for t in trials)
+    def unfinished(state):
+        (x, *_, merit), improved, n = state
+        return improved & (n <= NEWTON_CAP) & ((n == 0) | (merit > 50 * eps * (1 + jnp.linalg.norm(x))))
 
-        found = lax.cond(full[-1] < ENOUGH * merit, lambda: full, search)
-        return found, found[-1] < merit, n + 1
+    def iterate(state):
+        here, _, n = state
+        dx = lax.cond(n > 0, newton_step, lambda x, *_: jnp.zeros_like(x), *here)
 
-    (x, *_), _, n = lax.while_loop(unfinished, iterate, (evaluate(x), jnp.array(True), jnp.array(0)))
-    return x, n
+        def not_enough(trials):
+            best, tried = trials
+            return (tried == 0) | ((tried < len(STEP_LENGTHS)) & ~enough(best, tried))
+
+        def enough(best, tried):
+            return (tried == 1) & (best[-1] < ENOUGH * here[-1])
+
+        def attempt(trials):
+            best, tried = trials
+            new = evaluate(here[0] + lengths[tried] * dx)
+            better = (tried == 0) | (new[-1] < best[-1])
+            return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best), tried + 1
+
+        found, _ = lax.while_loop(not_enough, attempt, (here, jnp.array(0)))
+        return found, found[-1] < here[-1], n + 1
+
+    k = matrix_size(m)
+    nowhere = (x, jnp.zeros_like(x), jnp.zeros(k, dtype), jnp.zeros((k, k), dtype), jnp.asarray(jnp.inf, dtype))
+    (x, *_), _, n = lax.while_loop(unfinished, iterate, (nowhere, jnp.array(True), jnp.array(0)))
+    return x, n - 1
 
 
 def _interior_point(
@@ -294,11 +308,15 @@ def solve_sdcp(
             lambda: (x0, jnp.array(0)),
         )
         x2, n2 = _newton(p, x1)
-        x2, r2 = measure(x2)
-        x1, r1 = lax.cond(r2 > goal, measure, lambda x: (x, jnp.full_like(r2, jnp.inf)), x1)
-        xs, rs = jnp.stack([x, x2, x1]), jnp.stack([r, r2, r1])
-        best = jnp.argmin(rs)
-        return xs[best], rs[best], n + n1 + n2, attempt + 1
+        found = jnp.stack([x2, x1])  #                                      what Newton began from may be better
+
+        def compare(best):
+            x, r, looked = best
+            new, r_new = measure(found[looked])
+            return jnp.where(r_new < r, new, x), jnp.minimum(r_new, r), looked + 1
+
+        x, r, _ = lax.while_loop(lambda s: (s[2] == 0) | ((s[2] < 2) & (s[1] > goal)), compare, (x, r, jnp.array(0)))
+        return x, r, n + n1 + n2, attempt + 1
 
     if X0 is None:
         x0 = _positive_part(-p.a)

@@ -94,48 +94,46 @@ def leading_eigenpairs(
     def apply(Y: Array) -> Array:
         return hessian_vectors(Y / root) / root
 
-    def residual(Y: Array, MY: Array, theta: Array) -> tuple[Array, Array]:
-        R = MY - Y * theta                                                    # (n, K)
-        return R, jnp.linalg.norm(R, axis=0)
-
     def unfinished(theta: Array, norms: Array) -> Array:
         scale = jnp.maximum(jnp.max(jnp.abs(theta)), jnp.finfo(V.dtype).tiny)
         wanted = may_want & ((theta > wanted_above) | (jnp.arange(K) == 0))
         return jnp.any(wanted & (norms > jnp.maximum(tolerance, 50 * eps) * scale))
 
-    Y = _orthonormalize(V * root)
-    MY = apply(Y)
-    theta, C = _sorted_eigh(Y.T @ MY)
-    Y, MY = Y @ C, MY @ C
-    R, norms = residual(Y, MY, theta)
+    def begun(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
+        """Return the Ritz pairs in the span of D alone."""
+        theta, C = _sorted_eigh(D.T @ MD)
+        return D @ C, MD @ C, S, MS, theta
 
-    def refined(Y: Array, MY: Array, R: Array, last: list[tuple[Array, Array]]) -> tuple[Array, ...]:
-        """Return the Ritz vectors in the span of Y, of new directions from R and of the `last` steps."""
-        R = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
-        R = R - Y @ (Y.T @ R)
-        D, MD = (jnp.concatenate(x, axis=1) for x in zip((R, apply(R)), *last, strict=True))      # (n, K or 2K)
+    def improved(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
+        """Return the Ritz pairs in the span of Y and of D: new directions and, after the first time, the last step."""
         C = _ritz(jnp.concatenate([Y, D], axis=1), jnp.concatenate([MY, MD], axis=1), K)  # (2K or 3K, K)
         S, MS = D @ C[K:], MD @ C[K:]                                         # (n, K) the step
         Y, MY = Y @ C[:K] + S, MY @ C[:K] + MS
-        theta = jnp.sum(Y * MY, axis=0) / jnp.sum(Y * Y, axis=0)
-        R, norms = residual(Y, MY, theta)
-        return Y, MY, S, MS, theta, R, norms
+        return Y, MY, S, MS, jnp.sum(Y * MY, axis=0) / jnp.sum(Y * Y, axis=0)
+
+    def improved_again(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
+        D, MD = (jnp.concatenate(x, axis=1) for x in ((D, S), (MD, MS)))      # (n, 2K)
+        return improved(D, MD, Y, MY, S, MS)
 
     def iterate(carry: tuple) -> tuple:
-        Y, MY, S, MS, _, R, _, it = carry
-        return *refined(Y, MY, R, [(S, MS)]), it + 1
+        Y, MY, S, MS, _, R, _, products = carry
+        D = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
+        D = D - Y @ (Y.T @ D)
+        now = jnp.minimum(products, 2)
+        Y, MY, S, MS, theta = jax.lax.switch(now, (begun, improved, improved_again), D, apply(D), Y, MY, S, MS)
+        R = MY - Y * theta                                                    # (n, K)
+        return Y, MY, S, MS, theta, R, jnp.linalg.norm(R, axis=0), products + 1
 
-    def first() -> tuple:
-        return *refined(Y, MY, R, []), jnp.ones((), jnp.int32)
+    def goes_on(carry: tuple) -> Array:
+        *_, theta, _, norms, products = carry
+        return (products == 0) | (unfinished(theta, norms) & (products <= max_iterations))
 
-    zero = jnp.zeros_like(Y)
-    none = (Y, MY, zero, zero, theta, R, norms, jnp.zeros((), jnp.int32))
-    carry = jax.lax.cond(unfinished(theta, norms) & (max_iterations > 0), first, lambda: none)
-    Y, MY, _, _, theta, _, norms, it = jax.lax.while_loop(
-        lambda c: unfinished(c[4], c[6]) & (c[7] < max_iterations), iterate, carry
-    )
+    # one place for the product with the matrix, most of what is compiled: the block itself is the first residual
+    zero, unknown = jnp.zeros_like(V), jnp.zeros(K, V.dtype)
+    start = (zero, zero, zero, zero, unknown, V * root, unknown, jnp.zeros((), jnp.int32))
+    Y, MY, _, _, theta, _, norms, products = jax.lax.while_loop(goes_on, iterate, start)
     finished = ~unfinished(theta, norms) & jnp.all(jnp.isfinite(theta))
-    return Eigenpairs(Y / root, MY * root, theta, norms, it, (it + 1) * K, finished)
+    return Eigenpairs(Y / root, MY * root, theta, norms, products - 1, products * K, finished)
 
 
 def _sorted_eigh(M: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:

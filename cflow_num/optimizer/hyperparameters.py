@@ -115,11 +115,15 @@ def as_arrays(
     """Return the hyperparameters as arrays `()` (one compiled program serves all values), schedules and blocks.
 
     `floors` are what `check_schedules` returns.
+
+    **Raises:** `InputError` for a number that the precision of the weights rounds out of its range.
     """
     dtype, blocks, floors = problem.w0.dtype, problem.blocks, floors or {}
+    known = {h.name: h for h in flow.HYPERPARAMETERS}
     out = {
-        name: _traced(name, x, dtype, floors.get(name)) if callable(x) else jnp.asarray(x, dtype)
+        name: _traced(name, x, dtype, floors.get(name)) if callable(x) else _rounded(known[name], x, dtype)
         for name, x in hp.items()
+        if not known[name].values
     }
     own = [h for h in flow.HYPERPARAMETERS if h.values]
     if any(len(h.values) != len(blocks.sizes) for h in own):
@@ -129,6 +133,18 @@ def as_arrays(
         )
     out |= {h.name: blocks.spread(jnp.asarray(h.values, dtype)) for h in own}
     return out | {"blocks": problem.blocks} if "blockwise" in flow.SLOW_STATES.values() else out
+
+
+def _rounded(h: Any, value: Any, dtype: Any) -> Array:
+    """Return the number in the precision of the weights, which may move it out of its range."""
+    with np.errstate(over="ignore"):
+        near = float(np.asarray(value).astype(dtype))
+    if not _inside(h, near):
+        raise InputError(
+            f"{h.name} is {value:.12g}, which {np.dtype(dtype).name} rounds to {near:g}, it must be {_finite(near)}"
+            f"{_range(h)}: take another value, or weights in double precision"
+        )
+    return jnp.asarray(value, dtype)
 
 
 def _traced(name: str, schedule: Callable, dtype: Any, floor: float | None = None) -> Schedule:
@@ -246,10 +262,14 @@ def _checked_number(h: Any, value: Any, name: str) -> float:
         value = float(value)
     except OverflowError:
         value = math.inf
-    inside = h.lower <= value if h.closed_below else h.lower < value
-    if not (math.isfinite(value) and inside and value < h.upper):
+    if not _inside(h, value):
         raise InputError(f"{name} is {value:g}, it must be {_finite(value)}{_range(h)}")
     return value
+
+
+def _inside(h: Any, value: float) -> bool:
+    low = h.lower <= value if h.closed_below else h.lower < value
+    return math.isfinite(value) and low and value < h.upper
 
 
 def _finite(value: float) -> str:

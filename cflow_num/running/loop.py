@@ -211,6 +211,8 @@ def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints 
             for run in runs:
                 if not run.reached:
                     run.begin(name)
+            if len(runs) == 1 and name in runs[0].carries:
+                runs[0].processes[name].compile_ahead(runs[0].carries[name])
         while live := [run for run in runs if not run.done]:
             for run in live:
                 run.begin_chunk()
@@ -218,7 +220,7 @@ def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints 
                 going = [run for run in live if name in run.carries]
                 if not going:
                     continue
-                compiling = not any(run.processes[name].compile_seconds for run in going)
+                compiling = not any(run.processes[name].seconds for run in going)
                 bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
                 began = [run.processes[name].seconds for run in going]
                 processes, carries = [run.processes[name] for run in going], [run.carries[name] for run in going]

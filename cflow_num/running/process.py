@@ -50,7 +50,7 @@ from ..stepping.stationary import StationaryHeun
 from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .chunk import Options, Records, advance_chunk
 from .path import Carry
-from .programs import compiled_for
+from .programs import compile_ahead, compiled_for
 from .settings import Settings
 
 ONSETS = ("published", "delayed")
@@ -239,7 +239,8 @@ class Process:
                 return seen
         raise RunError(
             f"the leading eigenvalues did not converge at the start of the {self.name} process "
-            f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite there"
+            f"(found {float(seen.effective_eigenvalues[0]):.4g}): the Hessian may be zero or not finite "
+            "there, or a hyperparameter far too large or too small"
         )
 
     def _short_of(self, seen: Observation) -> bool:
@@ -271,6 +272,13 @@ class Process:
     def arguments(self, carry: Carry) -> tuple:
         """Return what `advance_chunk` is called with."""
         return (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
+
+    def compile_ahead(self, carry: Carry) -> None:
+        """Begin to compile the chunk, beside what goes on."""
+        if not self._refusal:
+            began = time.perf_counter()
+            compile_ahead(advance_chunk, self.arguments(carry))
+            self.compile_seconds += time.perf_counter() - began
 
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from ..support.devices import placement
 
 _PROGRAMS_KEPT = 32
 _MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
-_PROGRAMS: dict[Any, Callable] = {}  # compiled functions by everything that is not an array
+_PROGRAMS: dict[Any, Future[Callable]] = {}  # compiled functions by everything that is not an array
+_COMPILERS = ThreadPoolExecutor(max_workers=max(2, min(os.cpu_count() or 1, 4)), thread_name_prefix="compiler")
 _SETTINGS = (  # of JAX, on which it depends what is compiled
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -35,6 +38,19 @@ def compiled_for(function: Any, arguments: tuple) -> Callable:
 
     What is no array is compared: a loss, or a schedule, must be a traced program (`traced`), not a Python function.
     """
+    key = compile_ahead(function, arguments)
+    try:
+        return _PROGRAMS[key].result()
+    except Exception:
+        _PROGRAMS.pop(key, None)
+        raise
+
+
+def compile_ahead(function: Any, arguments: tuple) -> Any:
+    """Begin to compile a jitted function for such arguments, beside what goes on; return the key of the program.
+
+    It is traced here: settings of JAX that are made for a block of code hold for the thread that runs it.
+    """
     arrays, static = eqx.partition(arguments, eqx.is_array)
     shapes = tuple((x.shape, x.dtype, placement(x)[1]) for x in jax.tree.leaves(arrays))
     places = frozenset(device for x in jax.tree.leaves(arrays) for device in placement(x)[0])
@@ -45,8 +61,8 @@ def compiled_for(function: Any, arguments: tuple) -> Callable:
             del _PROGRAMS[next(iter(_PROGRAMS))]
         with _no_calls_of_the_host():
             lowered = function.lower(*arguments)
-        _PROGRAMS[key] = lowered.compile()
-    return _PROGRAMS[key]
+        _PROGRAMS[key] = _COMPILERS.submit(lowered.compile)
+    return key
 
 
 @contextlib.contextmanager

@@ -218,15 +218,16 @@ class _Tracer:
                 raise
             except Exception as error:
                 if not self.arrays_too or self.params is not None:
-                    hint = " Pass the parameters that it is for: params=." if self.params is None else ""
-                    self.fail(f"it cannot be traced ({type(error).__name__}: {_first_line(error)}).{hint}", error)
+                    unknown = self.params is None and not _asks_for_more(error)
+                    hint = " Pass the parameters that it is for: params=." if unknown else ""
+                    self.fail(_untraceable(error) + hint, error)
                 params = jax.tree.leaves(params)[0]
                 try:
                     state, *jaxprs = traced(params)
                 except BRANCHED:
                     raise
                 except Exception as second:
-                    self.fail(f"it cannot be traced ({type(second).__name__}: {_first_line(second)}).", second)
+                    self.fail(_untraceable(second), second)
         hyperparameters = tuple(self.called(n) for n in free)
         used = RESERVED | {x for n in self.found for x in (self.called(n).name, self.called(n).symbol.name)}
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
@@ -388,6 +389,19 @@ def _of_groups(symbol: sp.Symbol, values: tuple[sp.Expr, ...], moving: Sequence[
     return Hyperparameter(
         symbol.name, symbol, lower=low, upper=high, closed_below=True, values=own, meaning="one value for each array"
     )
+
+
+def _untraceable(error: Exception) -> str:
+    """Say that a program cannot be traced, and why."""
+    more = _asks_for_more(error)
+    why = f" A flow knows the gradient alone, and this update also asks for {more}." if more else ""
+    return f"it cannot be traced ({type(error).__name__}: {_first_line(error)}).{why}"
+
+
+def _asks_for_more(error: Exception) -> str:
+    """Return what an update asks for besides gradient, state and parameters, such as the value of the loss."""
+    found = re.search(r"missing \d+ required keyword-only arguments?: (.*)", str(error))
+    return found[1] if found else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -124,6 +124,11 @@ BAD = {
         [*QUADRATIC, "gradient_descent", "--learning-rate", "0.1", "--beta2", "0.9"],
         'no hyperparameter "beta2"',
     ),
+    "an empty value": (
+        ["run", "--out", "", "--problem", "quadratic:n=3", "--optimizer", "gradient_descent", "--learning-rate", "0.1"],
+        "the value of --out is empty",
+    ),
+    "an empty argument": (["compare", ""], "argument 2 is empty"),
     "not a number": (
         [*QUADRATIC, "gradient_descent", "--set", "learning_rate=fast"],
         "neither a number nor an expression in t: 'fast' is not a known name",

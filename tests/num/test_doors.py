@@ -464,6 +464,23 @@ def test_hyperparameters_of_other_kinds_are_refused(values, says):
     assert says in refused(resolve, "gradient_descent", values)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "values", "says"),
+    [
+        ("gradient_descent", {"learning_rate": 1e200}, "learning_rate is 1e+200, which float32 rounds to inf"),
+        ("gradient_descent", {"learning_rate": 1e-60}, "learning_rate is 1e-60, which float32 rounds to 0"),
+        ("rmsprop", {"learning_rate": 0.1, "beta2": 1 - 1e-9}, "beta2 is 0.999999999, which float32 rounds to 1"),
+    ],
+)
+def test_numbers_that_single_precision_moves_out_of_their_range_are_refused(optimizer, values, says):
+    with pytest.warns(PrecisionWarning, match="float32 weights"):
+        single = cn.Problem(half_square, TWO.astype("float32"))
+    assert says in refused(cn.run, single, optimizer, values, steps=2, quiet=True)
+    double = cn.Problem(half_square, TWO)
+    flow, hp = resolve(optimizer, values)
+    assert float(as_arrays(flow, hp, double)[says.split()[0]]) == values[says.split()[0]]
+
+
 def test_a_schedule_may_be_zero_where_no_step_is_taken_with_it():
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 6)  # zero at steps 0 and 6
     settings = {"steps": 4, "warm_start": 2, "processes": ("discrete", "stable"), "quiet": True}

@@ -98,6 +98,7 @@ def test_what_is_not_finite_ends_a_run(loss, rate, at, says):
 PLACES = {
     "starting the first process": (Process, "start", 0),
     "starting the second": (Process, "start", 1),
+    "beginning to compile": (integrate, "compile_ahead", 1),
     "compiling the first": (integrate, "compiled_for", 0),
     "compiling the second": (integrate, "compiled_for", 1),
     "recording": (Recorder, "chunk", 0),

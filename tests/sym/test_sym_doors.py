@@ -93,6 +93,7 @@ REFUSED = {
     ),
     "dog": (optax.contrib.dog, {}, "keeps the initial weights"),
     "lamb": (optax.lamb, {}, "depends on the weights w"),
+    "polyak": (optax.polyak_sgd, {}, "knows the gradient alone, and this update also asks for 'value'"),
     "lion": (optax.lion, {}, "is not smooth"),
     "schedule-free": (optax.contrib.schedule_free_sgd, {}, "depends on the weights w"),
 }
