@@ -77,8 +77,9 @@ def test_every_public_name_exists():
         assert getattr(cflow_num, name) is not None
 
 
-def test_records_know_the_closures_by_name():
+def test_records_know_the_kinds_of_process_by_name():
     from cflow_num.record import variables
-    from cflow_num.running import process
+    from cflow_num.running.kinds import KINDS, Closed
 
-    assert tuple(process.CLOSURES) == variables.CLOSURES
+    assert list(KINDS) == variables.PROCESSES
+    assert [name for name, kind in KINDS.items() if isinstance(kind, Closed)] == variables.CLOSURES

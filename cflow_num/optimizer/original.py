@@ -142,10 +142,11 @@ def _compare(
         total = g + flow.l2_penalty(hp) * w  # (n,)
         ours = flow.update_state(ours, total, hp)
         own = flow.update_weights(w, ours, total, hp) - w  # (n,)
-        after, beside = (
-            jax.tree.map(lambda old, new: _moved_on(old, new, jump), *states)
-            for states in ((theirs, after), (rounded, beside))
-        )
+        if jax.tree.structure(theirs) == jax.tree.structure(after):
+            after, beside = (
+                jax.tree.map(lambda old, new: _moved_on(old, new, jump), *states)
+                for states in ((theirs, after), (rounded, beside))
+            )
         shift = tree.back(other).astype(w.dtype) - dw
         digits = jnp.finfo(w.dtype).eps * w / ROUNDINGS * 2  # of the weights, from which the flow's step is read
         found = Steps(largest(own - dw), largest(dw), jnp.maximum(largest(shift), largest(digits)))
@@ -154,7 +155,12 @@ def _compare(
     theirs = program.init(tree.of(w0), _numbers(hp, 1.0))
     start = _Carry(w0, theirs, theirs, flow.initial_state(w0, hp))
     jumps = jnp.zeros(STEPS).at[EARLY - 1].set(LATE)
-    return jax.lax.scan(body, start, (gradients, jumps))[1]
+    _, later = jax.eval_shape(program.update, tree.of(w0), theirs, tree.of(w0), _numbers(hp, 1.0))
+    if jax.tree.structure(later) == jax.tree.structure(theirs):
+        return jax.lax.scan(body, start, (gradients, jumps))[1]
+    start, first = body(start, (gradients[0], jumps[0]))  # a state that only takes its form then, as what is monitored
+    rest = jax.lax.scan(body, start, (gradients[1:], jumps[1:]))[1]
+    return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, rest)
 
 
 def _moved_on(old: Any, new: Any, jump: Array) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+# the names of the processes, which `know` adds to
 DISCRETE = "discrete"
-FLOWS = ("stable", "central", "ablated", "stationary")
-CLOSURES = ("rod", "edge", "envelope")  # other closures of the averages that the central flow takes
-PROCESSES = (DISCRETE, *FLOWS, *CLOSURES)
-CONSTRAINED = ("central", "ablated", "stationary")  # they carry an oscillation fixed by complementarity
+FLOWS = ["stable", "central", "ablated", "stationary"]
+CLOSURES = ["rod", "edge", "envelope"]  # other closures of the averages that the central flow takes
+PROCESSES = [DISCRETE, *FLOWS, *CLOSURES]
 
 # the error budget's terms, and the variables that hold them
 TERMS = {
@@ -55,3 +55,16 @@ VARIABLES = {
     "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
     "seconds": ("", "s", "processor wall time so far, without compilation"),
 } | _BUDGET
+
+
+def know(name: str, closure: bool = False) -> None:
+    """Add the name of a process, of a flow or of a closure: what is recorded of it is then read like that of others."""
+    (CLOSURES if closure else FLOWS).append(name)
+    PROCESSES.append(name)
+
+
+def forget(name: str) -> None:
+    """Take back what `know` added."""
+    for names in (FLOWS, CLOSURES, PROCESSES):
+        if name in names:
+            names.remove(name)

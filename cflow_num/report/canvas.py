@@ -21,7 +21,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..record.measures import first_crossing, title
 from ..record.run import Run
-from ..record.variables import CLOSURES
 from ..support.files import replacing
 
 DPI = 150
@@ -49,8 +48,9 @@ FLOW: dict[str, dict[str, Any]] = {
     "central": dict(color=COLOURS["central"], linewidth=1.7),
     "ablated": dict(color=COLOURS["ablated"], linewidth=1.5),
     "stationary": dict(color=COLOURS["stationary"], linewidth=1.5),
-    **{name: dict(color=COLOURS[name], linewidth=1.3) for name in CLOSURES},
+    **{name: dict(color=COLOURS[name], linewidth=1.3) for name in ("rod", "edge", "envelope")},
 }
+OTHER: dict[str, Any] = dict(color="#6f7d2f", linewidth=1.3)  # a flow of one's own
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -75,6 +75,11 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
     "text.color": INK,
 }
+
+
+def look(flow: str) -> dict[str, Any]:
+    """Return colour and width of the line of a flow."""
+    return FLOW.get(flow, OTHER)
 
 
 @contextlib.contextmanager

@@ -285,11 +285,7 @@ def _text(value: Any) -> str:
 
 def _definitions(comparisons: list[Comparison]) -> str:
     rows = {row.name: row for comparison in comparisons for row in comparison.rows}
-    items = "".join(
-        f"<dt>{escape(quantity)}</dt><dd>{escape(definition)}</dd>\n"
-        for name, (quantity, definition) in DEFINITIONS.items()
-        if name in rows
-    )
+    items = "".join(f"<dt>{escape(row.quantity)}</dt><dd>{escape(row.definition)}</dd>\n" for row in rows.values())
     chaos = (
         "The edge of stability is chaotic: perturbing the start by 1e-13 moves final distances by up to 6%, "
         "so numbers are not to be read more finely than that."

@@ -14,12 +14,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..record.measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
 from ..record.run import Run
-from ..record.variables import CLOSURES, DISTANCE, TERMS
+from ..record.variables import CLOSURES, DISTANCE, FLOWS, TERMS
 from ..verdict.error_budget import CLOSURE, closure_distance, has_budget
 from . import canvas
-from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, single, styled
+from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, look, single, styled
 
-DRAWN = ("stable", "ablated", "stationary", *CLOSURES, "central")
 PANELS = 6  # directions shown of the variance
 EIGENVALUES = r"effective eigenvalues, $\lambda_i(P^{-1}H)$"
 
@@ -39,7 +38,7 @@ def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
     measured = values(run, "discrete", "loss")
     line(ax, measured, "optimizer", **RAW)
     line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
-    _flows(ax, run, "loss", DRAWN)
+    _flows(ax, run, "loss", drawn())
     if "central" in run.tree.children:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
     shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
@@ -184,12 +183,12 @@ def draw_distances(ax: Axes, run: Run) -> None:
         travelled = values(run, "discrete", "distance_from_start")
         line(ax, _logarithmic(travelled), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
     for name in _apart(run):
-        line(ax, _logarithmic(values(run, name, "distance_to_discrete")), f"{name} flow", **FLOW[name])
+        line(ax, _logarithmic(values(run, name, "distance_to_discrete")), f"{name} flow", **look(name))
     ax.set_yscale("log")
 
 
 def _apart(run: Run) -> list[str]:
-    return [name for name in DRAWN if name in run.tree.children]
+    return [name for name in drawn() if name in run.tree.children]
 
 
 @styled
@@ -233,7 +232,7 @@ def optimization_speed(run: Run) -> Figure | None:
         return None
     ax = single(run, "Optimization speed", r"optimization speed, $g^\top P^{-1}g$ [loss/step]")
     for name in _apart(run):
-        line(ax, _logarithmic(values(run, name, "optimization_speed")), f"{name} flow", **FLOW[name])
+        line(ax, _logarithmic(values(run, name, "optimization_speed")), f"{name} flow", **look(name))
     ax.set_yscale("log")
     return finished(ax, run)
 
@@ -287,10 +286,15 @@ def save_figures(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
     return [canvas.save(figure, Path(folder) / f"{name}.png") for name, figure in figures(run).items()]
 
 
-def _flows(ax: Axes, run: Run, name: str, flows: tuple[str, ...]) -> None:
+def drawn() -> list[str]:
+    """Return the names of all flows, the central one on top."""
+    return [*(name for name in (*FLOWS, *CLOSURES) if name != "central"), "central"]
+
+
+def _flows(ax: Axes, run: Run, name: str, flows: Sequence[str]) -> None:
     for flow in flows:
         if flow in run.tree.children:
-            line(ax, values(run, flow, name), f"{flow} flow", **FLOW[flow])
+            line(ax, values(run, flow, name), f"{flow} flow", **look(flow))
 
 
 def _at_edge(run: Run, average: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -48,29 +48,55 @@ class Path(NamedTuple):
     predictions: dict[str, Array] = {}  # noqa: RUF012
 
 
+class How(NamedTuple):
+    """How a path is taken: so many steps, by which solver, in which time steps, at which pace."""
+
+    length: int
+    solver: type
+    dt: Array
+    pace: Pace
+
+
 @eqx.filter_jit
 def advance_path(flow: Flow, carry: Carry, length: int, solver: type, dt: Array, pace: Pace) -> Path:
     """Advance any process by `length` steps, observing nothing."""
-    dtype = carry.V.dtype
-    if isinstance(flow, DiscreteOptimizer):
-        states = flow.steps(carry.y, length)
-        after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
-        return Path(states, after, None, jnp.ones(length, dtype), jnp.zeros((), jnp.int32))
-    if isinstance(flow, Closure):
-        y, states, losses = flow.steps(carry.y, length, dt.astype(dtype))
-        cost = jnp.broadcast_to(flow.cost / dt.astype(dtype), (length,))
-        predicted = {"predicted_loss": losses}
-        return Path(states, carry._replace(y=y), None, cost, jnp.zeros((), jnp.int32), predicted)
-    if isinstance(flow, CentralFlow) and isinstance(carry.pace, Paced):
-        term, method, controller = ConstrainedTerm(), Anchored(dt.astype(dtype)), paced(flow, pace)
+    return path_of(flow, carry, How(length, solver, dt, pace))
+
+
+@singledispatch
+def path_of(flow: Flow, carry: Carry, how: How) -> Path:
+    """Return the path of a flow through a chunk, by its class; a new one registers its own."""
+    raise NotImplementedError(f"{type(flow).__name__} has no path: register one with path_of.register")
+
+
+@path_of.register
+def _discrete_path(flow: DiscreteOptimizer, carry: Carry, how: How) -> Path:
+    states = flow.steps(carry.y, how.length)
+    after = carry._replace(y=jax.tree.map(lambda x: x[-1], states))
+    return Path(states, after, None, jnp.ones(how.length, carry.V.dtype), jnp.zeros((), jnp.int32))
+
+
+@path_of.register
+def _closed_path(flow: Closure, carry: Carry, how: How) -> Path:
+    dt = how.dt.astype(carry.V.dtype)
+    y, states, losses = flow.steps(carry.y, how.length, dt)
+    cost = jnp.broadcast_to(flow.cost / dt, (how.length,))
+    return Path(states, carry._replace(y=y), None, cost, jnp.zeros((), jnp.int32), {"predicted_loss": losses})
+
+
+@path_of.register(CentralFlow)
+@path_of.register(StationaryFlow)
+def _constrained_path(flow: CentralFlow | StationaryFlow, carry: Carry, how: How) -> Path:
+    """Advance a flow whose oscillation keeps the edge, by the solver that was chosen for it."""
+    dtype, length = carry.V.dtype, how.length
+    if isinstance(carry.pace, Paced):
+        assert isinstance(flow, CentralFlow)
+        method, controller = Anchored(how.dt.astype(dtype)), paced(flow, how.pace)
         dt = carry.pace.size
-    elif isinstance(flow, (CentralFlow, StationaryFlow)):
-        term, method, controller = ConstrainedTerm(), solver(), dfx.ConstantStepSize()
     else:
-        assert isinstance(flow, (StableFlow, PhaseSpaceStableFlow))
-        return _stable_path(flow, carry, length)
+        method, controller, dt = how.solver(), dfx.ConstantStepSize(), how.dt
     solution = dfx.diffeqsolve(
-        term,
+        ConstrainedTerm(),
         method,
         t0=jnp.zeros((), dtype),
         t1=jnp.asarray(length, dtype),
@@ -109,9 +135,11 @@ def _reason(solution: dfx.Solution) -> Int[Array, ""]:
     return jnp.where(solution.result == dfx.RESULTS.successful, 0, 1).astype(jnp.int32)
 
 
-def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, length: int) -> Path:
+@path_of.register(StableFlow)
+@path_of.register(PhaseSpaceStableFlow)
+def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, how: How) -> Path:
     """Advance a flow without oscillation, by a stabilized method where it is stiff at the start of the chunk."""
-    dtype = carry.V.dtype
+    dtype, length = carry.V.dtype, how.length
     motion = carry.pace if isinstance(carry.pace, Motion) else Motion.none(flow, carry.y)
 
     def solved(

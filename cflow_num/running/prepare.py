@@ -18,10 +18,12 @@ from ..optimizer.filter import check_filter
 from ..optimizer.hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from ..optimizer.original import check_original
 from ..optimizer.own_constants import has_own_decays
+from ..record.variables import CLOSURES
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
-from .process import CLOSURES, DEFAULT_INTEGRATOR, PROCESSES, Process
+from .kinds import DEFAULT_INTEGRATOR, KINDS
+from .process import Process
 from .settings import Settings
 
 CHUNK = 16  # steps per compiled call: a multiple of the longest step of any integrator
@@ -82,7 +84,7 @@ def prepare(
             onset=settings.onset,
             closure_step=settings.closure_step,
         )
-        for name in PROCESSES
+        for name in KINDS
         if name in processes
     }
     config = {

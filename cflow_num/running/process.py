@@ -1,4 +1,4 @@
-"""The loop: every process (the discrete optimizer, each flow) advances in chunks of whole steps.
+"""A process: the discrete optimizer or a flow (`kinds.py`), advanced in chunks of whole steps.
 
 A process is data (`Flow`, capacity, solver) and two compiled functions. One chunk (`chunk.py`) is one call without host
 round trips; what it returns for each step is an `Observation`, the weights (for comparison in lockstep, never kept),
@@ -7,7 +7,6 @@ and, for constrained flows, the `Log` of the last sub-step.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -20,56 +19,26 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from ..flows.base import Flow, FlowState, Observation
-from ..flows.central import ACTIVE_GAP, CentralFlow
-from ..flows.closures.base import Closure
-from ..flows.closures.edge import Edge
-from ..flows.closures.envelope import Envelope
-from ..flows.closures.rod import Rod
-from ..flows.discrete import DiscreteOptimizer
-from ..flows.leapfrog import LeapfrogFlow
-from ..flows.phase_space import PhaseSpace, slow_states
+from ..flows.central import ACTIVE_GAP
 from ..flows.piecewise import MISSED
-from ..flows.stable import PhaseSpaceStableFlow, StableFlow
-from ..flows.stationary import StationaryFlow
 from ..linalg.eigenpairs import block_size, start_block
 from ..loss.problem import Problem
-from ..optimizer.filter import LATE
-from ..record.variables import CONSTRAINED, PROCESSES
 from ..stepping import amplitudes
-from ..stepping.anchored import CROWDED, FEW_WEIGHTS, FRAMES, WANTED, Anchored, AnchoredState
+from ..stepping.anchored import CROWDED, WANTED, Anchored, AnchoredState
 from ..stepping.base import SolverState
-from ..stepping.control import Motion
-from ..stepping.dropped_terms import opened
-from ..stepping.half_explicit import HalfExplicitHeun
-from ..stepping.leapfrog import Leapfrog
-from ..stepping.log import LoggedState, empty_log
-from ..stepping.pace import LEAP, STEP, paced
 from ..stepping.published import Published
-from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest, stiffness
-from ..stepping.stationary import StationaryHeun
+from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest
 from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .chunk import Options, Records, advance_chunk
+from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case, Method
 from .path import Carry
 from .programs import compile_ahead, compiled_for
 from .settings import Settings
 
-ONSETS = ("published", "delayed")
-CLOSURES: dict[str, type[Closure]] = {"rod": Rod, "edge": Edge, "envelope": Envelope}
-INTEGRATORS = {  # solver, time step
-    "anchored": (Anchored, STEP),
-    "anchored-full": (Anchored, STEP),  # frames in the precision of the run
-    "heun": (HalfExplicitHeun, 0.5),
-    "leapfrog": (Leapfrog, 0.5),
-    "published": (Published, 0.25),
-}
 CAPACITY_STEP = 4
 MOST_CRITICAL = 24  # a flow that needs more stops: its cost grows with their sixth power, and it has left the edge
-MOST_PER_UNIT = 1000  # time steps, where they are of one length
 _RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
 _EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the largest eigenvalue, at which a flow stops
-
-
-DEFAULT_INTEGRATOR = "anchored"  # for every optimizer: with momentum its short steps are leapfrogs in phase space
 
 
 class Process:
@@ -91,46 +60,19 @@ class Process:
         onset: str = Settings.onset,
         closure_step: float = Settings.closure_step,
     ):
-        check_one_of("process", name, PROCESSES)
-        integrator = integrator or DEFAULT_INTEGRATOR
-        check_one_of("integrator", integrator, INTEGRATORS)
-        check_one_of("onset", onset, ONSETS)
-        anchored = INTEGRATORS[integrator][0] is Anchored
-        if onset == "delayed" and (not anchored or name == "stationary" or optimizer.MEMORYLESS):
-            what = f'integrator "{integrator}"' if not anchored else "the stationary flow"
-            what = f"{optimizer.NAME}, which has a state without memory," if optimizer.MEMORYLESS else what
-            raise InputError(f'onset "delayed" is not defined for {what}: use "published"')
-        if optimizer.FILTERED_STATES and (integrator == "published" or name == "stationary"):
-            what = "the published scheme" if integrator == "published" else "the stationary flow"
-            raise InputError(f"{what} is not defined for {optimizer.NAME}, which has momentum: leave it out")
-        if name == "ablated" and set(optimizer.SLOW_STATES) == {"t"}:
-            raise InputError(
-                f"the ablated flow is not defined for {optimizer.NAME}: its preconditioner does not adapt; "
-                "leave it out of the processes"
-            )
-        if name == "stationary" and not optimizer.STATIONARY:
-            raise InputError(
-                f"the stationary flow is not defined for {optimizer.NAME}: it has no state that can stand still; "
-                "leave it out of the processes"
-            )
-        self.delayed = onset == "delayed" and name in CONSTRAINED
+        check_one_of("process", name, KINDS)
+        self._kind = KINDS[name]
+        self._case = Case(
+            problem, hp, optimizer, integrator or DEFAULT_INTEGRATOR, onset, closure_step, budget and name == "central"
+        )
+        self._case.check()
+        self._kind.check(self._case)
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
-        self._problem, self._optimizer, self._hp = problem, optimizer, hp
-        self._budget = budget and name == "central"
-        momentum = bool(optimizer.FILTERED_STATES)
-        self.phase_space = name != "stationary" and (integrator == "leapfrog" or (anchored and momentum))
-        stationary = name == "stationary" and integrator != "published"
-        solver, dt = INTEGRATORS["heun" if stationary else integrator]
-        dt = LEAP if solver is Anchored and self.phase_space else dt
-        if name in CLOSURES:
-            CLOSURES[name].check(optimizer)
-            dt = closure_step
-        full = integrator == "anchored-full" or problem.n_weights < FEW_WEIGHTS or not problem.castable
-        self._frames = problem.w0.dtype.name if full else FRAMES  # their precision
-        self._options = Options(chunk, eig_every, coordinates, solver, dt)
+        self._options = Options(chunk, eig_every, coordinates, *self._kind.method(self._case))
         self.seconds, self.compile_seconds = 0.0, 0.0
         self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
-        if integrator == "published" and self.constrained and not Published.fits(problem.n_weights, self.capacity):
+        published = issubclass(self._options.solver, Published) and self.constrained
+        if published and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
                 f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
                 f'problem has {problem.n_weights}: use integrator "heun"'
@@ -144,29 +86,15 @@ class Process:
     @property
     def constrained(self) -> bool:
         """Whether the process carries an oscillation fixed by complementarity."""
-        return self.name in CONSTRAINED
+        return self._kind.constrained
 
     @property
-    def relaxes(self) -> bool:
-        """Whether the states are brought to rest by iteration: one P for each weight fixes the oscillation alone."""
-        kinds = {self._optimizer.SLOW_STATES[name] for name in self._optimizer.STATIONARY}
-        return self.name == "stationary" and "elementwise" in kinds
+    def _relaxes(self) -> bool:
+        return self._kind.relaxes(self._case)
 
     def flow(self) -> Flow:
         """Return the flow (or optimizer) with the current capacity."""
-        args = (self._problem, self._hp, self._optimizer)
-        if self.name == "discrete":
-            return DiscreteOptimizer(*args)
-        if self.name in CLOSURES:
-            return CLOSURES[self.name](*args)
-        if self.name == "stable":
-            return PhaseSpaceStableFlow(*args) if self.phase_space else StableFlow(*args)
-        if self.relaxes:
-            return StationaryFlow(*args, self.capacity)
-        if self.phase_space:
-            return LeapfrogFlow(*args, self.capacity, self.name != "ablated")
-        at_rest = self._optimizer.STATIONARY if self.name == "stationary" else self._optimizer.MEMORYLESS
-        return CentralFlow(*args, self.capacity, self.name != "ablated", at_rest)
+        return self._kind.flow(self._case, self.capacity)
 
     def start(
         self, y: FlowState, before: dict[str, Array] | None = None, oscillation: FlowState | None = None
@@ -184,56 +112,17 @@ class Process:
                 self._refusal = error
             else:
                 seen = self._first_look(y)
-        flow, V, K = self.flow(), seen.V, seen.V.shape[1]
-        step, k = jnp.zeros((), jnp.int32), self.capacity
-        if isinstance(flow, Closure):
-            assert before is not None, "a closure starts from the states before their update"
-            still = jax.tree.map(jnp.zeros_like, FlowState(y.w, before))
-            return Carry(_started(flow, y, before, oscillation or still, V), V, None, step), seen
-        if isinstance(flow, PhaseSpace):
-            assert before is not None, "a flow in phase space starts from the states before their update"
-            y = flow.started(y.w, before, self._options.dt if self.constrained else 0.0)
-        elif self.name != "discrete":
-            y = y._replace(slow=slow_states(self._optimizer, y.slow))
-        if self.name == "stable":
-            return Carry(y, V, None, step, Motion.none(flow, y)), seen
-        if not self.constrained:
-            return Carry(y, V, None, step), seen
-        if isinstance(flow, StationaryFlow):
-            self._options = self._options._replace(solver=StationaryHeun)
-            V0 = _seed(flow, y, start_block(y.w.size, K, y.w.dtype, seed=1))
-            memory = SolverState(V0, jnp.zeros((k, k), y.w.dtype))
-            return self._settle(Carry(LoggedState(y, empty_log(flow, y)), V, memory, step)), seen
-        assert isinstance(flow, CentralFlow)
-        if not self.phase_space:  # explicit in the states and in the reduced flow: dt times their rate at most 1
-            fastest = max(1 / self._options.dt, float(stiffness(flow, y)))
-            if self._optimizer.FILTERED_STATES:  # the reduced flow at the edge, now and late: half of what is stable
-                late = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], LATE)})
-                fastest = max(
-                    fastest, *(float(flow.speed(z) * self._optimizer.threshold(z.slow, self._hp)) for z in (y, late))
-                )
-            if not fastest <= MOST_PER_UNIT:
-                raise RunError(
-                    f"its states or its reduced flow move {fastest:.3g} times within a step of the optimizer, for an "
-                    f"explicit method at most {MOST_PER_UNIT}: use the integrator anchored"
-                )
-            per_unit = math.ceil(fastest - 1e-9)
-            self._options = self._options._replace(dt=1 / per_unit)
-        logged = LoggedState(y, empty_log(flow, y))
-        memory: SolverState | AnchoredState = SolverState(V, jnp.zeros((k, k), y.w.dtype))
-        pace = None
-        if self._options.solver is Anchored:
-            l = amplitudes.initial(flow, y, V, seen.effective_eigenvalues) if self.delayed else None
-            memory = AnchoredState.start(y, V.astype(self._frames), k, l)
-            pace = paced(flow, self._options.pace).begun(logged)
-        carry = Carry(logged, V, memory, step, pace, opened(y) if self._budget else None)
-        return (self._settle(carry), seen) if self.name == "stationary" else (carry, seen)
+        at = Beginning(y, before, oscillation, seen.V, seen.effective_eigenvalues)
+        method = Method(self._options.solver, self._options.dt, self._options.pace)
+        carry, method = self._kind.started(self._case, self.flow(), method, at)
+        self._options = self._options._replace(**method._asdict())
+        return (self._settle(carry) if self._kind.settles else carry), seen
 
     def _first_look(self, y: FlowState) -> Observation:
         """Return the observation at the start, from a random block."""
         V = start_block(y.w.size, block_size(self.capacity, y.w.size), y.w.dtype)
         for _ in range(20):
-            seen = _observe(Flow(self._problem, self._hp, self._optimizer), y, V, self.capacity)
+            seen = _observe(Flow(*self._case.parts), y, V, self.capacity)
             V = seen.V
             if bool(seen.converged):
                 return seen
@@ -257,7 +146,7 @@ class Process:
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
             if self.crowded(untracked) and self.capacity < carry.V.shape[0]:
                 carry = self.grow(carry)
-            elif float(change) < (RELAXED if self.relaxes else SETTLED):
+            elif float(change) < (RELAXED if self._relaxes else SETTLED):
                 return carry
         raise RunError(
             f"the states do not come to rest at the start (relative change {float(change):.2g} after "
@@ -338,7 +227,7 @@ class Process:
 
     def _widen(self) -> None:
         """Double the capacity alone; raises `RunError` where the integrator cannot."""
-        n = self._problem.n_weights
+        n = self._case.problem.n_weights
         if self.capacity >= MOST_CRITICAL:
             raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
         self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
@@ -368,7 +257,7 @@ class Process:
             residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
             limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
             why = f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})"
-            if self.relaxes:
+            if self._relaxes:
                 limit, why = _REST_LIMIT, f"its states do not come to rest (relative change above {_REST_LIMIT:g})"
             checks += [
                 (~(residual <= limit), why),
@@ -378,10 +267,10 @@ class Process:
                 ),
             ]
         if records.missed is not None:
-            missed, of = np.asarray(records.missed), ", ".join(self._optimizer.PIECEWISE)
+            missed, of = np.asarray(records.missed), ", ".join(self._case.optimizer.PIECEWISE)
             why = (
                 f"signs in the rate of {of} change within a period of the oscillation, so that its average is off by "
-                f"{missed.max():.0%}: no flow of {self._optimizer.NAME} is derived for that"
+                f"{missed.max():.0%}: no flow of {self._case.optimizer.NAME} is derived for that"
             )
             checks.append((missed > MISSED, why))
         found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
@@ -393,16 +282,6 @@ _COLLAPSE = (
     "use a smaller learning rate or a positive epsilon"
 )
 _REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
-
-
-@eqx.filter_jit
-def _started(flow: Closure, y: FlowState, before: dict[str, Array], oscillation: FlowState, V: Array) -> Any:
-    return flow.started(y, before, oscillation, V)
-
-
-@eqx.filter_jit
-def _seed(flow: StationaryFlow, y: FlowState, block: Array) -> Array:
-    return flow.seed(y, block)
 
 
 @eqx.filter_jit

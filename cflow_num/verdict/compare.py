@@ -17,7 +17,7 @@ from ..record.measures import (
     values,
 )
 from ..record.run import Run
-from ..record.variables import CLOSURES, TOTAL
+from ..record.variables import CLOSURES, FLOWS, TOTAL
 from ..support.errors import InputError
 from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, SETTLING, Comparison, Limits, Row
 from .error_budget import closure_distance, has_budget, largest_dropped
@@ -108,7 +108,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
 
 
 def _distances(run: Run, crossing: int | None) -> list[Row]:
-    flows = [name for name in ("central", "stable", "ablated", "stationary", *CLOSURES) if name in run.tree.children]
+    flows = [name for name in (*FLOWS, *CLOSURES) if name in run.tree.children]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
     last = np.flatnonzero(np.all([np.isfinite(d) for d in D.values()], axis=0))[-LAST:]
@@ -123,8 +123,8 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
         _judged("distance_ratio", ratio("central", "stable"), LIMITS.distance_ratio, unsettled, over),
         Row("distance_travelled", ratio("central", "travelled"), note=over),
     ]
-    for name in ("ablated", "stationary", *CLOSURES):
-        if name in D:
+    for name in flows:
+        if name not in ("central", "stable"):
             rows.append(Row(f"{name}_ratio", ratio(name, "stable"), note=over))
     return rows
 

@@ -76,14 +76,6 @@ DEFINITIONS = {
         "The same for the difference between the measured variance of the oscillation and the one that keeps the edge: "
         "large where the oscillation starts late or bursts.",
     ),
-    **{
-        f"{name}_ratio": (
-            f"distance {name} / stable",
-            f"As distance central / stable, for the {name} closure, which carries an oscillation of its own. For "
-            "information.",
-        )
-        for name in CLOSURES
-    },
     "predicted_loss": (
         "predicted loss, relative RMS",
         "RMS over the steps of the relative deviation of L + ⟨Σ, H⟩/2 from the smoothed discrete loss, "
@@ -93,13 +85,6 @@ DEFINITIONS = {
         f"judged from {SMOOTHING} steps after the first crossing on. With momentum the prediction is smoothed over the "
         "filter's memory: when an eigenvalue arrives, X has an impulse, which is no variance.",
     ),
-    **{
-        f"{name}_predicted_loss": (
-            f"predicted loss of {name}, relative RMS",
-            f"The same for the mean of the losses at both ends of the {name} closure's oscillation. For information.",
-        )
-        for name in CLOSURES
-    },
     "predicted_squared_gradient_norm": (
         "predicted |∇L|², relative RMS",
         "The same for the time average of the squared gradient norm.",
@@ -169,6 +154,24 @@ DEFINITIONS = {
 }
 
 
+def defined(name: str) -> tuple[str, str]:
+    """Return the quantity in words and how it is defined; rows of closures and of flows of one's own have one form.
+
+    >>> defined("rod_ratio")[0], defined("cost")[0]
+    ('distance rod / stable', 'cost [gradients per step]')
+    """
+    if name in DEFINITIONS:
+        return DEFINITIONS[name]
+    flow = name.removesuffix("_predicted_loss").removesuffix("_ratio")
+    what = f"{flow} closure, which carries an oscillation of its own" if flow in CLOSURES else f"{flow} flow"
+    if name == f"{flow}_ratio":
+        return f"distance {flow} / stable", f"As distance central / stable, for the {what}. For information."
+    return (
+        f"predicted loss of {flow}, relative RMS",
+        f"As predicted loss, for what the {flow} closure says of its own oscillation. For information.",
+    )
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a verdict: `value` is None where `note` says why, `passed` where nothing is judged."""
@@ -182,12 +185,12 @@ class Row:
     @property
     def quantity(self) -> str:
         """The quantity in words."""
-        return DEFINITIONS[self.name][0]
+        return defined(self.name)[0]
 
     @property
     def definition(self) -> str:
         """How the number is defined."""
-        return DEFINITIONS[self.name][1]
+        return defined(self.name)[1]
 
     def texts(self) -> tuple[str, str, str, str, str]:
         """Return quantity, value, limit, verdict and note as they are shown.

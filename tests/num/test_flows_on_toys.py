@@ -15,8 +15,8 @@ from cflow_num.loss.problem import Problem
 from cflow_num.problems import problem
 from cflow_num.problems.ramp import ramp_central_flow
 from cflow_num.problems.valley import valley_central_flow, valley_loss
-from cflow_num.running.chunk import Options
-from cflow_num.running.process import INTEGRATORS, Process
+from cflow_num.running.kinds import INTEGRATORS, Method
+from cflow_num.running.process import Process
 from cflow_num.stepping.half_explicit import HalfExplicitHeun
 from cflow_sym.generated import load
 
@@ -82,7 +82,7 @@ def _padded_valley_loss(w, c):
     return valley_loss(w[:3], c) + jnp.sum(w[3:] ** 2) / 20
 
 
-def test_heun_is_second_order_on_the_edge():
+def test_heun_is_second_order_on_the_edge(monkeypatch):
     """Between events: one critical eigenvalue from start to end."""
     valley = problem("valley", x0=0.0, z0=0.3)
     exact_y, exact_z, _ = valley_central_flow(np.arange(0.0, 60.0), learning_rate=1.0, z0=0.3)
@@ -90,10 +90,9 @@ def test_heun_is_second_order_on_the_edge():
     bent = _bent(valley)
     ends = []
     for dt in (1 / 2, 1 / 4, 1 / 8, 1 / 64):
-        process = Process(
-            "central", bent, load("gradient_descent"), arrays("gradient_descent", bent, learning_rate=1.0)
-        )
-        process._options = Options(10, 1, (), HalfExplicitHeun, dt)
+        monkeypatch.setitem(INTEGRATORS, "shorter", Method(HalfExplicitHeun, dt))
+        hp = arrays("gradient_descent", bent, learning_rate=1.0)
+        process = Process("central", bent, load("gradient_descent"), hp, integrator="shorter")
         ends.append(integrate(process, start, 20)[0][-1])
     errors = [np.linalg.norm(e - ends[-1]) for e in ends[:-1]]
     orders = np.log2(np.array(errors[:-1]) / errors[1:])

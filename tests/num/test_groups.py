@@ -215,3 +215,13 @@ def test_a_program_that_fails_on_the_parameters_says_so():
     )
     with pytest.raises(InputError, match=r"fails on the parameters of custom \(ValueError"):
         cn.run(PROBLEM, cs.from_optax(by_name).compile(), RATE, steps=2, quiet=True)
+
+
+def test_a_state_that_takes_its_form_in_the_first_step():
+    watched = lambda learning_rate: optax.chain(  # noqa: E731
+        optax.monitor({"size": lambda updates, **_: optax.tree.norm(updates)}), optax.sgd(learning_rate)
+    )
+    check(cs.from_optax(watched), RATE)
+    wrong = dataclasses.replace(cs.from_optax(watched), update=2 * cs.from_optax(optax.sgd).update)
+    with pytest.raises(InputError, match="otherwise than its flow: step 1 has"):
+        check(wrong.compile(), RATE)
