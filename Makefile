@@ -1,20 +1,21 @@
 # Two commands do all set-up: `make demo` (the main job on real data) and `make test` (everything CI checks).
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 WORKERS ?= 2
-STAMP := .venv/.installed
+STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick derivations generated numbers bench budget closures limits mutations study notebooks stress constraints clean
+.PHONY: help setup demo test lint quick smoke derivations generated numbers bench budget closures limits mutations study notebooks stress constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-setup: $(STAMP)  ## create .venv with pinned versions
+setup: $(STAMP)  ## create .venv (or VENV=...) with pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cflow needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=python3.x")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
@@ -34,6 +35,13 @@ test: lint  ## lint, import contracts, types, all tests with doctests
 
 quick: $(STAMP)  ## the tests without the full runs
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+
+SMOKE := tests/test_architecture.py tests/num/test_symmetric.py tests/num/test_eigenpairs.py tests/num/test_settings.py \
+  tests/num/test_run.py tests/num/test_kinds.py tests/sym/test_sym_expansion.py tests/sym/test_sym_constants.py \
+  tests/sym/test_sym_expressions.py tests/sym/test_sym_files.py
+
+smoke: $(STAMP)  ## something of every wing: for a first hour, and between two changes (under two minutes once warm)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(SMOKE)
 
 generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
 	$(BIN)/cflow codegen --all

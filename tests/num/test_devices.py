@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -72,6 +73,40 @@ def test_a_problem_on_eight_devices_has_the_same_central_flow():
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5 examples cannot be split over 8 devices: use at most 5 of them" in done.stdout
     assert "it must be a mean over examples" in done.stdout
+
+
+def test_two_processes_on_one_machine_share_a_run(tmp_path):
+    """Examples split over processes that meet on loopback: one of them writes, and the numbers are those of one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    split = ["--distributed", "--out", str(tmp_path), "--quiet", "--processes", "discrete", "central", "--steps", "8"]
+    asked = ["--problem", "digits-mlp:n=60,width=3", "--optimizer", "gradient_descent", "--learning-rate", "1.1"]
+    command = [sys.executable, "-m", "cflow_num.cli", "run", *asked, *split, "--integrator", "anchored-full"]
+    meeting = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
+    both = [
+        subprocess.Popen(
+            command,
+            env=meeting | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    for process in both:
+        assert process.wait(timeout=300) == 0, process.stderr.read()
+        process.stderr.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run.nc"]
+    shared = cn.load(tmp_path / "run.nc")
+    assert shared.config["device"] == "2 x cpu in 2 processes"
+    alone = cn.run(
+        cn.problem("digits-mlp", n=60, width=3), "gradient_descent", {"learning_rate": 1.1}, steps=8,
+        processes=("discrete", "central"), integrator="anchored-full", quiet=True,
+    )  # fmt: skip
+    assert float(alone.tree["central"]["sigma_eigenvalues"].max()) > 1e-4  # it is at the edge
+    for name, error in (("discrete", 1e-12), ("central", 1e-7)):
+        np.testing.assert_allclose(shared.tree[name]["loss"], alone.tree[name]["loss"], rtol=error)
 
 
 def test_programs_tell_how_arrays_are_split():

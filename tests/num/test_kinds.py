@@ -1,4 +1,4 @@
-"""A flow, a closure and an integrator of one's own: each is what stands here and one registration, nothing elsewhere."""
+"""A flow, a closure and an integrator of one's own: each is what stands here and one registration, no more."""
 
 from typing import ClassVar
 
