@@ -37,6 +37,7 @@ import cflow_num as cn
 from cflow_num.flows.discrete import DiscreteOptimizer
 from cflow_num.linalg.eigenpairs import leading_eigenpairs
 from cflow_num.optimizer.hyperparameters import as_arrays, resolve
+from cflow_num.running.kinds import INTEGRATORS, Method
 from cflow_num.running.path import advance_path
 from cflow_num.running.prepare import CHUNK
 from cflow_num.running.process import Process
@@ -102,28 +103,25 @@ SETTINGS = [
 METHODS = ("anchored", "anchored, tolerance 0.05", "heun", "published")
 
 
+def _method(name: str, staggered: bool) -> Method:
+    """Return the integrator of that name, with momentum its form in phase space."""
+    integrator, _, tolerance = name.partition(", tolerance ")
+    leapfrog = INTEGRATORS["leapfrog"]
+    if integrator == "reference":
+        return leapfrog._replace(solver=ReferenceLeapfrog) if staggered else Method(ReferenceHeun, 1 / 16)
+    if staggered and integrator == "published":
+        return leapfrog._replace(solver=BruteForceLeapfrog, dt=1 / 4)
+    method = leapfrog if staggered and integrator == "heun" else INTEGRATORS[integrator]
+    return method._replace(pace=method.pace._replace(tolerance=float(tolerance))) if tolerance else method
+
+
 def process(setting: Setting, method: str, problem: cn.Problem) -> tuple[Process, Any]:
     """Return a central process at its start, and the carry there."""
     optimizer, hp = resolve(setting.optimizer, setting.hp)
     arrays = as_arrays(optimizer, hp, problem)
-    integrator, _, tolerance = method.partition(", tolerance ")
-    staggered = bool(optimizer.FILTERED_STATES)
-    fine = integrator == "reference"
-    name = integrator
-    if fine or (staggered and integrator in ("heun", "published")):
-        name = "leapfrog" if staggered else "heun"
-    flow = Process("central", problem, optimizer, arrays, integrator=name, chunk=CHUNK, capacity=setting.capacity)
+    INTEGRATORS[method] = _method(method, staggered=bool(optimizer.FILTERED_STATES))
+    flow = Process("central", problem, optimizer, arrays, integrator=method, chunk=CHUNK, capacity=setting.capacity)
     start = warm_started(DiscreteOptimizer(problem, arrays, optimizer), setting.start, average=setting.start > 0)
-    options = flow._options
-    if fine:
-        options = options._replace(
-            **(dict(solver=ReferenceLeapfrog) if staggered else dict(solver=ReferenceHeun, dt=1 / 16))
-        )
-    if tolerance:
-        options = options._replace(pace=options.pace._replace(tolerance=float(tolerance)))
-    if staggered and integrator == "published":
-        options = options._replace(solver=BruteForceLeapfrog, dt=1 / 4)
-    flow._options = options
     began = start.flows
     if setting.lead:
         if setting.name not in _LED:

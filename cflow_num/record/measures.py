@@ -27,7 +27,7 @@ def title(run: Run) -> str:
 def titles(runs: Sequence[Run]) -> list[str]:
     """Return the title of every run; where some are the same, with the hyperparameters in which these differ."""
     own, settings = [title(run) for run in runs], [run.config.get("hyperparameters", {}) for run in runs]
-    told = []
+    told: list[str] = []
     for name, mine in zip(own, settings, strict=True):
         alike = [others for same, others in zip(own, settings, strict=True) if same == name]
         differ = [key for key in mine if any(others.get(key) != mine[key] for others in alike)]

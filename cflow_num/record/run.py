@@ -45,8 +45,9 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
+        tree: Any = self.tree
         with replacing(Path(path)) as temporary:
-            self.tree.to_netcdf(temporary, engine="h5netcdf")
+            tree.to_netcdf(temporary, engine="h5netcdf")
         return Path(path)
 
     def compare(self) -> Comparison:
@@ -68,8 +69,9 @@ def load(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file: pass the run.nc that a run wrote")
+    arrays: Any = xr  # whose annotations are incomplete
     try:
-        tree = xr.load_datatree(path, engine="h5netcdf")
+        tree: xr.DataTree = arrays.load_datatree(path, engine="h5netcdf")
     except Exception as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or not a run file") from error
     if "config" not in tree.attrs or "reason" not in tree.attrs:

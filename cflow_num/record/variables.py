@@ -19,7 +19,7 @@ RELATIVE, DISTANCE, TOTAL = "budget_{}", "budget_{}_distance", "budget_distance"
 OFF_THRESHOLD, INTEGRATOR, PUSH = "budget_off_threshold", "budget_integrator", "budget_push"
 
 _BUDGET = {RELATIVE.format(name): ("", "1", f"{what}, relative to the term kept") for name, what in TERMS.items()}
-_BUDGET |= {
+_DISTANCES = {
     DISTANCE.format(name): ("", "weight", f"{what}: distance it alone would move") for name, what in TERMS.items()
 }
 # name: (extra dimension, units, meaning)
@@ -54,7 +54,7 @@ VARIABLES = {
     "n_hessian_vectors": ("", "1", "Hessian-vector products so far"),
     "n_curvature_gradients": ("", "1", "third-derivative evaluations so far"),
     "seconds": ("", "s", "processor wall time so far, without compilation"),
-} | _BUDGET
+} | _BUDGET | _DISTANCES
 
 
 def know(name: str, closure: bool = False) -> None:

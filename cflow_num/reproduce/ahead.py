@@ -27,7 +27,7 @@ class _Asked(Runs):
         super().__init__(runs.folder, runs.scale, quiet=True)
         self.missing: list[str] = []
 
-    def _made(self, key: str) -> Run:
+    def make(self, key: str) -> Run:
         self.missing.append(key)
         raise RunError("not there yet")
 

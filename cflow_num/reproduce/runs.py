@@ -48,7 +48,7 @@ class Runs:
             raise RunError(self.failed[key])
         if key not in self.used:
             try:
-                self.used[key] = self._kept(key) or self._made(key)
+                self.used[key] = self.find(key) or self.make(key)
             except Exception as error:
                 self.failed[key] = " ".join(str(error).split()) or type(error).__name__
                 raise
@@ -76,14 +76,16 @@ class Runs:
             found.to_netcdf(temporary, engine="h5netcdf")
         return found
 
-    def _kept(self, key: str) -> Run | None:
+    def find(self, key: str) -> Run | None:
+        """Return the run that the folder holds with these settings."""
         path = self.folder / f"{key}.nc"
         if not path.is_file():
             return None
         kept = load(path)
         return kept if kept.tree.attrs.get(_SETTING) == str(setting(key, self.scale)) else None
 
-    def _made(self, key: str) -> Run:
+    def make(self, key: str) -> Run:
+        """Run it, and keep it in the folder."""
         chosen = setting(key, self.scale)
         self._say(f"running {key}")
         make_room()
@@ -146,7 +148,8 @@ class Given(Runs):
         super().__init__(Path(), quiet=True)
         self.given = runs
 
-    def _kept(self, key: str) -> Run:
+    def find(self, key: str) -> Run:
+        """Return the run that was given; raises `InputError` where it was not."""
         if key not in self.given:
             given = ", ".join(self.given) or "none"
             raise InputError(f'the figure is drawn from the run "{key}" and {given} are given: pass that one, too')

@@ -54,18 +54,19 @@ MOST_PER_UNIT = 1000  # time steps, where they are of one length
 
 
 class Method(NamedTuple):
-    """How a process is advanced: its solver, where it has one, time step, and pace."""
+    """How a process is advanced: its solver, where it has one, time step, pace; `staggered` in phase space always."""
 
     solver: type
     dt: Any
     pace: Pace = Pace()
+    staggered: bool = False
 
 
 INTEGRATORS = {  # of constrained flows
     "anchored": Method(Anchored, STEP),
     "anchored-full": Method(Anchored, STEP),  # frames in the precision of the run
     "heun": Method(HalfExplicitHeun, 0.5),
-    "leapfrog": Method(Leapfrog, 0.5),
+    "leapfrog": Method(Leapfrog, 0.5, staggered=True),
     "published": Method(Published, 0.25),
 }
 
@@ -102,7 +103,7 @@ class Case(NamedTuple):
     @property
     def phase_space(self) -> bool:
         """Whether flows carry averages of the gradient beside the weights."""
-        return self.integrator == "leapfrog" or (self.anchored and self.momentum)
+        return INTEGRATORS[self.integrator].staggered or (self.anchored and self.momentum)
 
     @property
     def frames(self) -> str:

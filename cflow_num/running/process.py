@@ -30,7 +30,7 @@ from ..stepping.published import Published
 from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest
 from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
 from .chunk import Options, Records, advance_chunk
-from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case, Method
+from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case
 from .path import Carry
 from .programs import compile_ahead, compiled_for
 from .settings import Settings
@@ -68,20 +68,16 @@ class Process:
         self._case.check()
         self._kind.check(self._case)
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
-        self._options = Options(chunk, eig_every, coordinates, *self._kind.method(self._case))
+        self._eig_every, self.coordinates = eig_every, coordinates  # the weights whose own values are kept
+        self._method = self._kind.method(self._case)
         self.seconds, self.compile_seconds = 0.0, 0.0
         self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
-        published = issubclass(self._options.solver, Published) and self.constrained
+        published = issubclass(self._method.solver, Published) and self.constrained
         if published and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
                 f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
                 f'problem has {problem.n_weights}: use integrator "heun"'
             )
-
-    @property
-    def coordinates(self) -> tuple[int, ...]:
-        """The weights whose own values are kept."""
-        return self._options.coordinates
 
     @property
     def constrained(self) -> bool:
@@ -113,9 +109,7 @@ class Process:
             else:
                 seen = self._first_look(y)
         at = Beginning(y, before, oscillation, seen.V, seen.effective_eigenvalues)
-        method = Method(self._options.solver, self._options.dt, self._options.pace)
-        carry, method = self._kind.started(self._case, self.flow(), method, at)
-        self._options = self._options._replace(**method._asdict())
+        carry, self._method = self._kind.started(self._case, self.flow(), self._method, at)
         return (self._settle(carry) if self._kind.settles else carry), seen
 
     def _first_look(self, y: FlowState) -> Observation:
@@ -155,12 +149,15 @@ class Process:
 
     def static(self) -> Any:
         """Return all that the compiled chunk depends on beside the values of arrays."""
-        arrays, static = eqx.partition((self.flow(), *self._options._replace(dt=None)), eqx.is_array)
+        arrays, static = eqx.partition((self.flow(), *self._options(None)), eqx.is_array)
         return jax.tree.map(lambda x: (x.shape, x.dtype.name), arrays), static
 
     def arguments(self, carry: Carry) -> tuple:
         """Return what `advance_chunk` is called with."""
-        return (self.flow(), carry, *self._options._replace(dt=jnp.asarray(self._options.dt)))
+        return (self.flow(), carry, *self._options(jnp.asarray(self._method.dt)))
+
+    def _options(self, dt: Any) -> Options:
+        return Options(self.chunk, self._eig_every, self.coordinates, self._method.solver, dt, self._method.pace)
 
     def compile_ahead(self, carry: Carry) -> None:
         """Begin to compile the chunk, beside what goes on."""
@@ -195,7 +192,7 @@ class Process:
 
     def crowded(self, untracked: Any) -> bool:
         """Whether eigenvalues beyond the capacity, relative to the threshold, are so near that it must grow."""
-        near = CROWDED if self._options.solver is Anchored else 1.5 * ACTIVE_GAP
+        near = CROWDED if self._method.solver is Anchored else 1.5 * ACTIVE_GAP
         return bool(np.any(np.asarray(untracked) > 1 - near))
 
     def grow(self, carry: Carry) -> Carry:
@@ -231,7 +228,7 @@ class Process:
         if self.capacity >= MOST_CRITICAL:
             raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
         self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
-        if issubclass(self._options.solver, Published) and not Published.fits(n, self.capacity):
+        if issubclass(self._method.solver, Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
 
     def failure(self, records: Records) -> tuple[int, str] | None:

@@ -82,9 +82,9 @@ def evaluated(
     P = opt.preconditioner(y.slow, hp)                                        # () or (n,)
     g = flow.gradient(y.w)                                                    # (n,)
     speed = flow.speed(y)                                                     # ()
-    dropped = _dropped(flow, y, log, g)
+    dropped = what_is_dropped(flow, y, log, g)
     shift = dropped.moments.gradient_shift                                    # (n,)
-    kept = _kept(flow, y, g, dropped.moments)
+    kept = what_is_kept(flow, y, g, dropped.moments)
     missing = {name: dropped.states[name] - kept[name] for name in kept}
     states = _states(flow, y, g, missing, since, budget.states)
     dP = opt.preconditioner_drift(y.slow, states | {"t": jnp.zeros_like(y.slow["t"])}, hp)  # () or (n,)
@@ -116,7 +116,7 @@ def evaluated(
     return budget._replace(apart=apart, states=states, last=moved), recorded
 
 
-def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -> _Dropped:
+def what_is_dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -> _Dropped:
     """Return the averages over the two sides of the oscillation along each eigenvector of Sigma, less what is kept."""
     opt, hp = flow.optimizer, flow.hp
     P = opt.preconditioner(y.slow, hp)                                        # () or (n,)
@@ -124,7 +124,7 @@ def _dropped(flow: CentralFlow, y: FlowState, log: Log, g: Float[Array, " n"]) -
     x = log.sigma_eigenvalues                                                 # (k,) falling
     delta = jnp.sqrt(jnp.maximum(x, 0)) * (log.sigma_covectors.T / P).T       # (n, k)
     rate = partial(_rates, flow, y, slow_of(y))
-    here, kicked = rate(g), _alternating(flow, y, g)
+    here, kicked = rate(g), alternating_step(flow, y, g)
 
     def add(i: Array, sums: _Dropped) -> _Dropped:
         d = jax.lax.dynamic_index_in_dim(delta, i, axis=1, keepdims=False)    # (n,)
@@ -159,7 +159,7 @@ def _rates(flow: CentralFlow, y: FlowState, states: dict[str, Array], g: Float[A
     return {name: found[name] for name in states}
 
 
-def _kept(flow: CentralFlow, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
+def what_is_kept(flow: CentralFlow, y: FlowState, g: Float[Array, " n"], moments: Moments) -> dict[str, Array]:
     """Return what the flow keeps of the oscillation in the rates of the slow states."""
     opt, hp = flow.optimizer, flow.hp
     found = opt.slow_drift_moments(y.slow, g, moments, hp)
@@ -189,7 +189,7 @@ def _states(
     return moved
 
 
-def _alternating(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
+def alternating_step(flow: CentralFlow, y: FlowState, g: Float[Array, " n"]):
     """Return the function kick -> what states that alternate with the gradient add to the mean step of the weights.
 
     The alternating part B of a state solves B = -F_s B + F_g[kick], F its update: it is in phase with the gradient.

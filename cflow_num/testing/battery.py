@@ -148,7 +148,7 @@ class _Tried:
                     derivation.check()
             return f"{len(derivation.steps)} steps"
 
-        with double_precision(), _fast_compilation(self.quick):
+        with double_precision(), fast_compilation(self.quick):
             self.row("derivation", "every step holds at fresh random exact points", derive)
             chosen = {name: row for name, row in self.numerical().items() if name in names}
             if derivation is None:
@@ -418,7 +418,7 @@ def _sentence(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _fast_compilation(on: bool) -> Iterator[None]:
+def fast_compilation(on: bool) -> Iterator[None]:
     """Compile with few optimizations: in the quick form more time goes to compiling than to running."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", on or before)

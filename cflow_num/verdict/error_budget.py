@@ -48,7 +48,7 @@ def budget_terms(run: Run) -> list[Term]:
     if not has_budget(run):
         raise InputError("the run has no error budget: run again with budget=True (--budget)")
     edge = slice(first_crossing(run) or 0, None)
-    terms = []
+    terms: list[Term] = []
     for name in TERMS:
         relative = values(run, "central", RELATIVE.format(name))[edge]
         terms.append(Term(name, _median(relative), _last(values(run, "central", DISTANCE.format(name)))))

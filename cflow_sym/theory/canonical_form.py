@@ -101,7 +101,7 @@ class CanonicalForm:
         return self._without(lambda base: base in self.b)
 
     def _without(self, gone: Callable[[sp.Expr], bool]) -> CanonicalForm:
-        late = functools.partial(_late, gone=gone)
+        late = functools.partial(late_limit, gone=gone)
         slow = {s: late(e) if s != _s.t else e for s, e in self.slow.items()}
         return replace(self, phi=tuple(map(late, self.phi)), r=late(self.r), P=late(self.P), slow=slow)
 
@@ -114,13 +114,13 @@ class CanonicalForm:
         return sp.sympify(expr).xreplace(parts)
 
 
-def _late(expr: sp.Expr, gone: Callable[[sp.Expr], bool]) -> sp.Expr:
+def late_limit(expr: sp.Expr, gone: Callable[[sp.Expr], bool]) -> sp.Expr:
     """Return the limit for a large count, in which those decays to the power of the count vanish that are gone.
 
     >>> everything = lambda base: True
-    >>> _late((2**symbols.t - 1) * symbols.nu / 2**symbols.t, everything)
+    >>> late_limit((2**symbols.t - 1) * symbols.nu / 2**symbols.t, everything)
     nu
-    >>> _late(1 - symbols.beta2 ** (symbols.t + 1), everything)
+    >>> late_limit(1 - symbols.beta2 ** (symbols.t + 1), everything)
     1
     """
     left: dict[sp.Expr, sp.Symbol] = {}  # what is left of the past, by decay

@@ -67,7 +67,7 @@ def _suite(name: str, *switches: str) -> str | None:
             return None  # the numbers are those of the committed module, whatever the battery runs
         flow = cs.optimizer(name).compile()
     tried = battery._Tried(cs.optimizer(name), True, {}, lambda _: None)
-    with double_precision(), battery._fast_compilation(True):
+    with double_precision(), battery.fast_compilation(True):
         for row, (statement, run) in tried.numerical().items():
             tried.row(row, statement, lambda run=run: run(flow))
             if not tried.rows[-1].passed:
@@ -86,6 +86,6 @@ def _of_battery(flow: object, name: str, row: str) -> str | None:
     hypothesis.settings.load_profile("mutations")
     battery.EXAMPLES[True] = EXAMPLES
     tried = battery._Tried(cs.optimizer(name), True, {}, lambda _: None)
-    with double_precision(), battery._fast_compilation(True):
+    with double_precision(), battery.fast_compilation(True):
         tried.row(row, "", lambda: tried.numerical()[row][1](flow))
     return None if tried.rows[0].passed else tried.rows[0].detail

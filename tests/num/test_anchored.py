@@ -18,7 +18,7 @@ from cflow_num.stepping.pace import LEAP, LONGEST, SHORTEST, Pace, paced
 from cflow_sym.generated import load
 
 from .cases import arrays
-from .test_flows_on_toys import _bent_loss, integrate, valley_central_flow
+from .test_flows_on_toys import bent_loss, integrate, valley_central_flow
 
 
 @settings(max_examples=200)
@@ -59,7 +59,7 @@ def curved():
     valley = cn.problem("valley", x0=0.0, z0=0.3)
     y, z, _ = valley_central_flow(np.arange(0.0, 60.0), learning_rate=1.0, z0=0.3)
     start = FlowState(jnp.array([0.0, y[30], z[30]]), {"t": jnp.asarray(1.0)})
-    return Problem(_bent_loss, valley.w0, data=valley.data), start
+    return Problem(bent_loss, valley.w0, data=valley.data), start
 
 
 def ends(longest):

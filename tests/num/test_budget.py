@@ -56,8 +56,8 @@ def oscillating(flow, y, v, variance):
 @eqx.filter_jit
 def dropped(flow, y, log):
     g = flow.gradient(y.w)
-    found = budget._dropped(flow, y, log, g)
-    kept = budget._kept(flow, y, g, found.moments)
+    found = budget.what_is_dropped(flow, y, log, g)
+    kept = budget.what_is_kept(flow, y, g, found.moments)
     return found, {name: found.states[name] - kept[name] for name in kept}
 
 
@@ -158,7 +158,7 @@ def test_what_alternates_is_what_the_optimizer_does_with_an_alternating_gradient
     ends = [opt.update_weights(zero, s, g + sign * kick, hp) for s, sign in ((even, 1), (odd, -1))]
     brute = sum(ends) / 2 - opt.update_weights(zero, mean, g, hp)
     slow = {key: x for key, x in mean.items() if key not in opt.FILTERED_STATES}
-    ours = budget._alternating(flow, FlowState(problem.w0, slow), g)(kick)
+    ours = budget.alternating_step(flow, FlowState(problem.w0, slow), g)(kick)
     assert close(ours, brute, 0.01)
 
 

@@ -63,13 +63,13 @@ def test_the_value_in_chunks_can_be_differentiated_from_outside():
 
 
 def test_without_chunks_the_traced_program_is_the_plain_one():
-    plain = small()
+    plain, loss = small(), Mlp(jnp.tanh).loss
 
-    def loss(w):
-        return plain._loss(plain.params(w), plain.data)
+    def value(w):
+        return loss(plain.params(w), plain.data)
 
     def products(w, V):
-        return jax.vmap(lambda v: jax.jvp(jax.grad(loss), (w,), (v,))[1], in_axes=1, out_axes=1)(V)
+        return jax.vmap(lambda v: jax.jvp(jax.grad(value), (w,), (v,))[1], in_axes=1, out_axes=1)(V)
 
     args = (plain.w0, BLOCK)
     expected = [str(e.primitive) for e in jax.make_jaxpr(products)(*args).eqns]

@@ -74,7 +74,7 @@ def step(flow, state, h):
 def rod_rates(flow, state):
     """Return the rates of the centre and of Sigma."""
     ends = flow.ends(state)
-    block = flow._square(ends)
+    block = flow.square(ends)
     return flow.centre_rate(state, ends), block.T @ block / 2 - 2 * state.factor.T @ state.factor
 
 
@@ -127,11 +127,11 @@ def test_the_rod_at_time_step_1_without_correction_is_the_optimizer(name, hp):
     for _ in range(21):
         points.append(plus(points[-1], increment(flow, points[-1])))
     rods = [even_odd(a, b)[0] for a, b in itertools.pairwise(points)]
-    half = flow._flat(increment(flow, points[0])) / 2
+    half = flow.flat(increment(flow, points[0])) / 2
     start = RodState(rods[0], jnp.zeros((3, half.size)).at[0].set(half))
     end, path, _ = follow(flow, start, 20, 1.0)
     np.testing.assert_allclose(path.w, [rod.w for rod in rods[1:]], rtol=1e-7)
-    np.testing.assert_allclose(flow._flat(end.y), flow._flat(rods[20]), rtol=1e-7)
+    np.testing.assert_allclose(flow.flat(end.y), flow.flat(rods[20]), rtol=1e-7)
 
 
 @pytest.mark.parametrize(

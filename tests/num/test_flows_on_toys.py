@@ -101,10 +101,10 @@ def test_heun_is_second_order_on_the_edge(monkeypatch):
 
 def _bent(valley):
     """Return the valley with a curved third derivative, so that nothing is linear along the edge."""
-    return Problem(_bent_loss, valley.w0, data=valley.data)
+    return Problem(bent_loss, valley.w0, data=valley.data)
 
 
-def _bent_loss(w, c):
+def bent_loss(w, c):
     return valley_loss(w, c) + 0.3 * jnp.sin(2 * w[2]) * w[0] ** 2 + 0.02 * jnp.cos(w[2] + w[1])
 
 

@@ -61,10 +61,10 @@ class StandIns(Runs):
 
     made: dict = {}  # noqa: RUF012
 
-    def _kept(self, key):
+    def find(self, key):
         kind = "rmsprop" if key.startswith("rmsprop") else "scalar"
         if kind not in self.made:
-            self.made[kind] = super()._made(key) if kind == "rmsprop" else scalar_run()
+            self.made[kind] = super().make(key) if kind == "rmsprop" else scalar_run()
             for name in ("ablated", "stationary"):
                 self.made[kind].tree[name] = self.made[kind].tree["central"].copy()
         return self.made[kind]

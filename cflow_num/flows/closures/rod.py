@@ -76,14 +76,14 @@ class Rod(Closure):
     ) -> RodState:
         """Return the start: half of the step that the optimizer takes from where it is displaced."""
         centre = FlowState(y.w, before)
-        d = self._flat(self.increment(plus(centre, oscillation))) / 2         # (N,)
+        d = self.flat(self.increment(plus(centre, oscillation))) / 2         # (N,)
         rank = min(self.rank, d.size)
         return RodState(centre, jnp.zeros((rank, d.size), d.dtype).at[0].set(d))
 
     def step(self, y: RodState, h: Float[Array, ""]) -> RodState:
         """Return the state after a time h, of at most 1/2 by Heun's method, in which Sigma stays semidefinite."""
         first = self.ends(y)
-        rate, metric, moved = self.centre_rate(y, first), self._metric(y, first), self._square(first)
+        rate, metric, moved = self.centre_rate(y, first), self._metric(y, first), self.square(first)
         after_one = plus(y.y, rate, h), self._cut(metric, [(y.factor, 1 - 2 * h), (moved, h / 2)], len(y.factor))
         middle = RodState(*after_one)
         if self.euler:
@@ -92,7 +92,7 @@ class Rod(Closure):
         parts = [
             (y.factor, 1 - 2 * h + 2 * h**2),
             (moved, h / 4 - h**2 / 2),
-            (self._square(second), h / 4),
+            (self.square(second), h / 4),
         ]
         mean = jax.tree.map(lambda a, b: (a + b) / 2, rate, self.centre_rate(middle, second))
         return RodState(plus(y.y, mean, h), self._cut(metric, parts, len(y.factor)))
@@ -101,7 +101,7 @@ class Rod(Closure):
         """Return average and odd parts of the optimizer's increment over the sigma points."""
         y, factor = state.y, state.factor[: self.points]
         here, up, down = self._around(lambda d: self.increment(self._displaced(y, d)), factor)
-        odd = jax.vmap(self._flat)(jax.tree.map(lambda a, b: (a - b) / 2, up, down))
+        odd = jax.vmap(self.flat)(jax.tree.map(lambda a, b: (a - b) / 2, up, down))
         return Ends(_average(here, up, down), odd)
 
     def centre_rate(self, state: RodState, ends: Ends) -> FlowState:
@@ -122,7 +122,7 @@ class Rod(Closure):
         loss, slow = _average(*self._around(seen, y.factor[: self.points]))
         return FlowState(y.y.w, self.slow_of(slow)), loss
 
-    def _flat(self, y: FlowState) -> Float[Array, " N"]:
+    def flat(self, y: FlowState) -> Float[Array, " N"]:
         """Return what oscillates: weights and averages of the gradient."""
         return jnp.concatenate([y.w, *(y.slow[name] for name in self.optimizer.FILTERED_STATES)])
 
@@ -139,9 +139,9 @@ class Rod(Closure):
         here, up, down = (jax.tree.map(lambda x, cut=cut: x[cut], values) for cut in cuts)
         return jax.tree.map(lambda x: x[0], here), up, down
 
-    def _square(self, ends: Ends) -> Float[Array, "c N"]:
+    def square(self, ends: Ends) -> Float[Array, "c N"]:
         """Return the block whose square is f f' + sum_i o_i o_i'."""
-        return jnp.concatenate([self._flat(ends.average)[None], ends.odd])
+        return jnp.concatenate([self.flat(ends.average)[None], ends.odd])
 
     def _metric(self, state: RodState, ends: Ends) -> Float[Array, " N"]:
         """Return what coordinates are multiplied by before Sigma is cut: root P for weights, 1/root P for averages."""
