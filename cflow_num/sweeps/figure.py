@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from ..report.canvas import COLOURS, EDGE, HEADER, HEIGHT, PALE, SOFT, headed, styled
 from ..verdict.definitions import LIMITS
 from .grid import shown
-from .summary import Row, Sweep
+from .summary import Outcome, Sweep
 
 REPEATED = "seed"
 _CATEGORIES = ("#2f7ebc", "#a2449c", "#2e8b57", "#8c6d31", "#16202c", "#d16ba5", "#1aa6a6", "#7f8c99")
@@ -200,6 +200,6 @@ def _product(axes: dict[str, list[Any]], names: Sequence[str]) -> itertools.prod
     return itertools.product(*(axes[name] for name in names))
 
 
-def _ratio(row: Row) -> float | None:
+def _ratio(row: Outcome) -> float | None:
     value = row.numbers.get("distance_ratio")
     return value if value is not None and math.isfinite(value) and value > 0 else None

@@ -33,7 +33,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Outcome:
     """What became of one cell.
 
     `status` is `done`, `ended early` (a run with its data and a `reason`, such as a divergence), `failed` (there is no
@@ -51,7 +51,8 @@ class Row:
 class Sweep:
     """The rows of a grid, in its order: `print` it for the table; `cflow_num.load(row.path)` gives a run.
 
-    >>> row = Row({"learning_rate": 0.1}, DONE, path=Path("a.nc"), numbers={"distance_ratio": 0.0085, "passed": True})
+    >>> numbers = {"distance_ratio": 0.0085, "passed": True}
+    >>> row = Outcome({"learning_rate": 0.1}, DONE, path=Path("a.nc"), numbers=numbers)
     >>> print(Sweep("rmsprop on digits-mlp, 1 runs", {"learning_rate": [0.1]}, [row], Path("out")))
     rmsprop on digits-mlp, 1 runs
     <BLANKLINE>
@@ -61,7 +62,7 @@ class Sweep:
 
     title: str
     axes: dict[str, list[Any]]
-    rows: list[Row]
+    rows: list[Outcome]
     folder: Path
 
     @property
@@ -114,7 +115,7 @@ def _head(name: str, sweep: Sweep) -> str:
     return f"{name}_found" if name in sweep.axes else name
 
 
-def _known(row: Row, name: str) -> bool:
+def _known(row: Outcome, name: str) -> bool:
     value = row.numbers.get(name)
     return value is not None and value == value
 

@@ -21,7 +21,7 @@ from ..support.executors import checked_workers, completed, opener
 from ..support.files import replacing, write_text
 from .cell import SETTINGS, check_cell, numbers, run_cell
 from .grid import Cell, Grid, read_grid
-from .summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Row, Sweep, write_csv
+from .summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Outcome, Sweep, write_csv
 
 
 def sweep(
@@ -66,7 +66,7 @@ def sweep(
     paths = {name: folder / "runs" / f"{name}.nc" for name in cells}
     there = [name for name, cell in cells.items() if _is_done(paths[name], cell)]
     todo = {name: cell.settings for name, cell in cells.items() if name not in set(there)}
-    rows: dict[str, Row] = {}
+    rows: dict[str, Outcome] = {}
     with _progress(len(cells), quiet) as bar:
         bar.set_description("checking")
         _check(todo)
@@ -85,7 +85,7 @@ def sweep(
                     bar.update()
         except KeyboardInterrupt:  # what is finished is kept
             bar.set_description("interrupted")
-    missing = {name: Row(cell.values, NOT_RUN, "interrupted") for name, cell in cells.items()}
+    missing = {name: Outcome(cell.values, NOT_RUN, "interrupted") for name, cell in cells.items()}
     result = Sweep(_title(planned), planned.axes, list((missing | rows).values()), folder)
     write_csv(result, folder / "summary.csv")
     _draw(result, folder / "summary.png")
@@ -128,18 +128,18 @@ def _read(path: Path) -> dict[str, Any]:
     return numbers(load(path))
 
 
-def _kept(cell: Cell, path: Path, result: Any) -> Row:
+def _kept(cell: Cell, path: Path, result: Any) -> Outcome:
     """Write the file of a finished cell; return its row, or that of its failure."""
     if isinstance(result, BaseException):
-        return Row(cell.values, FAILED, _sentence(result))
+        return Outcome(cell.values, FAILED, _sentence(result))
     with replacing(path) as temporary:
         temporary.write_bytes(result.file)
     return _row_of(cell, path, result.numbers)
 
 
-def _row_of(cell: Cell, path: Path, found: dict[str, Any]) -> Row:
+def _row_of(cell: Cell, path: Path, found: dict[str, Any]) -> Outcome:
     rest = {name: value for name, value in found.items() if name != "reason"}
-    return Row(cell.values, ENDED_EARLY if found["reason"] else DONE, found["reason"], path, rest)
+    return Outcome(cell.values, ENDED_EARLY if found["reason"] else DONE, found["reason"], path, rest)
 
 
 def _sentence(error: BaseException) -> str:

@@ -96,7 +96,8 @@ def _unsettled(run: Run, crossing: int | None) -> str:
 
 def _remembered(run: Run, name: str) -> np.ndarray:
     """Return a prediction, with momentum smoothed over the filter's memory: its X has impulses, no variances."""
-    series, memory = values(run, "central", name), run.config.get("memory", 0.5)
+    series = values(run, "central", name)
+    memory = run.config.get("filter_memory", run.config.get("memory", 0.5))  # as older files call it
     return smoothed(series, memory) if memory > 0.5 else series
 
 

@@ -22,7 +22,7 @@ from cflow_num.support.executors import completed, opener, processes
 from cflow_num.sweeps import cell as sweep_cell
 from cflow_num.sweeps.figure import figure
 from cflow_num.sweeps.grid import Cell, read_grid, shown
-from cflow_num.sweeps.summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Row, Sweep
+from cflow_num.sweeps.summary import DONE, ENDED_EARLY, FAILED, NOT_RUN, Outcome, Sweep
 
 from .jobs import double
 
@@ -323,9 +323,9 @@ def test_float32_cells_are_computed_in_float32(tmp_path, threads):
 def made_up(axes, ratio=lambda **values: 0.1, **more):
     grid = read_grid({"optimizer": "scalar_rmsprop", "problem": "digits-mlp", "axes": axes})
     rows = [
-        Row(cell.values, DONE, path=Path("a"), numbers={"distance_ratio": r, "judged": True, "passed": True})
+        Outcome(cell.values, DONE, path=Path("a"), numbers={"distance_ratio": r, "judged": True, "passed": True})
         if (r := ratio(**cell.values)) is not None
-        else Row(cell.values, FAILED, "it was too large")
+        else Outcome(cell.values, FAILED, "it was too large")
         for cell in grid.cells
     ]
     return Sweep("made up", axes, rows, Path())
