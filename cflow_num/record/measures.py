@@ -37,11 +37,11 @@ def titles(runs: Sequence[Run]) -> list[str]:
 
 def values(run: Run, process: str, name: str) -> Float[np.ndarray, "step ..."]:
     """Return a variable of a process by step; all nan where it was not recorded."""
-    group = run.tree[process]
-    if name in group.data_vars:
-        return np.asarray(group[name].values, float)
+    found = run.array(process, name)
+    if found is not None:
+        return np.asarray(found, float)
     wide = name in ("effective_eigenvalues", "sigma_eigenvalues", "displacement", "budget_push")
-    return np.full((group.sizes["step"], 1) if wide else group.sizes["step"], np.nan)
+    return np.full((run.size(process), 1) if wide else run.size(process), np.nan)
 
 
 def smoothed(series: Float[np.ndarray, "step ..."], width: float = SMOOTHING) -> Float[np.ndarray, "step ..."]:
@@ -100,7 +100,7 @@ def gradient_equivalents(run: Run, process: str) -> float | None:
     """Return gradients + Hessian-vector products + 2 x curvature gradients per unit of flow time."""
     counts = {name: values(run, process, f"n_{name}")[-1] for name in ("gradients", "hessian_vectors")}
     curvature = values(run, process, "n_curvature_gradients")[-1]
-    steps = run.tree[process].sizes["step"] - 1
+    steps = run.size(process) - 1
     if steps < 1 or not np.isfinite(counts["gradients"]):
         return None
     return float(

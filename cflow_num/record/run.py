@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
+import numpy as np
 
 import cflow_num  # for the verbs of later stages, by name
 
 from ..support.errors import InputError
 from ..support.files import replacing
+from .stored import Stored
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from ..verdict.compare import Comparison
 
 
@@ -25,29 +29,66 @@ class Run:
     `step` (0 is the state after the warm start) and `eig`. `reason` says why the run ended early, or is empty.
     """
 
-    def __init__(self, tree: xr.DataTree):
-        self.tree = tree
+    def __init__(self, tree: xr.DataTree | Stored):
+        self._tree = None if isinstance(tree, Stored) else tree
+        self._stored = tree if isinstance(tree, Stored) else None
+
+    @property
+    def tree(self) -> xr.DataTree:
+        """Everything recorded; of a run that was read from a file it is made when it is first asked for."""
+        if self._tree is None:
+            import xarray
+
+            assert self._stored is not None
+            arrays: Any = xarray  # whose annotations are incomplete
+            self._tree = arrays.load_datatree(io.BytesIO(self._stored.content), engine="h5netcdf")
+            self._stored = None  # what is put into the tree counts from here on
+        return self._tree
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What is known of the run as a whole: its configuration, reason, versions and time, as text."""
+        return {str(name): x for name, x in self.tree.attrs.items()} if self._stored is None else self._stored.attrs
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """The names of the processes that were run."""
+        return tuple(self.tree.children) if self._stored is None else tuple(self._stored.arrays)
+
+    def size(self, process: str, dimension: str = "step") -> int:
+        """Return how long a dimension of a process is: `step` counts the start, too."""
+        return (self.tree[process].sizes if self._stored is None else self._stored.sizes[process])[dimension]
+
+    def array(self, process: str, name: str) -> np.ndarray | None:
+        """Return a variable of a process as plain numbers; None where it was not recorded."""
+        if self._stored is not None:
+            return self._stored.arrays[process].get(name)
+        group: Any = self.tree[process]
+        return group[name].values if name in group.data_vars else None
 
     @property
     def config(self) -> dict[str, Any]:
         """What the run was asked to do: optimizer, hyperparameters, problem, steps, ..."""
-        return json.loads(self.tree.attrs["config"])
+        return json.loads(self.attrs["config"])
 
     @property
     def reason(self) -> str:
         """Why the run ended early; empty if it took all its steps."""
-        return self.tree.attrs["reason"]
+        return self.attrs["reason"]
 
     @property
     def notes(self) -> list[str]:
         """What the user was warned of while it ran."""
-        return json.loads(self.tree.attrs.get("notes", "[]"))
+        return json.loads(self.attrs.get("notes", "[]"))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
-        tree: Any = self.tree
         with replacing(Path(path)) as temporary:
-            tree.to_netcdf(temporary, engine="h5netcdf")
+            if self._stored is not None:
+                temporary.write_bytes(self._stored.content)
+            else:
+                tree: Any = self.tree
+                tree.to_netcdf(temporary, engine="h5netcdf")
         return Path(path)
 
     def compare(self) -> Comparison:
@@ -69,17 +110,16 @@ def load(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file: pass the run.nc that a run wrote")
-    arrays: Any = xr  # whose annotations are incomplete
     try:
-        tree: xr.DataTree = arrays.load_datatree(path, engine="h5netcdf")
+        stored = Stored.read(path.read_bytes())
     except Exception as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged or not a run file") from error
-    if "config" not in tree.attrs or "reason" not in tree.attrs:
+    if "config" not in stored.attrs or "reason" not in stored.attrs:
         raise InputError(f"{path} is a netCDF file but not one that cflow wrote: it has no config attribute")
     try:
-        complete = {"optimizer", "problem", "steps", "hyperparameters"} <= set(json.loads(tree.attrs["config"]))
+        complete = {"optimizer", "problem", "steps", "hyperparameters"} <= set(json.loads(stored.attrs["config"]))
     except (ValueError, TypeError):
         complete = False
     if not complete:
         raise InputError(f"{path} cannot be used, its config attribute is damaged: run again")
-    return Run(tree)
+    return Run(stored)

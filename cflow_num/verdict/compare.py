@@ -52,7 +52,7 @@ def compare(run: Run) -> Comparison:
 
 def require(run: Run) -> None:
     """Raise `InputError` where the run lacks a process that a comparison needs."""
-    has = list(run.tree.children)
+    has = list(run.processes)
     for name in ("discrete", "stable", "central"):
         if name not in has:
             raise InputError(
@@ -68,7 +68,7 @@ def _relative_rms(predicted: np.ndarray, measured: np.ndarray) -> float | None:
 
 
 def _steps(run: Run) -> Row:
-    reached, asked = run.tree["central"].sizes["step"] - 1, run.config["steps"]
+    reached, asked = run.size("central") - 1, run.config["steps"]
     interrupted = run.reason.startswith("interrupted")
     passed = None if interrupted else reached == asked and not run.reason
     notes = [f"compared up to there: {run.reason}"] if run.reason else []
@@ -90,7 +90,7 @@ def _unsettled(run: Run, crossing: int | None) -> str:
     """Return why averages after the first crossing cannot be judged; empty if they can."""
     if crossing is None:
         return "no edge reached"
-    after, needed = run.tree["central"].sizes["step"] - 1 - crossing, _settling(run, crossing)
+    after, needed = run.size("central") - 1 - crossing, _settling(run, crossing)
     return "" if after > needed else f"{after} steps after the first crossing, more than {needed} are needed"
 
 
@@ -109,7 +109,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
 
 
 def _distances(run: Run, crossing: int | None) -> list[Row]:
-    flows = [name for name in (*FLOWS, *CLOSURES) if name in run.tree.children]
+    flows = [name for name in (*FLOWS, *CLOSURES) if name in run.processes]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
     last = np.flatnonzero(np.all([np.isfinite(d) for d in D.values()], axis=0))[-LAST:]
@@ -140,7 +140,7 @@ def _predictions(run: Run, crossing: int | None) -> list[Row]:
         name: None if why else _relative_rms(_remembered(run, name)[first:], smoothed(m)[first:])
         for name, m in measured.items()
     }
-    closures = [name for name in CLOSURES if name in run.tree.children]
+    closures = [name for name in CLOSURES if name in run.processes]
     loss = smoothed(measured["predicted_loss"])[first:]
     closed = {name: values(run, name, "predicted_loss")[first:] for name in closures}
     return [

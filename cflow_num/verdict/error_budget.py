@@ -31,7 +31,7 @@ class Term(NamedTuple):
 
 def has_budget(run: Run) -> bool:
     """Return whether an error budget was evaluated along the run."""
-    return "central" in run.tree.children and bool(np.isfinite(values(run, "central", TOTAL)).any())
+    return "central" in run.processes and bool(np.isfinite(values(run, "central", TOTAL)).any())
 
 
 def budget_terms(run: Run) -> list[Term]:
@@ -83,7 +83,7 @@ def _variances(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return predicted and measured variances of the directions that are ever critical, (step, k) each."""
     ever = positive(run).any(axis=0)
     predicted = values(run, "central", "sigma_eigenvalues")[:, ever]
-    if "discrete" not in run.tree.children:
+    if "discrete" not in run.processes:
         return predicted, np.full_like(predicted, np.nan)
     measured = values(run, "discrete", "displacement") ** 2
     more = max(ever.size - measured.shape[1], 0)

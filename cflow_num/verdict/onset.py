@@ -140,12 +140,12 @@ def _known(run: Run, process: str, name: str) -> np.ndarray:
 
 def _check(run: Run, process: str, amplitude: int | float | None, mode: int) -> None:
     """Raise `InputError` where a run has not got what an onset is read off, or the question makes no sense."""
-    if process not in run.tree.children:
+    if process not in run.processes:
         raise InputError(f"the run has no {process} process: run again with the processes discrete and stable")
-    if "growth" not in run.tree[process].data_vars:
+    if run.array(process, "growth") is None:
         raise InputError("the run was made by a version that did not record the growth of oscillations: run again")
     if amplitude is not None and not (np.isfinite(amplitude) and amplitude > 0):
         raise InputError(f"amplitude is {amplitude!r}, it must be a positive number, in units of the weights")
-    tracked = run.tree[process].sizes["eig"]
+    tracked = run.size(process, "eig")
     if not 0 <= mode < tracked:
         raise InputError(f"mode is {mode!r}, it must be between 0, the largest eigenvalue, and {tracked - 1}")

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -348,6 +350,32 @@ def test_divergence_in_the_warm_start():
     problem = cn.Problem(lambda w: jnp.sum(w**4), jnp.array([10.0]))
     with pytest.raises(RunError, match="warm-start step"):
         cn.run(problem, "gradient_descent", {"learning_rate": 1.0}, steps=3, warm_start=20, quiet=True)
+
+
+def test_a_file_is_read_and_compared_without_the_library_of_labelled_arrays(tmp_path, ramp_run):
+    path = ramp_run.save(tmp_path / "run.nc")
+    code = (
+        f"import sys, cflow_num.cli.main as cli; cli.main(['compare', {str(path)!r}]); "
+        "print([m for m in ('xarray', 'pandas', 'jax', 'diffrax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    read = cn.load(path)
+    assert set(read.processes) == set(ramp_run.tree.children)
+    plain = {(process, name): read.array(process, name) for process, name in _recorded(ramp_run)}
+    sizes = {process: (read.size(process), read.size(process, "eig")) for process in read.processes}
+    assert read.save(tmp_path / "again.nc").read_bytes() == path.read_bytes()
+    assert _recorded(read) == _recorded(ramp_run)  # from here on it is the tree that counts
+    for (process, name), array in plain.items():
+        np.testing.assert_array_equal(array, read.tree[process][name].values)
+        np.testing.assert_array_equal(array, read.array(process, name))
+    assert sizes == {process: (len(group.step), len(group.eig)) for process, group in read.tree.children.items()}
+    assert read.attrs == read.tree.attrs
+    assert read.array("discrete", "nothing") is None
+
+
+def _recorded(run):
+    return {(process, name) for process, group in run.tree.children.items() for name in group.data_vars}
 
 
 def test_damaged_and_foreign_files(tmp_path, ramp_run):

@@ -1,0 +1,38 @@
+"""A run file in memory: its numbers without the library of labelled arrays, which takes a second to import."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import h5py  # type: ignore[reportMissingTypeStubs]
+import numpy as np
+
+
+class Stored(NamedTuple):
+    """The bytes of a netCDF file, and what they say: attributes, arrays and sizes of dimensions by group."""
+
+    content: bytes
+    attrs: dict[str, Any]
+    arrays: dict[str, dict[str, np.ndarray]]
+    sizes: dict[str, dict[str, int]]
+
+    @classmethod
+    def read(cls, content: bytes) -> Stored:
+        """Read every array; raises whatever HDF5 raises where the file is damaged."""
+        library: Any = h5py  # which has no annotations
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        sizes: dict[str, dict[str, int]] = {}
+        with library.File(io.BytesIO(content), "r") as file:
+            attrs = {name: _plain(x) for name, x in file.attrs.items() if name != "_NCProperties"}
+            for process, group in file.items():
+                if not isinstance(group, library.Group):
+                    continue
+                sizes[process] = {name: len(x) for name, x in group.items() if x.is_scale}
+                arrays[process] = {name: x[()] for name, x in group.items() if not x.is_scale}
+        return cls(content, attrs, arrays, sizes)
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as netCDF has it: a single number is stored as an array of one."""
+    return value.item() if getattr(value, "size", 0) == 1 else value
