@@ -99,11 +99,11 @@ def measure(job: tuple[Case, int]) -> dict:
     jax.config.update("jax_enable_x64", True)
     import cflow_num as cn
     import cflow_sym as cs
-    from cflow_num.running import process as integrate
+    from cflow_num.running import kinds
 
     case, seed = job
     if case.refined:
-        integrate.LEAP = integrate.LEAP / 2
+        kinds.LEAP = kinds.LEAP / 2
     plain = case.order == "published"
     optimizer = case.optimizer if plain else cs.optimizer(case.optimizer).with_options().derive(order=case.order)
     row = {"title": case.title, "seed": seed}

@@ -12,6 +12,7 @@ import pytest
 
 import cflow_num as cn
 from cflow_num.flows.base import FlowState
+from cflow_num.running import kinds
 from cflow_num.running import process as integrate
 from cflow_num.running.recorder import VARIABLES
 from cflow_sym.generated import load
@@ -70,7 +71,7 @@ LAWS = {
 def test_in_other_units_every_number_is_the_same(law, monkeypatch):
     optimizer, hp, processes, settings = LAWS[law]
     if law == "single precision frames":
-        monkeypatch.setattr(integrate, "FEW_WEIGHTS", 1)
+        monkeypatch.setattr(kinds, "FEW_WEIGHTS", 1)
 
     def run(weight, loss):
         own = converted(optimizer, hp, weight, loss)
