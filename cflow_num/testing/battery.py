@@ -205,7 +205,7 @@ class _Tried:
         return f"permutations {within}and changes of sign of the weights"
 
     def search(self, test: Callable[..., None], flow: CompiledFlow, **strategies: Any) -> str:
-        """Try examples; a failure is shrunk and reported with its values."""
+        """Try examples; a failure is reported with its values, shrunk first (minutes) unless it is to be quick."""
         values = st.fixed_dictionaries(
             {h.name: _inside(h.lower, h.upper, self.typical.get(h.name)) for h in flow.HYPERPARAMETERS}
         )
@@ -218,6 +218,7 @@ class _Tried:
             database=None,
             suppress_health_check=tuple(hypothesis.HealthCheck),  # type: ignore[arg-type]
             report_multiple_bugs=False,
+            phases=(hypothesis.Phase.generate,) if self.quick else tuple(hypothesis.Phase),
         )
         @hypothesis.given(values=values, **strategies)
         def tried(**example: Any) -> None:
