@@ -101,7 +101,7 @@ class Codegen:
 
 @dataclass(frozen=True)
 class Check:
-    """Try properties that every optimizer's flow must have; print a table, with counterexamples (not shrunk if quick)."""
+    """Try properties that every optimizer's flow must have; print a table, with counterexamples."""
 
     name: Annotated[Positional[str], arg(metavar=OPTIMIZER)]
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
