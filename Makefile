@@ -91,4 +91,4 @@ constraints:  ## renew constraints.txt (needs uv)
 	@sed -i '1i # Pinned versions for a repeatable set-up with plain pip, on Python 3.11 and newer. Regenerate: make constraints' constraints.txt
 
 clean:  ## remove the environment and all outputs
-	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest out .pytest_cache .ruff_cache .hypothesis

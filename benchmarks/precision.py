@@ -37,7 +37,6 @@ import cflow_num as cn
 from cflow_num.flows.discrete import DiscreteOptimizer
 from cflow_num.linalg.eigenpairs import leading_eigenpairs
 from cflow_num.optimizer.hyperparameters import as_arrays, resolve
-from cflow_num.running.kinds import INTEGRATORS, Method
 from cflow_num.running.path import advance_path
 from cflow_num.running.prepare import CHUNK
 from cflow_num.running.process import Process
@@ -103,24 +102,24 @@ SETTINGS = [
 METHODS = ("anchored", "anchored, tolerance 0.05", "heun", "published")
 
 
-def _method(name: str, staggered: bool) -> Method:
-    """Return the integrator of that name, with momentum its form in phase space."""
-    integrator, _, tolerance = name.partition(", tolerance ")
-    leapfrog = INTEGRATORS["leapfrog"]
-    if integrator == "reference":
-        return leapfrog._replace(solver=ReferenceLeapfrog) if staggered else Method(ReferenceHeun, 1 / 16)
-    if staggered and integrator == "published":
-        return leapfrog._replace(solver=BruteForceLeapfrog, dt=1 / 4)
-    method = leapfrog if staggered and integrator == "heun" else INTEGRATORS[integrator]
-    return method._replace(pace=method.pace._replace(tolerance=float(tolerance))) if tolerance else method
-
-
 def process(setting: Setting, method: str, problem: cn.Problem) -> tuple[Process, Any]:
     """Return a central process at its start, and the carry there."""
     optimizer, hp = resolve(setting.optimizer, setting.hp)
     arrays = as_arrays(optimizer, hp, problem)
-    INTEGRATORS[method] = _method(method, staggered=bool(optimizer.FILTERED_STATES))
-    flow = Process("central", problem, optimizer, arrays, integrator=method, chunk=CHUNK, capacity=setting.capacity)
+    integrator, _, tolerance = method.partition(", tolerance ")
+    staggered = bool(optimizer.FILTERED_STATES)
+    fine = integrator == "reference"
+    name = integrator
+    if fine or (staggered and integrator in ("heun", "published")):
+        name = "leapfrog" if staggered else "heun"
+    flow = Process("central", problem, optimizer, arrays, integrator=name, chunk=CHUNK, capacity=setting.capacity)
+    if fine:
+        other = dict(solver=ReferenceLeapfrog) if staggered else dict(solver=ReferenceHeun, dt=1 / 16)
+        flow.method = flow.method._replace(**other)
+    if tolerance:
+        flow.method = flow.method._replace(pace=flow.method.pace._replace(tolerance=float(tolerance)))
+    if staggered and integrator == "published":
+        flow.method = flow.method._replace(solver=BruteForceLeapfrog, dt=1 / 4)
     start = warm_started(DiscreteOptimizer(problem, arrays, optimizer), setting.start, average=setting.start > 0)
     began = start.flows
     if setting.lead:

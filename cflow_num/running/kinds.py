@@ -1,8 +1,8 @@
 """The kinds of process: for each name which flow runs, of which optimizers, by which method, and how it starts.
 
-A new one is a file of its own that ends with `register(...)`: runs, the command line, sweeps, verdicts and pictures
-know it then. Its path through a chunk is that of its flow's class (`path.py`); for a class of its own the same file
-says it, with `@path_of.register`. A new integrator is an entry of `INTEGRATORS`.
+A new one is a file of its own that ends with `register(...)`: runs, verdicts and pictures made in the same Python
+process know it then. Its path through a chunk is that of its flow's class (`path.py`); for a class of its own the same
+file says it, with `@path_of.register`. A new integrator is an entry of `INTEGRATORS`.
 """
 
 from __future__ import annotations
@@ -334,6 +334,8 @@ def register(kind: Kind | type[Closure]) -> None:
     cflow_num.support.errors.InputError: there is a process "rod" already: give the new one another name
     """
     new = kind if isinstance(kind, Kind) else Closed(kind)
+    if new.name in ("distance", "travelled") or not new.name.isidentifier():  # rows of a verdict have such names
+        raise InputError(f'"{new.name}" cannot be the name of a process: take another')
     if new.name in KINDS:
         raise InputError(f'there is a process "{new.name}" already: give the new one another name')
     KINDS[new.name] = new

@@ -108,7 +108,7 @@ def prepare(
         "average_start": settings.average_start,
         "gain": edge.gain,
         "burst_index": edge.burst_index,
-        "filter_memory": edge.memory,
+        "memory": edge.memory,
         "note": filters.warning(flow, edge),
         "eig_every": settings.eig_every,
         "budget": settings.budget,

@@ -69,10 +69,10 @@ class Process:
         self._kind.check(self._case)
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._eig_every, self.coordinates = eig_every, coordinates  # the weights whose own values are kept
-        self._method = self._kind.method(self._case)
+        self.method = self._kind.method(self._case)
         self.seconds, self.compile_seconds = 0.0, 0.0
         self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
-        published = issubclass(self._method.solver, Published) and self.constrained
+        published = issubclass(self.method.solver, Published) and self.constrained
         if published and not Published.fits(problem.n_weights, self.capacity):
             raise InputError(
                 f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
@@ -109,7 +109,7 @@ class Process:
             else:
                 seen = self._first_look(y)
         at = Beginning(y, before, oscillation, seen.V, seen.effective_eigenvalues)
-        carry, self._method = self._kind.started(self._case, self.flow(), self._method, at)
+        carry, self.method = self._kind.started(self._case, self.flow(), self.method, at)
         return (self._settle(carry) if self._kind.settles else carry), seen
 
     def _first_look(self, y: FlowState) -> Observation:
@@ -154,10 +154,10 @@ class Process:
 
     def arguments(self, carry: Carry) -> tuple:
         """Return what `advance_chunk` is called with."""
-        return (self.flow(), carry, *self._options(jnp.asarray(self._method.dt)))
+        return (self.flow(), carry, *self._options(jnp.asarray(self.method.dt)))
 
     def _options(self, dt: Any) -> Options:
-        return Options(self.chunk, self._eig_every, self.coordinates, self._method.solver, dt, self._method.pace)
+        return Options(self.chunk, self._eig_every, self.coordinates, self.method.solver, dt, self.method.pace)
 
     def compile_ahead(self, carry: Carry) -> None:
         """Begin to compile the chunk, beside what goes on."""
@@ -192,7 +192,7 @@ class Process:
 
     def crowded(self, untracked: Any) -> bool:
         """Whether eigenvalues beyond the capacity, relative to the threshold, are so near that it must grow."""
-        near = CROWDED if self._method.solver is Anchored else 1.5 * ACTIVE_GAP
+        near = CROWDED if self.method.solver is Anchored else 1.5 * ACTIVE_GAP
         return bool(np.any(np.asarray(untracked) > 1 - near))
 
     def grow(self, carry: Carry) -> Carry:
@@ -228,7 +228,7 @@ class Process:
         if self.capacity >= MOST_CRITICAL:
             raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
         self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
-        if issubclass(self._method.solver, Published) and not Published.fits(n, self.capacity):
+        if issubclass(self.method.solver, Published) and not Published.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
 
     def failure(self, records: Records) -> tuple[int, str] | None:

@@ -38,16 +38,16 @@ def compiled_for(function: Any, arguments: tuple) -> Callable:
 
     What is no array is compared: a loss, or a schedule, must be a traced program (`traced`), not a Python function.
     """
-    key = compile_ahead(function, arguments)
+    key, program = compile_ahead(function, arguments)
     try:
-        return _PROGRAMS[key].result()
+        return program.result()
     except Exception:
         _PROGRAMS.pop(key, None)
         raise
 
 
-def compile_ahead(function: Any, arguments: tuple) -> Any:
-    """Begin to compile a jitted function for such arguments, beside what goes on; return the key of the program.
+def compile_ahead(function: Any, arguments: tuple) -> tuple[Any, Future[Callable]]:
+    """Begin to compile a jitted function for such arguments, beside what goes on; return key and program to come.
 
     It is traced here: settings of JAX that are made for a block of code hold for the thread that runs it.
     """
@@ -61,8 +61,13 @@ def compile_ahead(function: Any, arguments: tuple) -> Any:
             del _PROGRAMS[next(iter(_PROGRAMS))]
         with _no_calls_of_the_host():
             lowered = function.lower(*arguments)
-        _PROGRAMS[key] = _COMPILERS.submit(lowered.compile)
-    return key
+        try:
+            _PROGRAMS[key] = _COMPILERS.submit(lowered.compile)
+        except RuntimeError:  # the main thread has ended: here, then
+            done: Future[Callable] = Future()
+            done.set_result(lowered.compile())
+            _PROGRAMS[key] = done
+    return key, _PROGRAMS[key]
 
 
 @contextlib.contextmanager

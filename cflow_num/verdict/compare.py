@@ -97,7 +97,7 @@ def _unsettled(run: Run, crossing: int | None) -> str:
 def _remembered(run: Run, name: str) -> np.ndarray:
     """Return a prediction, with momentum smoothed over the filter's memory: its X has impulses, no variances."""
     series = values(run, "central", name)
-    memory = run.config.get("filter_memory", run.config.get("memory", 0.5))  # as older files call it
+    memory = run.config.get("memory", 0.5)
     return smoothed(series, memory) if memory > 0.5 else series
 
 

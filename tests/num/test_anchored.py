@@ -66,7 +66,7 @@ def ends(longest):
     """Return the end of 32 units on the curved edge with steps of one length."""
     problem, start = curved()
     flow = process("gradient_descent", problem, chunk=16, learning_rate=1.0)
-    flow._options = flow._options._replace(dt=1 / 16, pace=Pace(tolerance=1e9, longest=longest))
+    flow.method = flow.method._replace(dt=1 / 16, pace=Pace(tolerance=1e9, longest=longest))
     return integrate(flow, start, 32)[0][-1]
 
 
@@ -110,7 +110,7 @@ def path(integrator, name, hp, start, dt=None):
     optimizer, values = resolve(name, hp)
     values = as_arrays(optimizer, values, problem)
     flow = Process("central", problem, optimizer, values, integrator=integrator, chunk=16)
-    flow._options = flow._options._replace(dt=dt or flow._options.dt)
+    flow.method = flow.method._replace(dt=dt or flow.method.dt)
     start = warm_started(DiscreteOptimizer(problem, values, optimizer), start)
     (carry, _), weights = flow.start(start.flows, start.before), [np.asarray(start.flows.w)[None]]
     for _ in range(3):
