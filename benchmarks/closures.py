@@ -24,6 +24,7 @@ import cflow_num as cn
 from cflow_num.record.measures import gradient_equivalents, values
 from cflow_num.record.variables import CLOSURES
 from cflow_num.reproduce.panels import final
+from cflow_num.running.kinds import KINDS
 from cflow_num.support.errors import GainWarning
 from cflow_num.support.provenance import versions
 
@@ -127,7 +128,7 @@ def table(rows: list[dict]) -> str:
             if not (m := medians(rows, title, flow)):
                 continue
             ratio, loss = m["distance / stable"], m["predicted loss"]
-            cells = [title, f"{flow} ({CLOSURES[flow].LABEL})" if flow in CLOSURES else f"**{flow}**"]
+            cells = [title, f"{flow} ({KINDS[flow].closure.LABEL})" if flow in CLOSURES else f"**{flow}**"]
             cells += ["failed" if ratio is None else f"{ratio[0]:.3f} ({ratio[1]:.3f}–{ratio[2]:.3f})"]
             cells += ["—" if loss is None else f"{loss[0]:.1%}"]
             cells += ["—" if (x := m[name]) is None else form.format(x[0]) for name, form in SHOWN]

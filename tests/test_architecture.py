@@ -82,4 +82,4 @@ def test_records_know_the_kinds_of_process_by_name():
     from cflow_num.running.kinds import KINDS, Closed
 
     assert list(KINDS) == variables.PROCESSES
-    assert [name for name, kind in KINDS.items() if isinstance(kind, Closed)] == variables.CLOSURES
+    assert [name for name, kind in KINDS.items() if isinstance(kind, Closed)] == list(variables.CLOSURES)

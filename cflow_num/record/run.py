@@ -36,33 +36,38 @@ class Run:
     @property
     def tree(self) -> xr.DataTree:
         """Everything recorded; of a run that was read from a file it is made when it is first asked for."""
+        stored = self._stored
         if self._tree is None:
             import xarray
 
-            assert self._stored is not None
+            assert stored is not None
             arrays: Any = xarray  # whose annotations are incomplete
-            self._tree = arrays.load_datatree(io.BytesIO(self._stored.content), engine="h5netcdf")
+            self._tree = arrays.load_datatree(io.BytesIO(stored.content), engine="h5netcdf")
             self._stored = None  # what is put into the tree counts from here on
         return self._tree
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What is known of the run as a whole: its configuration, reason, versions and time, as text."""
-        return {str(name): x for name, x in self.tree.attrs.items()} if self._stored is None else self._stored.attrs
+        stored = self._stored
+        return {str(name): x for name, x in self.tree.attrs.items()} if stored is None else stored.attrs
 
     @property
     def processes(self) -> tuple[str, ...]:
         """The names of the processes that were run."""
-        return tuple(self.tree.children) if self._stored is None else tuple(self._stored.arrays)
+        stored = self._stored
+        return tuple(self.tree.children) if stored is None else tuple(stored.arrays)
 
     def size(self, process: str, dimension: str = "step") -> int:
         """Return how long a dimension of a process is: `step` counts the start, too."""
-        return (self.tree[process].sizes if self._stored is None else self._stored.sizes[process])[dimension]
+        stored = self._stored
+        return (self.tree[process].sizes if stored is None else stored.sizes[process])[dimension]
 
     def array(self, process: str, name: str) -> np.ndarray | None:
         """Return a variable of a process as plain numbers; None where it was not recorded."""
-        if self._stored is not None:
-            return self._stored.arrays[process].get(name)
+        stored = self._stored
+        if stored is not None:
+            return stored.arrays[process].get(name)
         group: Any = self.tree[process]
         return group[name].values if name in group.data_vars else None
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..record.measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
 from ..record.run import Run
-from ..record.variables import CLOSURES, DISTANCE, FLOWS, TERMS
+from ..record.variables import DISCRETE, DISTANCE, TERMS
 from ..verdict.error_budget import CLOSURE, closure_distance, has_budget
 from . import canvas
 from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, look, single, styled
@@ -38,7 +38,7 @@ def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
     measured = values(run, "discrete", "loss")
     line(ax, measured, "optimizer", **RAW)
     line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
-    _flows(ax, run, "loss", drawn())
+    _flows(ax, run, "loss", drawn(run))
     if "central" in run.tree.children:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
     shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
@@ -174,7 +174,7 @@ def distances(run: Run) -> Figure | None:
 
 def has_distances(run: Run) -> bool:
     """Return whether any flow is known to be apart from the optimizer."""
-    return any((values(run, name, "distance_to_discrete") > 0).any() for name in _apart(run))
+    return any((values(run, name, "distance_to_discrete") > 0).any() for name in drawn(run))
 
 
 def draw_distances(ax: Axes, run: Run) -> None:
@@ -182,13 +182,9 @@ def draw_distances(ax: Axes, run: Run) -> None:
     if "discrete" in run.tree.children:
         travelled = values(run, "discrete", "distance_from_start")
         line(ax, _logarithmic(travelled), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
-    for name in _apart(run):
+    for name in drawn(run):
         line(ax, _logarithmic(values(run, name, "distance_to_discrete")), f"{name} flow", **look(name))
     ax.set_yscale("log")
-
-
-def _apart(run: Run) -> list[str]:
-    return [name for name in drawn() if name in run.tree.children]
 
 
 @styled
@@ -231,7 +227,7 @@ def optimization_speed(run: Run) -> Figure | None:
     if "central" not in run.tree.children or np.isfinite(values(run, "central", "effective_step_size")).any():
         return None
     ax = single(run, "Optimization speed", r"optimization speed, $g^\top P^{-1}g$ [loss/step]")
-    for name in _apart(run):
+    for name in drawn(run):
         line(ax, _logarithmic(values(run, name, "optimization_speed")), f"{name} flow", **look(name))
     ax.set_yscale("log")
     return finished(ax, run)
@@ -286,9 +282,9 @@ def save_figures(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
     return [canvas.save(figure, Path(folder) / f"{name}.png") for name, figure in figures(run).items()]
 
 
-def drawn() -> list[str]:
-    """Return the names of all flows, the central one on top."""
-    return [*(name for name in (*FLOWS, *CLOSURES) if name != "central"), "central"]
+def drawn(run: Run) -> list[str]:
+    """Return the names of a run's flows, the central one last, on top."""
+    return sorted((name for name in run.processes if name != DISCRETE), key=lambda name: name == "central")
 
 
 def _flows(ax: Axes, run: Run, name: str, flows: Sequence[str]) -> None:

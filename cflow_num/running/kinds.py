@@ -206,11 +206,11 @@ class Closed(Kind):
 
     def __init__(self, closure: type[Closure]):
         super().__init__(closure.NAME)
-        self._closure = closure
+        self.closure = closure
 
     def check(self, case: Case) -> None:
         """Ask the closure."""
-        self._closure.check(case.optimizer)
+        self.closure.check(case.optimizer)
 
     def method(self, case: Case) -> Method:
         """Return time steps of the length that was asked for: closures know how to take them."""
@@ -218,7 +218,7 @@ class Closed(Kind):
 
     def flow(self, case: Case, capacity: int) -> Flow:
         """Return the closure."""
-        return self._closure(*case.parts)
+        return self.closure(*case.parts)
 
     def started(self, case: Case, flow: Any, method: Method, at: Beginning) -> tuple[Carry, Method]:
         """Return its start: centre and oscillation."""
@@ -317,35 +317,37 @@ class Stationary(Central):
         return Carry(LoggedState(y, empty_log(flow, y)), at.V, memory, _first()), method
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Discrete("discrete"), Stable("stable"), Central("central"), Ablated("ablated"), Stationary("stationary"),
-        Closed(Rod), Closed(Edge), Closed(Envelope),
-    )
-}  # fmt: skip
+_BUILT_IN = (
+    Discrete("discrete"), Stable("stable"), Central("central"), Ablated("ablated"), Stationary("stationary"),
+    Closed(Rod), Closed(Edge), Closed(Envelope),
+)  # fmt: skip
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register(kind: Kind | type[Closure]) -> None:
-    """Make a kind of process known, or a closure, under its name; raises `InputError` where there is one already.
+    """Make a kind of process known, or a closure, under its name.
+
+    One of your own that has the name is replaced: a file may be read twice.
+
+    **Raises:** `InputError` for the name of a built-in one, or one that rows of a verdict have.
 
     >>> register(Rod)
     Traceback (most recent call last):
-    cflow_num.support.errors.InputError: there is a process "rod" already: give the new one another name
+    cflow_num.support.errors.InputError: "rod" cannot be the name of a process of your own: take another
     """
     new = kind if isinstance(kind, Kind) else Closed(kind)
-    if new.name in ("distance", "travelled") or not new.name.isidentifier():  # rows of a verdict have such names
-        raise InputError(f'"{new.name}" cannot be the name of a process: take another')
-    if new.name in KINDS:
-        raise InputError(f'there is a process "{new.name}" already: give the new one another name')
+    taken = [*(built_in.name for built_in in _BUILT_IN), "distance", "travelled"]
+    if new.name in taken or not new.name.isidentifier():
+        raise InputError(f'"{new.name}" cannot be the name of a process of your own: take another')
+    if new.name not in KINDS:
+        variables.PROCESSES.append(new.name)
     KINDS[new.name] = new
-    variables.know(new.name, closure=isinstance(new, Closed))
 
 
 def unregister(name: str) -> None:
     """Forget a kind of process that `register` made known."""
     del KINDS[name]
-    variables.forget(name)
+    variables.PROCESSES.remove(name)
 
 
 def _first() -> Array:

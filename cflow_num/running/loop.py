@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -213,6 +214,11 @@ def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints 
                     run.begin(name)
             if len(runs) == 1 and name in runs[0].carries:
                 runs[0].processes[name].compile_ahead(runs[0].carries[name])
+        if len(runs) == 1:  # all of it before anything runs: seconds are then those of one process alone
+            for name, carry in runs[0].carries.items():
+                bar.set_description(f"compiling {name}")
+                with contextlib.suppress(RunError):  # known already, and told in place of the first chunk
+                    runs[0].processes[name].compiled(carry)
         while live := [run for run in runs if not run.done]:
             for run in live:
                 run.begin_chunk()

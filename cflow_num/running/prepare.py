@@ -18,11 +18,10 @@ from ..optimizer.filter import check_filter
 from ..optimizer.hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from ..optimizer.original import check_original
 from ..optimizer.own_constants import has_own_decays
-from ..record.variables import CLOSURES
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
-from .kinds import DEFAULT_INTEGRATOR, KINDS
+from .kinds import DEFAULT_INTEGRATOR, KINDS, Closed
 from .process import Process
 from .settings import Settings
 
@@ -115,7 +114,7 @@ def prepare(
         "numbers": _numbers(problem),
         "optimizer_source": flow.SOURCE_HASH,
     }
-    if set(everything) & set(CLOSURES):
+    if any(isinstance(KINDS[name], Closed) for name in everything):
         config["closure_step"] = settings.closure_step
     functions = {"loss": problem._loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
@@ -179,7 +178,8 @@ def check_start(problem: Problem) -> None:
 
 
 def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
-    without = [name for name in processes if name in (*CLOSURES, "stationary")] + ["the error budget"] * budget
+    without = [name for name in processes if name == "stationary" or isinstance(KINDS[name], Closed)]
+    without += ["the error budget"] * budget
     if without and has_own_decays(flow, hp):
         raise InputError(
             f"{flow.NAME} has decoupled decays of its own for groups of arrays, with which {without[0]} is not "

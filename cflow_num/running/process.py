@@ -8,6 +8,7 @@ and, for constrained flows, the `Log` of the last sub-step.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -166,15 +167,19 @@ class Process:
             compile_ahead(advance_chunk, self.arguments(carry))
             self.compile_seconds += time.perf_counter() - began
 
-    def advance(self, carry: Carry) -> tuple[Carry, Records]:
-        """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
+    def compiled(self, carry: Carry) -> Callable:
+        """Return the compiled chunk; what is waited for it counts as compilation."""
         if self._refusal:
             raise self._refusal
+        began = time.perf_counter()
+        program = compiled_for(advance_chunk, self.arguments(carry))
+        self.compile_seconds += time.perf_counter() - began
+        return program
+
+    def advance(self, carry: Carry) -> tuple[Carry, Records]:
+        """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:
-            arguments = self.arguments(carry)
-            began = time.perf_counter()
-            compiled = compiled_for(advance_chunk, arguments)
-            self.compile_seconds += time.perf_counter() - began
+            compiled, arguments = self.compiled(carry), self.arguments(carry)
             began = time.perf_counter()
             after, records = jax.block_until_ready(compiled(*arguments))
             taken = time.perf_counter() - began

@@ -17,7 +17,7 @@ from ..record.measures import (
     values,
 )
 from ..record.run import Run
-from ..record.variables import CLOSURES, FLOWS, TOTAL
+from ..record.variables import DISCRETE, FLOWS, TOTAL
 from ..support.errors import InputError
 from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, SETTLING, Comparison, Limits, Row
 from .error_budget import closure_distance, has_budget, largest_dropped
@@ -26,7 +26,7 @@ __all__ = ["DEFINITIONS", "LIMITS", "Comparison", "Limits", "Row", "compare", "r
 
 
 def compare(run: Run) -> Comparison:
-    """Return the verdict on a run: every number of `DEFINITIONS`, with its limit where `LIMITS` has one.
+    """Return the verdict on a run: every number of `DEFINITIONS` that it has, with its limit where `LIMITS` has one.
 
     A run that ended early is compared up to there; it passes only if it was merely interrupted.
     Raises `InputError` where the discrete, stable or central process is missing.
@@ -96,8 +96,7 @@ def _unsettled(run: Run, crossing: int | None) -> str:
 
 def _remembered(run: Run, name: str) -> np.ndarray:
     """Return a prediction, with momentum smoothed over the filter's memory: its X has impulses, no variances."""
-    series = values(run, "central", name)
-    memory = run.config.get("memory", 0.5)
+    series, memory = values(run, "central", name), run.config.get("memory", 0.5)
     return smoothed(series, memory) if memory > 0.5 else series
 
 
@@ -109,7 +108,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
 
 
 def _distances(run: Run, crossing: int | None) -> list[Row]:
-    flows = [name for name in (*FLOWS, *CLOSURES) if name in run.processes]
+    flows = [name for name in run.processes if name != DISCRETE]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
     last = np.flatnonzero(np.all([np.isfinite(d) for d in D.values()], axis=0))[-LAST:]
@@ -140,7 +139,8 @@ def _predictions(run: Run, crossing: int | None) -> list[Row]:
         name: None if why else _relative_rms(_remembered(run, name)[first:], smoothed(m)[first:])
         for name, m in measured.items()
     }
-    closures = [name for name in CLOSURES if name in run.processes]
+    others = [name for name in run.processes if name not in (DISCRETE, *FLOWS)]
+    closures = [name for name in others if run.array(name, "predicted_loss") is not None]
     loss = smoothed(measured["predicted_loss"])[first:]
     closed = {name: values(run, name, "predicted_loss")[first:] for name in closures}
     return [

@@ -32,6 +32,20 @@ SETTLING = 150  # steps after the first crossing from which averages are compare
 ROUNDING = 1000  # times the type's precision is what residuals and smallest eigenvalues may be of, if that is more
 LAST = 40  # steps over which final distances are averaged
 
+
+def _distance(flow: str, what: str) -> tuple[str, str]:
+    return f"distance {flow} / stable", f"As distance central / stable, for {what}. For information."
+
+
+def _prediction(flow: str, what: str) -> tuple[str, str]:
+    return (
+        f"predicted loss of {flow}, relative RMS",
+        f"As predicted loss, for what {what} says of its own oscillation. For information.",
+    )
+
+
+_CLOSED = {name: f"the {name} closure, which carries an oscillation of its own" for name in CLOSURES}
+
 # name: (quantity, how the number is defined)
 DEFINITIONS = {
     "steps": ("steps taken", "Steps that every process took, against the steps asked for."),
@@ -76,6 +90,7 @@ DEFINITIONS = {
         "The same for the difference between the measured variance of the oscillation and the one that keeps the edge: "
         "large where the oscillation starts late or bursts.",
     ),
+    **{f"{name}_ratio": _distance(name, what) for name, what in _CLOSED.items()},
     "predicted_loss": (
         "predicted loss, relative RMS",
         "RMS over the steps of the relative deviation of L + ⟨Σ, H⟩/2 from the smoothed discrete loss, "
@@ -85,6 +100,7 @@ DEFINITIONS = {
         f"judged from {SMOOTHING} steps after the first crossing on. With momentum the prediction is smoothed over the "
         "filter's memory: when an eigenvalue arrives, X has an impulse, which is no variance.",
     ),
+    **{f"{name}_predicted_loss": _prediction(name, f"the {name} closure") for name in CLOSURES},
     "predicted_squared_gradient_norm": (
         "predicted |∇L|², relative RMS",
         "The same for the time average of the squared gradient norm.",
@@ -155,21 +171,15 @@ DEFINITIONS = {
 
 
 def defined(name: str) -> tuple[str, str]:
-    """Return the quantity in words and how it is defined; rows of closures and of flows of one's own have one form.
+    """Return the quantity in words and how it is defined, of a flow of one's own too.
 
-    >>> defined("rod_ratio")[0], defined("cost")[0]
-    ('distance rod / stable', 'cost [gradients per step]')
+    >>> defined("mine_ratio")[0], defined("cost")[0]
+    ('distance mine / stable', 'cost [gradients per step]')
     """
     if name in DEFINITIONS:
         return DEFINITIONS[name]
     flow = name.removesuffix("_predicted_loss").removesuffix("_ratio")
-    what = f"{flow} closure, which carries an oscillation of its own" if flow in CLOSURES else f"{flow} flow"
-    if name == f"{flow}_ratio":
-        return f"distance {flow} / stable", f"As distance central / stable, for the {what}. For information."
-    return (
-        f"predicted loss of {flow}, relative RMS",
-        f"As predicted loss, for what the {flow} closure says of its own oscillation. For information.",
-    )
+    return (_distance if name == f"{flow}_ratio" else _prediction)(flow, f"the {flow} flow")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import diffrax as dfx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,9 +57,6 @@ class ModifiedFlow(StableFlow):
         drift = super().stable_drift(y)
         turn = self.hessian_vectors(y.w, drift.w[:, None])[:, 0]
         return drift._replace(w=drift.w + self.hp["learning_rate"] / 2 * turn)
-
-    def term(self):
-        return dfx.ODETerm(lambda t, y, flow: flow.stable_drift(y))
 
 
 class Modified(Stable):
@@ -131,6 +127,24 @@ def test_an_integrator_is_one_class_and_one_entry(monkeypatch):
     np.testing.assert_allclose(seen["effective_eigenvalues"][30:, 0], seen["threshold"][30:], rtol=2e-3)
 
 
-def test_a_name_is_given_once():
-    with pytest.raises(InputError, match='there is a process "stable" already'):
-        register(Modified("stable"))
+@pytest.mark.parametrize("name", ["stable", "rod", "distance", "my flow"])
+def test_names_that_are_taken(name):
+    with pytest.raises(InputError, match="cannot be the name of a process of your own"):
+        register(Modified(name))
+
+
+def test_a_file_that_registers_may_be_read_twice(registered):
+    registered(Modified("modified"))
+    again = Modified("modified")
+    register(again)
+    assert KINDS["modified"] is again
+    assert PROCESSES.count("modified") == 1
+
+
+def test_a_file_tells_of_a_flow_that_is_not_registered_where_it_is_read(tmp_path):
+    register(Modified("modified"))
+    try:
+        path = run("discrete", "stable", "central", "modified").save(tmp_path / "run.nc")
+    finally:
+        unregister("modified")
+    assert "modified_ratio" in {row.name for row in load(path).compare().rows}

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
@@ -150,6 +151,13 @@ def test_the_same_problem_compiles_nothing_the_second_time():
         cn.run(problem, "gradient_descent", {"learning_rate": 0.1}, steps=3, processes=("discrete",), quiet=True)
         assert i == 0 or not compiled, compiled
         compiled.clear()
+
+
+def test_programs_are_compiled_where_no_thread_can_be_started(monkeypatch):
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    monkeypatch.setattr(programs, "_COMPILERS", ended)
+    assert last_loss(cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2)), 0.1) == pytest.approx(exact(1.0, 0.1))
 
 
 def test_other_settings_of_jax_are_other_programs():
