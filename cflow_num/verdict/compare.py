@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..record.measures import (
-    SMOOTHING,
     critical_count,
     edge_step_size,
-    first_crossing,
     gradient_equivalents,
     positive,
     smoothed,
@@ -19,8 +17,9 @@ from ..record.measures import (
 from ..record.run import Run
 from ..record.variables import DISCRETE, FLOWS, TOTAL
 from ..support.errors import InputError
-from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, SETTLING, Comparison, Limits, Row
+from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, Comparison, Limits, Row
 from .error_budget import closure_distance, has_budget, largest_dropped
+from .window import Window
 
 __all__ = ["DEFINITIONS", "LIMITS", "Comparison", "Limits", "Row", "compare", "require"]
 
@@ -41,12 +40,12 @@ def compare(run: Run) -> Comparison:
     no edge reached: the largest effective eigenvalue is 5.0% of the threshold; use ... more steps
     """
     require(run)
-    crossing = first_crossing(run)
-    rows = [_steps(run), _crossing(run, crossing), *_distances(run, crossing), *_predictions(run, crossing)]
-    rows += [*_variance(run, crossing), _onset_lag(run, crossing), *_critical(run)]
-    rows += [*_constraints(run, crossing), _effective_step_size(run, crossing), _discrete_sharpness(run, crossing)]
+    window = Window.of(run)
+    rows = [_steps(run), _crossing(window), *_distances(run, window), *_predictions(run, window)]
+    rows += [*_variance(run, window), _onset_lag(run, window), *_critical(run)]
+    rows += [*_constraints(run, window), _effective_step_size(run, window), _discrete_sharpness(run, window)]
     rows += [*_budget(run), *_gain(run), _cost(run)]
-    passed, verdict = _verdict(run, crossing, {row.name: row for row in rows})
+    passed, verdict = _verdict(run, window, {row.name: row for row in rows})
     return Comparison(title(run), verdict, passed, tuple(rows))
 
 
@@ -75,23 +74,10 @@ def _steps(run: Run) -> Row:
     return Row("steps", float(reached), f"= {asked}", passed, "; ".join([*notes, *run.notes]))
 
 
-def _crossing(run: Run, crossing: int | None) -> Row:
-    if crossing is None:
-        return Row("first_crossing", None, note="no edge reached")
-    return Row("first_crossing", float(crossing))
-
-
-def _settling(run: Run, crossing: int) -> int:
-    """Return the steps after the first crossing from which averages are compared: fewer where the edge was there."""
-    return SMOOTHING if run.config.get("average_start") and crossing <= 2 * SMOOTHING else SETTLING
-
-
-def _unsettled(run: Run, crossing: int | None) -> str:
-    """Return why averages after the first crossing cannot be judged; empty if they can."""
-    if crossing is None:
-        return "no edge reached"
-    after, needed = run.size("central") - 1 - crossing, _settling(run, crossing)
-    return "" if after > needed else f"{after} steps after the first crossing, more than {needed} are needed"
+def _crossing(window: Window) -> Row:
+    if window.crossing is None:
+        return Row("first_crossing", None, note=window.unsettled)
+    return Row("first_crossing", float(window.crossing))
 
 
 def _remembered(run: Run, name: str) -> np.ndarray:
@@ -107,7 +93,7 @@ def _judged(name: str, value: float | None, limit: float, why: str = "", note: s
     return Row(name, value, f"≤ {limit:g}", None if why or value is None else value <= limit, why or note)
 
 
-def _distances(run: Run, crossing: int | None) -> list[Row]:
+def _distances(run: Run, window: Window) -> list[Row]:
     flows = [name for name in run.processes if name != DISCRETE]
     D = {name: values(run, name, "distance_to_discrete") for name in flows}
     D["travelled"] = values(run, "discrete", "distance_from_start")
@@ -117,10 +103,9 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
     def ratio(a: str, b: str) -> float | None:
         return mean[a] / mean[b] if mean[b] > 0 else None
 
-    unsettled = _unsettled(run, crossing)
     over = f"steps {last[0]}–{last[-1]}" if last.size else "not recorded"
     rows = [
-        _judged("distance_ratio", ratio("central", "stable"), LIMITS.distance_ratio, unsettled, over),
+        _judged("distance_ratio", ratio("central", "stable"), LIMITS.distance_ratio, window.unsettled, over),
         Row("distance_travelled", ratio("central", "travelled"), note=over),
     ]
     for name in flows:
@@ -129,20 +114,20 @@ def _distances(run: Run, crossing: int | None) -> list[Row]:
     return rows
 
 
-def _predictions(run: Run, crossing: int | None) -> list[Row]:
-    why, first = _unsettled(run, crossing), (crossing or 0) + _settling(run, crossing or 0)
+def _predictions(run: Run, window: Window) -> list[Row]:
+    why = window.unsettled
     measured = {
         "predicted_loss": values(run, "discrete", "loss"),
         "predicted_squared_gradient_norm": values(run, "discrete", "gradient_norm") ** 2,
     }
     error = {
-        name: None if why else _relative_rms(_remembered(run, name)[first:], smoothed(m)[first:])
+        name: None if why else _relative_rms(window.averaged(_remembered(run, name)), window.averaged(smoothed(m)))
         for name, m in measured.items()
     }
     others = [name for name in run.processes if name not in (DISCRETE, *FLOWS)]
     closures = [name for name in others if run.array(name, "predicted_loss") is not None]
-    loss = smoothed(measured["predicted_loss"])[first:]
-    closed = {name: values(run, name, "predicted_loss")[first:] for name in closures}
+    loss = window.averaged(smoothed(measured["predicted_loss"]))
+    closed = {name: window.averaged(values(run, name, "predicted_loss")) for name in closures}
     return [
         _judged("predicted_loss", error["predicted_loss"], LIMITS.predicted_loss, why),
         *(
@@ -153,14 +138,13 @@ def _predictions(run: Run, crossing: int | None) -> list[Row]:
     ]
 
 
-def _variance(run: Run, crossing: int | None) -> list[Row]:
+def _variance(run: Run, window: Window) -> list[Row]:
     expected = "expected {:g}–{:g}".format(*LIMITS.variance_slope)
-    why, slope, correlation = _unsettled(run, crossing), None, None
+    why, slope, correlation = window.unsettled, None, None
     if not why:
-        window = slice((crossing or 0) + _settling(run, crossing or 0), None)
-        ever = np.any(positive(run)[window], axis=0)
-        predicted = _remembered(run, "sigma_eigenvalues")[window, ever]
-        measured = smoothed(values(run, "discrete", "displacement") ** 2)[window][:, : ever.size]
+        ever = np.any(window.averaged(positive(run)), axis=0)
+        predicted = window.averaged(_remembered(run, "sigma_eigenvalues"))[:, ever]
+        measured = window.averaged(smoothed(values(run, "discrete", "displacement") ** 2))[:, : ever.size]
         measured = measured[:, ever[: measured.shape[1]]]
         predicted = predicted[:, : measured.shape[1]]
         known = np.isfinite(predicted) & np.isfinite(measured)
@@ -181,10 +165,10 @@ def _variance(run: Run, crossing: int | None) -> list[Row]:
     ]
 
 
-def _onset_lag(run: Run, crossing: int | None) -> Row:
-    if crossing is None:
-        return Row("onset_lag", None, note="no edge reached")
-    central, stable = (values(run, name, "distance_to_discrete")[crossing:] for name in ("central", "stable"))
+def _onset_lag(run: Run, window: Window) -> Row:
+    if window.crossing is None:
+        return Row("onset_lag", None, note=window.unsettled)
+    central, stable = (values(run, name, "distance_to_discrete")[window.crossing :] for name in ("central", "stable"))
     known = np.flatnonzero(np.isfinite(central) & np.isfinite(stable))
     if not known.size:
         return Row("onset_lag", None, note="not recorded")
@@ -217,11 +201,11 @@ def _critical(run: Run) -> list[Row]:
     return [Row(f"critical_{k}", float(np.sum(count >= k))) for k in (1, 2, 3)]
 
 
-def _constraints(run: Run, crossing: int | None) -> list[Row]:
+def _constraints(run: Run, window: Window) -> list[Row]:
     relative = values(run, "central", "effective_eigenvalues") / threshold(run)[:, None]
-    first = _feasible(relative, crossing or 0)
+    first = window.feasible(relative)
     largest = _extreme(relative[first:])
-    above = f"it started above the edge and was on it at step {first}" if first > (crossing or 0) else ""
+    above = f"it started above the edge and was on it at step {first}" if first > (window.crossing or 0) else ""
     edge = _judged("largest_eigenvalue", largest, LIMITS.largest_eigenvalue, note=above)
     if run.config.get("onset") == "delayed":  # eigenvalues are to pass the threshold
         edge = Row("largest_eigenvalue", largest, note="not judged: the onset is delayed")
@@ -244,38 +228,27 @@ def _constraints(run: Run, crossing: int | None) -> list[Row]:
     ]
 
 
-def _feasible(relative: np.ndarray, crossing: int) -> int:
-    """Return the step from which eigenvalues are judged: the first crossing, or where an infeasible start is over.
-
-    A run that starts above the edge is pulled back at a bounded rate, so the steps until then say nothing.
-    """
-    if not relative.size or not np.nanmax(relative[0], initial=0.0) > LIMITS.largest_eigenvalue:
-        return crossing
-    back = np.flatnonzero(np.nanmax(relative, axis=1, initial=0.0) <= LIMITS.largest_eigenvalue)
-    return max(crossing, int(back[0])) if back.size else crossing
-
-
 def _extreme(x: np.ndarray) -> float | None:
     """Return the largest known value."""
     known = x[~np.isnan(x)]
     return float(known.max()) + 0.0 if known.size else None
 
 
-def _effective_step_size(run: Run, crossing: int | None) -> Row:
-    if crossing is None:
-        return Row("effective_step_size", None, note="no edge reached")
+def _effective_step_size(run: Run, window: Window) -> Row:
+    if window.crossing is None:
+        return Row("effective_step_size", None, note=window.unsettled)
     measured = smoothed(values(run, "discrete", "effective_step_size"))
-    error = np.abs(measured / edge_step_size(run) - 1)[crossing:]
+    error = np.abs(measured / edge_step_size(run) - 1)[window.crossing :]
     known = error[np.isfinite(error)]
     if not known.size:
         return Row("effective_step_size", None, note="defined for scalar preconditioners only")
     return Row("effective_step_size", float(known.mean()))
 
 
-def _discrete_sharpness(run: Run, crossing: int | None) -> Row:
-    why = _unsettled(run, crossing)
+def _discrete_sharpness(run: Run, window: Window) -> Row:
+    why = window.unsettled
     relative = values(run, "discrete", "effective_eigenvalues")[:, 0] / values(run, "discrete", "threshold")
-    seen = relative[(crossing or 0) + _settling(run, crossing or 0) :]
+    seen = window.averaged(relative)
     known = seen[np.isfinite(seen)]
     return Row("discrete_sharpness", None if why or not known.size else float(known.mean()), note=why)
 
@@ -293,18 +266,18 @@ def _cost(run: Run) -> Row:
     return Row("cost", cost, note="" if cost is not None else "not recorded")
 
 
-def _verdict(run: Run, crossing: int | None, rows: dict[str, Row]) -> tuple[bool | None, str]:
+def _verdict(run: Run, window: Window, rows: dict[str, Row]) -> tuple[bool | None, str]:
     judged = [row for row in rows.values() if row.passed is not None]
     early = f", compared up to step {rows['steps'].value:g}: {run.reason}" if run.reason else ""
     failed = [f"{row.quantity} is {row.texts()[1]}, limit {row.limit}" for row in judged if not row.passed]
     if failed:
         return False, f"failed{early}: {'; '.join(failed)}"
-    if crossing is None:
+    if window.crossing is None:
         ratio = rows["largest_eigenvalue"].value
         seen = "" if ratio is None else f" the largest effective eigenvalue is {ratio:.1%} of the threshold;"
         return None, f"no edge reached{early}:{seen} use a larger learning rate or more steps"
     for name in ("distance_ratio", "predicted_loss"):
         if rows[name].passed is None:
-            remedy = "; use more steps" if _unsettled(run, crossing) else ""
+            remedy = "; use more steps" if window.unsettled else ""
             return None, f"not judged{early}: {rows[name].quantity}: {rows[name].note}{remedy}"
     return True, f"passed{early}: all {len(judged)} limits are kept"

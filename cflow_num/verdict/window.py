@@ -1,0 +1,51 @@
+"""Where a run is judged: from some steps after its first crossing of the edge on, if it goes on for long enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..record.measures import SMOOTHING, first_crossing
+from ..record.run import Run
+from .definitions import LIMITS, SETTLING
+
+
+@dataclass(frozen=True)
+class Window:
+    """The steps over which averages are compared.
+
+    `crossing` is the first step at the edge, None where it is not reached. Averages begin at step `settled`;
+    `unsettled` says why they cannot be judged and is empty where they can.
+    """
+
+    crossing: int | None
+    settled: int
+    unsettled: str
+
+    @classmethod
+    def of(cls, run: Run) -> Window:
+        """Return the window of a run with a central flow."""
+        crossing = first_crossing(run)
+        if crossing is None:
+            return cls(None, SETTLING, "no edge reached")
+        at_once = run.config.get("average_start") and crossing <= 2 * SMOOTHING  # the edge was there
+        needed, after = SMOOTHING if at_once else SETTLING, run.size("central") - 1 - crossing
+        short = f"{after} steps after the first crossing, more than {needed} are needed"
+        return cls(crossing, crossing + needed, "" if after > needed else short)
+
+    def averaged(self, series: np.ndarray) -> np.ndarray:
+        """Return what averages are taken of."""
+        return series[self.settled :]
+
+    def feasible(self, relative: np.ndarray) -> int:
+        """Return the step from which eigenvalues are judged: the first crossing, or where an infeasible start is over.
+
+        A run that starts above the edge is pulled back at a bounded rate, so the steps until then say nothing.
+        `relative (T, k)` are eigenvalues relative to the threshold.
+        """
+        crossing = self.crossing or 0
+        if not relative.size or not np.nanmax(relative[0], initial=0.0) > LIMITS.largest_eigenvalue:
+            return crossing
+        back = np.flatnonzero(np.nanmax(relative, axis=1, initial=0.0) <= LIMITS.largest_eigenvalue)
+        return max(crossing, int(back[0])) if back.size else crossing
