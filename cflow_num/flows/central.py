@@ -13,7 +13,6 @@ Time stepping (`stepping/half_explicit.py`, `stepping/anchored.py`) decides wher
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -25,16 +24,13 @@ from cflow_sym.interface import Moments
 
 from ..linalg.complementarity import SdcpInfo, solve_sdcp
 from ..linalg.eigenpairs import leading_eigenpairs
-from ..linalg.exponential import LinearPart, phi1, phi2
 from ..linalg.precision import product
 from ..linalg.symmetric import congruence, diagonal_entries, outer_products, smat, svec
 from .base import Flow, FlowState
 from .frame import Frame
 
 TRACKING_GAP = 0.1  # relative to c: curvature gradients are evaluated for eigenvalues above (1 - gap) c
-ACTIVE_GAP = (
-    0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
-)
+ACTIVE_GAP = 0.03  # relative to c: eigenvalues that close, or arriving within two steps, enter the complementarity
 OPENING = 0.05  # of the variance that complementarity asks for: an oscillation that large takes part in it
 RELIEF_RATE = 0.1  # relative to c, per unit time: how fast an infeasible start is pulled below the threshold
 
@@ -56,21 +52,6 @@ class Tangent(NamedTuple):
     g: Float[Array, " n"]
 
 
-class ShortStep(NamedTuple):
-    """Where a short step in a frame ends: state, X at its end and its mean, rates at the end, gradient, residual.
-
-    `correction` is by what part of its length the second stage moved the end of the step: 0 where there is none.
-    """
-
-    y: FlowState
-    X: Float[Array, "k k"]
-    mean_X: Float[Array, "k k"]
-    rates: FlowState
-    g: Float[Array, " n"]
-    residual: Float[Array, ""]
-    correction: Float[Array, ""]
-
-
 class CentralFlow(Flow):
     """The central flow for up to `capacity` critical eigenvalues.
 
@@ -80,7 +61,6 @@ class CentralFlow(Flow):
     keeps the edge (all that can, for the *stationary* flow; without it those that have no memory).
     """
 
-    GRADIENTS: ClassVar[int] = 2  # in a short step
     STAGGERED: ClassVar[bool] = False  # whether states live half a short step before the weights
     capacity: int = eqx.field(static=True)
     sharpness_reduction: bool = eqx.field(static=True, default=True)
@@ -180,7 +160,7 @@ class CentralFlow(Flow):
             slow = slow | {name: rest[name] for name in self.at_rest}
         return slow
 
-    def _rates(self, tangent: Tangent, offset: FlowState, weight: Float[Array, ""]) -> tuple[FlowState, FlowState]:
+    def rates(self, tangent: Tangent, offset: FlowState, weight: Float[Array, ""]) -> tuple[FlowState, FlowState]:
         """Return the rates at X = 0 and their linear parts; states at rest get there by the end of the displacement."""
         still, moved = dict(tangent.still.slow), dict(tangent.moved.slow)
         for name in self.at_rest:
@@ -216,14 +196,14 @@ class CentralFlow(Flow):
         infeasible by more than `relief`, only that much is corrected.
         """
         tangent = self.with_signs(tangent, X0)
-        still, moved = self._rates(tangent, offset, weight)
-        change = self.slack_change(tangent, _scaled_sum(offset, still, weight))           # (m,)
-        X, info = self.covariance(tangent, change, self._response(tangent, moved, weight), X0, relief)
+        still, moved = self.rates(tangent, offset, weight)
+        change = self.slack_change(tangent, scaled_sum(offset, still, weight))           # (m,)
+        X, info = self.covariance(tangent, change, self.response(tangent, moved, weight), X0, relief)
         x = svec(X)                                                           # (m,)
         rates = jax.tree.map(lambda f0, f1: f0 + jnp.tensordot(x, f1, axes=1), still, moved)
         return rates, X, info
 
-    def _response(
+    def response(
         self,
         tangent: Tangent,
         moved: FlowState,
@@ -277,112 +257,12 @@ class CentralFlow(Flow):
         A = jnp.maximum(jnp.diag(tangent.slack), -relief) + change[i]         # (k,)
         return jnp.exp(2 * l) * B[i, i] >= OPENING * jnp.maximum(-A, 0)
 
-    def linear_part(self, frame: Frame, h: Float[Array, ""]) -> LinearPart:
-        """Return Z = h speed P^{-1}H on the tracked eigenvectors of a frame."""
-        P = self.optimizer.preconditioner(frame.y.slow, self.hp)              # () or (n,)
-        U, lam = frame.pairs.U, frame.pairs.eigenvalues                       # (n, K), (K,)
-        PU = jnp.broadcast_to(P, (len(U),)).astype(U.dtype)[:, None] * U      # (n, K)
-        return LinearPart(U, PU, h * self.speed(frame.y) * lam)
-
-    def responses(self, frame: Frame, h: Float[Array, ""]) -> Float[Array, "2 m m"] | None:
-        """Return B (see `equilibrium`) of both stages of short steps of length h in a frame, at the frame's point."""
-        Z, tangent = self.linear_part(frame, h), self.tangent(frame, frame.y)
-
-        def of(second: bool) -> Float[Array, "m m"]:
-            part, phi = _part(h, second), partial(_phi, second)
-            return self._stage_response(tangent, Z, part, phi)
-
-        return jnp.stack([of(False), of(True)])
-
-    def _stage_response(self, tangent: Tangent, Z: LinearPart, part: Float[Array, ""], phi) -> Float[Array, "m m"]:
-        """Return B of one stage of a short step, see `_response`."""
-        D, nothing = tangent.frame.D, jax.tree.map(jnp.zeros_like, tangent.y)
-        _, moved = self._rates(tangent, nothing, part)
-        D_moved = Z.between(phi, D, moved.w.astype(D.dtype)).astype(part.dtype)           # (m, m)
-        return self._response(tangent, moved, part, D_moved)
-
-    def short_step(
-        self,
-        frame: Frame,
-        y: FlowState,
-        X: Float[Array, "k k"],
-        h: Float[Array, ""],
-        responses: Float[Array, "2 m m"] | None = None,
-    ) -> ShortStep:
-        """Advance by h in a frame: exponential Heun, half-explicit, two gradients; `responses` are those of the frame.
-
-        With Z the linear part and f the rate of the weights: w1 = w0 + h phi1(Z) f(w0), then
-        w1 + phi2(Z) (h f(w1) - h f(w0) + Z (w1 - w0)), with complementarity at both ends. Without Z the method of Heun.
-        """
-        Z = self.linear_part(frame, h)
-        responses = self.responses(frame, h) if responses is None else responses
-        assert responses is not None
-
-        def stage(carry: tuple[FlowState, FlowState, ShortStep], now: tuple[Array, Float[Array, "m m"]]):
-            (point, first, last), (second, B) = carry, now
-            part, phi = _part(h, second), partial(_phi, second)
-            tangent = self.with_signs(self.tangent(frame, point), last.X)
-            if self.optimizer.PIECEWISE:  # signs as they are by now, so not the responses of the frame
-                B = self._stage_response(tangent, Z, part, phi)
-            offset = jax.tree.map(lambda a, f, p: a + (h - part) * f - p, y, first, point)
-            offset = offset._replace(w=jnp.zeros_like(y.w))
-            still, _ = self._rates(tangent, offset, part)
-            back = jnp.where(second, Z.rates(point.w - y.w) / h, 0)           # (K,)
-            still = still._replace(w=Z.function(phi, tangent.still.w - jnp.where(second, first.w, 0), back))
-            change = self.slack_change(tangent, _scaled_sum(offset, still, part))         # (m,)
-            X, info = self.covariance(tangent, change, B, last.X, relieved(self, tangent.c, h / 2))
-            moved = self._moved(tangent, X, part)
-            rates = jax.tree.map(jnp.add, still, moved._replace(w=Z.function(phi, moved.w)))
-            end = jax.tree.map(lambda p, d, f: p + d + part * f, point, offset, rates)
-            rates = rates._replace(w=tangent.still.w + moved.w)
-            mean_X = jnp.where(second, (last.X + X) / 2, X)
-            residual = jnp.maximum(last.residual, info.residual)
-            P = self.optimizer.preconditioner(y.slow, self.hp)                # () or (n,)
-            off = share(end.w - point.w, end.w - y.w, P)                      # ()
-            correction = jnp.where(second, off, last.correction)
-            return (end, rates, ShortStep(end, X, mean_X, rates, tangent.g, residual, correction)), None
-
-        still = jax.tree.map(jnp.zeros_like, y)
-        nothing = jnp.zeros((), y.w.dtype)
-        start = ShortStep(y, X, X, still, jnp.zeros_like(y.w), nothing, nothing)
-        (_, _, end), _ = jax.lax.scan(stage, (y, still, start), (jnp.array([False, True]), responses))
-        return end
-
-    def _moved(self, tangent: Tangent, X: Float[Array, "k k"], weight: Float[Array, ""]) -> FlowState:
-        """Return what X adds to the rates: their linear parts, for the moments of this X alone."""
-        nothing = jax.tree.map(jnp.zeros_like, tangent.y)
-        if self.optimizer.PIECEWISE:
-            moved = self._rates(tangent, nothing, weight)[1]
-            return jax.tree.map(lambda f: jnp.tensordot(svec(X), f, axes=1), moved)
-        moments = jax.tree.map(lambda q: q[None], tangent.frame.moments_of(X))
-        moved = self.affine(tangent.y, tangent.g, moments)[1]
-        return jax.tree.map(lambda f: f[0], self._rates(tangent._replace(moved=moved), nothing, weight)[1])
-
-
-def _part(h: Float[Array, ""], second: Array | bool) -> Float[Array, ""]:
-    """Return the weight of a stage's rates in the next point."""
-    return jnp.where(second, h / 2, h)
-
-
-def _phi(second: Array | bool, z: Array) -> Array:
-    return jnp.where(second, 2 * phi2(z), phi1(z))
-
 
 def relieved(flow: CentralFlow, c: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:
     """Return how much of an infeasible point is corrected within dt; states at rest get to the edge at once."""
     return jnp.asarray(jnp.inf, c.dtype) if flow.at_rest else RELIEF_RATE * c * dt
 
 
-def _scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:
+def scaled_sum(a: FlowState, b: FlowState, weight: Float[Array, ""]) -> FlowState:
+    """Return a + weight * b."""
     return jax.tree.map(lambda x, y: x + weight * y, a, b)
-
-
-def share(v: Float[Array, " n"], of: Float[Array, " n"], P: Float[Array, " n"] | Float[Array, ""]) -> Float[Array, ""]:
-    """Return |v| / |of| in the metric of P, 0 where `of` is zero.
-
-    >>> float(share(jnp.array([3.0, 4.0]), jnp.array([0.0, 10.0]), jnp.ones(())))
-    0.5
-    """
-    root = jnp.sqrt(P)                                                        # () or (n,)
-    length = jnp.linalg.norm(root * of)                                       # ()
-    return jnp.where(length > 0, jnp.linalg.norm(root * v) / jnp.where(length > 0, length, 1), 0)

@@ -18,15 +18,13 @@ from cflow_sym.interface import Moments
 from ..linalg.complementarity import SdcpInfo
 from ..linalg.symmetric import svec
 from .base import FlowState
-from .central import CentralFlow, ShortStep, Tangent, relieved
-from .frame import Frame
+from .central import CentralFlow, Tangent
 from .phase_space import PhaseSpace
 
 
 class LeapfrogFlow(PhaseSpace, CentralFlow):
     """The central flow in phase space for up to `capacity` critical eigenvalues."""
 
-    GRADIENTS: ClassVar[int] = 1
     STAGGERED: ClassVar[bool] = True
 
     def affine(self, y: FlowState, g: Float[Array, " n"], moments: Moments) -> tuple[FlowState, FlowState]:
@@ -54,18 +52,6 @@ class LeapfrogFlow(PhaseSpace, CentralFlow):
     def with_signs(self, tangent: Tangent, X: Float[Array, "k k"]) -> Tangent:
         """Return the tangent itself: a displacement has its signs already."""
         return tangent
-
-    def responses(self, frame: Frame, h: Float[Array, ""]) -> None:
-        """Return nothing: a discrete step's response depends on where it starts."""
-
-    def short_step(
-        self, frame: Frame, y: FlowState, X: Float[Array, "k k"], h: Float[Array, ""], responses: None = None
-    ) -> ShortStep:
-        """Advance by h in a frame with one leapfrog step: one gradient."""
-        tangent = self.tangent(frame, y)
-        end, X, info = self.step(y, tangent, X, h, relieved(self, tangent.c, h))
-        rates = jax.tree.map(lambda a, b: (b - a) / h, y._replace(filtered=None), end._replace(filtered=None))
-        return ShortStep(end, X, X, rates, tangent.g, info.residual, jnp.zeros_like(info.residual))
 
     def displacement(self, y: FlowState, tangent: Tangent, X0: Float[Array, "k k"], dt: Float[Array, ""]) -> Tangent:
         """Return the tangent with the mean rates over the step, affine in X."""

@@ -1,4 +1,7 @@
-"""One self-contained HTML page about one or several runs: verdict, figures, then how it was made."""
+"""One self-contained HTML page about one or several runs: verdict, figures, then how it was made.
+
+What stands where is said in `report.html`; here is what it is filled with.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..record.measures import gradient_equivalents, titles, values
@@ -20,79 +24,67 @@ from ..verdict.compare import compare
 from ..verdict.definitions import DEFINITIONS, WORDS, Comparison
 from ..verdict.error_budget import MEANINGS, budget_terms, has_budget, largest_dropped
 from . import canvas, hover
+from .captions import CAPTIONS, COMPARISONS
 from .plot import figures
 from .side_by_side import side_by_side
 
-# figure: (alternative text, caption), of one run
-CAPTIONS = {
-    "loss": (
-        "Training loss by step for every process, with the predicted time average.",
-        "The optimizer's loss oscillates; its time average (wide, pale) should be covered by the average "
-        "that the central flow predicts (dashed), which is its own loss plus what the oscillation adds. "
-        "The stable flow, which ignores the oscillation, leaves both.",
-    ),
-    "eigenvalues": (
-        "Leading effective eigenvalues of the Hessian by step, with the stability threshold.",
-        "At the edge of stability the leading effective eigenvalues stay at the threshold. The optimizer "
-        "hovers around it, the central flow stays on it exactly, and the stable flow crosses it without "
-        "noticing.",
-    ),
-    "variance": (
-        "Predicted and measured variance of the oscillation by step, one panel per direction.",
-        "The oscillation's covariance Σ is the prediction that makes the flow a closed equation. Its "
-        "eigenvalues (dashed) should run through the time average (wide, pale) of the squared "
-        "displacement that the optimizer shows along the same directions.",
-    ),
-    "distances": (
-        "Distance of every flow from the optimizer's averaged path by step, on a logarithmic axis.",
-        "How far each flow is from the optimizer's midpoint, next to the distance that the optimizer has "
-        "travelled. Lower is better; a flow that follows the optimizer stays flat.",
-    ),
-    "error_budget": (
-        "Distances that each dropped term and the closure would move the weights by step, with the distance found.",
-        "Where the distance comes from: how far each term that the flow drops would have moved the weights, and "
-        "the closure, the oscillation's measured variance against the one that keeps the edge. Terms may cancel, and "
-        "later motion may damp or amplify what they did: the line need not be the sum.",
-    ),
-    "effective_step_size": (
-        "Effective step size by step, with the threshold over the sharpness.",
-        "How far a step goes per unit of gradient. At the edge it equals the threshold over the sharpness "
-        "S: an adaptive optimizer gets there by moving its step size, gradient descent by moving S.",
-    ),
-    "optimization_speed": (
-        "Optimization speed of every flow by step, on a logarithmic axis.",
-        "How fast the loss falls to first order, with the gradient along each flow and its own preconditioner. "
-        "At the edge the central flow descends as fast as its curvature allows.",
-    ),
-    "squared_gradients": (
-        "Squared gradient of single weights by step with its predicted time average, one panel per weight.",
-        "What each weight's own step size is made from: the squared gradient that the optimizer meets (wide, pale: "
-        "its time average) and what the central flow predicts for it (dashed), weight by weight.",
-    ),
-    "gradient_norm": (
-        "Gradient norm by step with its predicted root mean square, on a logarithmic axis.",
-        "At the edge most of the optimizer's gradient is oscillation: its root mean square lies far above "
-        "the gradient norm along the central flow, and the flow predicts by how much (dashed).",
-    ),
-}
+COST = [
+    "gradients",
+    "Hessian-vector products",
+    "curvature gradients",
+    "gradient equivalents per step",
+    "wall time, with what is recorded",
+    "compilation",
+]
 
-# the same, of several runs side by side
-COMPARISONS = {
-    "loss": (
-        "Training loss by step with its predicted time average, one panel per run.",
-        "How well the prediction (dashed) covers the time average (wide, pale), run by run. Runs of one problem share "
-        "their axes.",
-    ),
-    "distances": (
-        "Distance of every flow from the optimizer's averaged path by step, one panel per run.",
-        "How far each run's flows are from its own optimizer, next to the distance that it has travelled. Where the "
-        "central flow lies far below the stable one, it accounts for what the oscillation does to the path.",
-    ),
-    "eigenvalues": (
-        "Leading effective eigenvalues by step with their threshold, one panel per run.",
-        "When each run comes to the edge, and how many eigenvalues stay there.",
-    ),
-}
+
+class Picture(NamedTuple):
+    """A figure as part of the page: its image, the numbers of its curves, what is said of it."""
+
+    source: str
+    numbers: str
+    alternative: str
+    caption: str
+
+
+class Term(NamedTuple):
+    """A row of the error budget."""
+
+    name: str
+    relative: str
+    distance: str
+    meaning: str
+    largest: bool
+
+
+class Section(NamedTuple):
+    """What the page says about one run; `name` is its anchor and its files' prefix, empty if it is alone."""
+
+    name: str
+    title: str
+    comparison: Comparison
+    notes: Sequence[str]
+    budget: list[Term]
+    pictures: list[Picture]
+    cost: list[tuple[str, list[str]]]
+    configuration: list[tuple[str, str]]
+
+
+class Line(NamedTuple):
+    """A row of the overview."""
+
+    name: str
+    title: str
+    passed: bool | None
+    texts: list[str]
+
+
+class Overview(NamedTuple):
+    """Several runs beside each other."""
+
+    columns: list[str]
+    rows: list[Line]
+    pictures: list[Picture]
 
 
 def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
@@ -115,166 +107,111 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     comparisons = [compare(run) for run in runs]
     several = len(runs) > 1
     names, whose = _names(runs) if several else [""], titles(runs)
-    body = _overview(comparisons, names, whose) + _side_by_side(runs, folder) if several else ""
-    for run, comparison, name, title in zip(runs, comparisons, names, whose, strict=True):
-        body += _section(run, comparison, folder, name, title)
-    page = _page(f"{len(runs)} runs" if several else whose[0], body + _definitions(comparisons))
+    overview = _overview(runs, comparisons, names, whose, folder) if several else None
+    sections = [_section(*one, folder) for one in zip(runs, comparisons, names, whose, strict=True)]
+    page = _template().render(
+        heading=f"{len(runs)} runs" if several else whose[0],
+        overview=overview,
+        sections=sections,
+        definitions=_definitions(comparisons),
+        cost_columns=COST,
+        words=WORDS,
+        style=hover.asset("report.css"),
+        script=hover.asset("hover.js"),
+    )
     path = folder / "report.html"
     with canvas.replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _page(heading: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(heading)}: optimizer and central flow</title>\n"
-        f"<style>\n{hover.asset('report.css')}</style>\n</head>\n<body>\n<main>\n<h1>{escape(heading)}</h1>\n"
-        '<p class="soft">The discrete optimizer against its central flow, the equation for its time-averaged '
-        f"path.</p>\n{body}</main>\n<script>\n{hover.asset('hover.js')}</script>\n</body>\n</html>\n"
+def _template() -> jinja2.Template:
+    loader = jinja2.FunctionLoader(hover.asset)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
+
+
+def _section(run: Run, comparison: Comparison, name: str, title: str, folder: Path) -> Section:
+    prefix = f"{name}-" if name else ""
+    pictures = [
+        _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], title) for key, figure in figures(run).items()
+    ]
+    return Section(
+        name,
+        title,
+        comparison,
+        run.notes,
+        _budget(run),
+        pictures,
+        [(process, _cost(run, process)) for process in run.processes],
+        _configuration(run),
     )
 
 
-def _section(run: Run, comparison: Comparison, folder: Path, name: str, whose: str) -> str:
-    """Return what the page says about one run; `name` is its anchor and its files' prefix, empty if it is alone."""
-    heading = f'<h2 id="{escape(name)}">{escape(whose)}</h2>\n' if name else ""
-    level, prefix = ("h3", f"{name}-") if name else ("h2", "")
-    pictures = "".join(
-        _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], whose) for key, figure in figures(run).items()
-    )
-    verdict = f'<p class="verdict">{_chip(comparison.passed)} {escape(comparison.verdict)}</p>\n'
-    verdict += "".join(f"<p>{escape(note)}</p>\n" for note in run.notes)
-    return (
-        f"<section>\n{heading}{verdict}{_verdict_table(comparison)}{_budget_table(run, level)}{pictures}"
-        f"<{level}>Cost</{level}>\n{_cost_table(run)}<{level}>Configuration</{level}>\n{_configuration(run)}"
-        "</section>\n"
-    )
-
-
-def _chip(passed: bool | None) -> str:
-    word = WORDS[passed]
-    return f'<span class="chip {word if passed is not None else "none"}">{word}</span>'
-
-
-def _verdict_table(comparison: Comparison) -> str:
-    rows = []
-    for row in comparison.rows:
-        quantity, value, limit, _, note = (escape(text) for text in row.texts())
-        judged = ' class="judged"' if row.passed is not None else ""
-        chip = "" if row.passed is None and not row.limit else _chip(row.passed)
-        limit = limit if row.limit else ""
-        rows.append(
-            f'<tr{judged}><th scope="row">{quantity}</th><td class="number">{value}</td>'
-            f'<td class="number">{limit}</td><td>{chip}</td><td class="note">{note}</td></tr>\n'
-        )
-    return _table(("quantity", "value", "limit", "verdict", ""), rows, numbers=(1, 2))
-
-
-def _overview(comparisons: list[Comparison], names: list[str], whose: list[str]) -> str:
+def _overview(
+    runs: list[Run], comparisons: list[Comparison], names: list[str], whose: list[str], folder: Path
+) -> Overview:
     keys = ("distance_ratio", "distance_travelled", "predicted_loss", "first_crossing", "critical_2", "cost")
-    rows = []
-    for comparison, name, title in zip(comparisons, names, whose, strict=True):
-        cells = "".join(f'<td class="number">{escape(comparison[key].texts()[1])}</td>' for key in keys)
-        link = f'<a href="#{escape(name)}">{escape(title)}</a>'
-        rows.append(f'<tr><th scope="row">{link}</th><td>{_chip(comparison.passed)}</td>{cells}</tr>\n')
-    header = ("run", "verdict", *(DEFINITIONS[key][0] for key in keys))
-    return _table(header, rows, numbers=range(2, len(header)))
+    rows = [
+        Line(name, title, comparison.passed, [comparison[key].texts()[1] for key in keys])
+        for comparison, name, title in zip(comparisons, names, whose, strict=True)
+    ]
+    pictures = [
+        _picture(figure, folder / f"comparison-{key}.png", *COMPARISONS[key], f"{len(runs)} runs")
+        for key, figure in side_by_side(runs).items()
+    ]
+    return Overview([DEFINITIONS[key][0] for key in keys], rows, pictures)
 
 
-def _side_by_side(runs: list[Run], folder: Path) -> str:
-    drawn, whose = side_by_side(runs).items(), f"{len(runs)} runs"
-    return "".join(
-        _picture(figure, folder / f"comparison-{key}.png", *COMPARISONS[key], whose) for key, figure in drawn
-    )
-
-
-def _table(header: Sequence[str], rows: list[str], numbers: Sequence[int] | range) -> str:
-    cells = "".join(
-        f'<th scope="col"{" class=number" if i in numbers else ""}>{escape(text)}</th>' if text else "<td></td>"
-        for i, text in enumerate(header)
-    )
-    head, body = f"<thead><tr>{cells}</tr></thead>\n", f"<tbody>\n{''.join(rows)}</tbody>\n"
-    return f'<div class="card"><table>\n{head}{body}</table></div>\n'
-
-
-def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: str) -> str:
+def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: str) -> Picture:
     """Save a figure and return it as part of the page, with the numbers of its curves."""
     source = base64.b64encode(canvas.save(figure, path).read_bytes()).decode("ascii")
-    image = f'<img src="data:image/png;base64,{source}" alt="{escape(f"{alternative} {whose}.")}">'
-    return (
-        f'<figure><div class="plot">{image}\n{hover.embedded(figure)}</div>\n'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-    )
+    return Picture(source, hover.embedded(figure), f"{alternative} {whose}.", caption)
 
 
-def _budget_table(run: Run, level: str) -> str:
-    """Return the terms of the error budget under a heading, the largest in bold; empty where there is none."""
+def _budget(run: Run) -> list[Term]:
+    """Return the terms of the error budget; none where there is no budget."""
     if not has_budget(run):
-        return ""
-    largest, rows = largest_dropped(run).name, []
-    for term in budget_terms(run):
-        judged = ' class="judged"' if term.name == largest else ""
-        sizes = "".join(f'<td class="number">{_sized(x)}</td>' for x in (term.relative, term.distance))
-        rows.append(
-            f'<tr{judged}><th scope="row">{escape(term.name.replace("_", " "))}</th>{sizes}'
-            f'<td class="note">{escape(MEANINGS[term.name])}</td></tr>\n'
+        return []
+    largest = largest_dropped(run).name
+    return [
+        Term(
+            term.name.replace("_", " "),
+            _number(".2g", term.relative),
+            _number(".2g", term.distance),
+            MEANINGS[term.name],
+            term.name == largest,
         )
-    header = ("dropped term", "relative to what is kept, median at the edge", "distance by the end [weight]", "")
-    return f"<{level}>Error budget</{level}>\n{_table(header, rows, numbers=(1, 2))}"
+        for term in budget_terms(run)
+    ]
 
 
-def _sized(x: float) -> str:
-    return f"{x:.2g}" if x == x else "—"
+def _cost(run: Run, process: str) -> list[str]:
+    """Return what a process has cost, a text for each column of `COST`."""
+    kinds = ("gradients", "hessian_vectors", "curvature_gradients")
+    equivalents = gradient_equivalents(run, process)
+    return [
+        *(_number(",.0f", values(run, process, f"n_{kind}")[-1]) for kind in kinds),
+        _number(".3g", np.nan if equivalents is None else equivalents),
+        _number(".1f", values(run, process, "seconds")[-1], " s"),
+        _number(".1f", float(run.tree[process].attrs.get("compile_seconds", np.nan)), " s"),
+    ]
 
 
-def _cost_table(run: Run) -> str:
-    rows = []
-    for process, group in run.tree.children.items():
-        kinds = ("gradients", "hessian_vectors", "curvature_gradients")
-        counts = [values(run, process, f"n_{kind}")[-1] for kind in kinds]
-        seconds, compiling = (
-            values(run, process, "seconds")[-1],
-            group.attrs.get("compile_seconds", float("nan")),
-        )
-        equivalents = gradient_equivalents(run, process)
-        texts = [_count(x) for x in counts]
-        texts += [
-            "—" if equivalents is None else f"{equivalents:.3g}",
-            _seconds(seconds),
-            _seconds(float(compiling)),
-        ]
-        cells = "".join(f'<td class="number">{text}</td>' for text in texts)
-        rows.append(f'<tr><th scope="row">{escape(process)}</th>{cells}</tr>\n')
-    header = (
-        "process",
-        "gradients",
-        "Hessian-vector products",
-        "curvature gradients",
-        "gradient equivalents per step",
-        "wall time, with what is recorded",
-        "compilation",
-    )
-    return _table(header, rows, numbers=range(1, len(header)))
+def _number(form: str, x: float, unit: str = "") -> str:
+    return f"{x:{form}}{unit}" if x == x else "—"
 
 
-def _count(x: float) -> str:
-    return f"{x:,.0f}" if x == x else "—"
-
-
-def _seconds(x: float) -> str:
-    return f"{x:.1f} s" if x == x else "—"
-
-
-def _configuration(run: Run) -> str:
-    attrs = run.tree.attrs
+def _configuration(run: Run) -> list[tuple[str, str]]:
+    attrs = run.attrs
     shown: dict[str, Any] = dict(run.config)
     shown |= shown.pop("hyperparameters", {}) | json.loads(attrs.get("versions", "{}"))
     shown |= {key: attrs[key] for key in ("command", "created") if key in attrs}
     if "total_seconds" in attrs:
         shown["total_seconds"] = f"{float(attrs['total_seconds']):.1f}"
-    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(_text(value))}</dd>\n" for key, value in shown.items())
-    return f'<div class="card"><dl>\n{items}</dl></div>\n'
+    return [(key, _text(value)) for key, value in shown.items()]
 
 
 def _text(value: Any) -> str:
@@ -283,15 +220,9 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _definitions(comparisons: list[Comparison]) -> str:
+def _definitions(comparisons: list[Comparison]) -> list[tuple[str, str]]:
     rows = {row.name: row for comparison in comparisons for row in comparison.rows}
-    items = "".join(f"<dt>{escape(row.quantity)}</dt><dd>{escape(row.definition)}</dd>\n" for row in rows.values())
-    chaos = (
-        "The edge of stability is chaotic: perturbing the start by 1e-13 moves final distances by up to 6%, "
-        "so numbers are not to be read more finely than that."
-    )
-    listed = f'<div class="card"><dl>\n{items}</dl></div>\n'
-    return f"<section>\n<h2>What the numbers mean</h2>\n<p>{chaos}</p>\n{listed}</section>\n"
+    return [(row.quantity, row.definition) for row in rows.values()]
 
 
 def _names(runs: list[Run]) -> list[str]:

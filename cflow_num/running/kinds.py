@@ -34,7 +34,7 @@ from ..loss.problem import Problem
 from ..optimizer.filter import LATE
 from ..record import variables
 from ..stepping import amplitudes
-from ..stepping.anchored import FEW_WEIGHTS, FRAMES, Anchored, AnchoredState
+from ..stepping.anchored import Anchored, AnchoredState
 from ..stepping.base import SolverState
 from ..stepping.control import Motion
 from ..stepping.dropped_terms import opened
@@ -45,6 +45,7 @@ from ..stepping.pace import LEAP, STEP, Pace, paced
 from ..stepping.published import Published
 from ..stepping.start import stiffness
 from ..stepping.stationary import StationaryHeun
+from ..stepping.tuning import TUNING
 from ..support.errors import InputError, RunError, check_one_of
 from .path import Carry
 
@@ -109,8 +110,8 @@ class Case(NamedTuple):
     def frames(self) -> str:
         """The precision of frames: single, unless the problem is small or the user has said so."""
         problem = self.problem
-        full = self.integrator == "anchored-full" or problem.n_weights < FEW_WEIGHTS or not problem.castable
-        return problem.w0.dtype.name if full else FRAMES
+        full = self.integrator == "anchored-full" or problem.n_weights < TUNING.few_weights or not problem.castable
+        return problem.w0.dtype.name if full else TUNING.frames
 
     def check(self) -> None:
         """Raise `InputError` for settings that no kind of process has."""

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ..flows.base import FlowState
 from ..flows.discrete import DiscreteOptimizer
 from ..loss.parameters import deleted, nonfinite
 from ..loss.problem import Problem
@@ -203,16 +202,3 @@ def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, .
     if len(chosen) != len(capture) or isinstance(capture, str):
         raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
     return tuple(int(i) for i in chosen)
-
-
-def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState) -> None:
-    """Refuse a start at which some weight has no preconditioner: the square of its gradient has always been zero."""
-    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
-    bad = ~(np.isfinite(P) & (P > 0))
-    if bad.any():
-        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
-        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
-        raise InputError(
-            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at the start, where the gradient "
-            f"is zero or so small that its square is: {remedy}"
-        )

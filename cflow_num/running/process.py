@@ -20,17 +20,14 @@ from jaxtyping import Array
 from cflow_sym.interface import CompiledFlow
 
 from ..flows.base import Flow, FlowState, Observation
-from ..flows.central import ACTIVE_GAP
-from ..flows.piecewise import MISSED
 from ..linalg.eigenpairs import block_size, start_block
 from ..loss.problem import Problem
-from ..stepping import amplitudes
-from ..stepping.anchored import CROWDED, WANTED, Anchored, AnchoredState
 from ..stepping.base import SolverState
-from ..stepping.published import Published
 from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest
-from ..support.errors import NO_GRADIENT, InputError, RunError, check_one_of
+from ..stepping.tuning import TUNING
+from ..support.errors import InputError, RunError, check_one_of
 from .chunk import Options, Records, advance_chunk
+from .failures import Failure, first_failure
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case
 from .path import Carry
 from .programs import compile_ahead, compiled_for
@@ -38,8 +35,6 @@ from .settings import Settings
 
 CAPACITY_STEP = 4
 MOST_CRITICAL = 24  # a flow that needs more stops: its cost grows with their sixth power, and it has left the edge
-_RESIDUAL_LIMIT = 1e-6  # relative residual of the complementarity problem at which a flow stops (float32: 1e-3)
-_EIGEN_LIMIT = 0.02  # residual of a critical eigenpair, relative to the largest eigenvalue, at which a flow stops
 
 
 class Process:
@@ -73,11 +68,10 @@ class Process:
         self.method = self._kind.method(self._case)
         self.seconds, self.compile_seconds = 0.0, 0.0
         self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
-        published = issubclass(self.method.solver, Published) and self.constrained
-        if published and not Published.fits(problem.n_weights, self.capacity):
+        if self.constrained and not self.method.solver.fits(problem.n_weights, self.capacity):
             raise InputError(
-                f'integrator "published" needs more than five weights for each of {self.capacity} eigenvalues and this '
-                f'problem has {problem.n_weights}: use integrator "heun"'
+                f'integrator "{self._case.integrator}" cannot track {self.capacity} eigenvalues of {problem.n_weights} '
+                'weights: use integrator "heun"'
             )
 
     @property
@@ -130,7 +124,7 @@ class Process:
     def _short_of(self, seen: Observation) -> bool:
         """Whether more eigenvalues are seen near or above the threshold than there is room for, before compiling."""
         lam = seen.effective_eigenvalues
-        return self.capacity < lam.size and bool(lam[self.capacity] > (1 - WANTED) * seen.threshold)
+        return self.capacity < lam.size and bool(lam[self.capacity] > (1 - TUNING.wanted) * seen.threshold)
 
     def _settle(self, carry: Carry) -> Carry:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
@@ -197,8 +191,7 @@ class Process:
 
     def crowded(self, untracked: Any) -> bool:
         """Whether eigenvalues beyond the capacity, relative to the threshold, are so near that it must grow."""
-        near = CROWDED if self.method.solver is Anchored else 1.5 * ACTIVE_GAP
-        return bool(np.any(np.asarray(untracked) > 1 - near))
+        return bool(np.any(np.asarray(untracked) > 1 - self.method.solver.crowded))
 
     def grow(self, carry: Carry) -> Carry:
         """Double the capacity; raises `RunError` where the integrator cannot."""
@@ -208,24 +201,14 @@ class Process:
         extra, more = block_size(self.capacity, n) - carry.V.shape[1], self.capacity - old
         scale = jnp.linalg.norm(carry.V) / np.sqrt(n * carry.V.shape[1]).item()
         new = scale * start_block(n, extra, carry.V.dtype, seed=self.capacity)
-        y, solver = carry.y, carry.solver
+        y = carry.y
         log = y.log._replace(
             sigma_eigenvalues=jnp.pad(y.log.sigma_eigenvalues, (0, more)),
             sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
         )
-        solver = solver._replace(
-            V=jnp.concatenate([solver.V, new.astype(solver.V.dtype)], 1), X=jnp.pad(solver.X, (0, more))
+        return carry._replace(
+            y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=carry.solver.grown(new, more)
         )
-        if isinstance(solver, AnchoredState):
-            unknown = jnp.zeros((extra,), carry.V.dtype)
-            solver = solver._replace(
-                eigenvalues=jnp.concatenate([solver.eigenvalues, unknown]),
-                rise=jnp.concatenate([solver.rise, unknown]),
-                turning=jnp.pad(solver.turning, ((0, 0), (0, extra))),
-            )
-            if (l := solver.log_amplitude) is not None:
-                solver = solver._replace(log_amplitude=jnp.pad(l, (0, extra), constant_values=amplitudes.NOTHING))
-        return carry._replace(y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=solver)
 
     def _widen(self) -> None:
         """Double the capacity alone; raises `RunError` where the integrator cannot."""
@@ -233,57 +216,12 @@ class Process:
         if self.capacity >= MOST_CRITICAL:
             raise RunError(f"more than {MOST_CRITICAL} eigenvalues are at the threshold, use a smaller learning rate")
         self.capacity = min(2 * self.capacity, MOST_CRITICAL, n)
-        if issubclass(self.method.solver, Published) and not Published.fits(n, self.capacity):
+        if not self.method.solver.fits(n, self.capacity):
             raise RunError(f"its eigen-solver cannot track {self.capacity} eigenvalues of {n} weights, use heun")
 
-    def failure(self, records: Records) -> tuple[int, str] | None:
-        """Return the first step of the chunk (0-based) at which this process failed, with the reason."""
-        finite, slope = np.isfinite(np.asarray(records.seen.loss)), np.asarray(records.seen.gradient_norm)
-        weights = np.isfinite(np.asarray(records.w)).all(axis=1)
-        known = finite & weights
-        checks = [
-            (~finite, "it diverges (its loss is not finite), use a smaller learning rate"),
-            (finite & ~weights, "it diverges (its weights are not finite), use a smaller learning rate"),
-            (
-                known & np.isinf(slope),
-                "it diverges (the norm of its gradient is infinite), use a smaller learning rate",
-            ),
-            (
-                known & np.isnan(slope),
-                f"its gradient is nan where its loss is finite: {NO_GRADIENT}",
-            ),
-        ]
-        if int(records.reason) != 0:
-            checks = [(~finite | (np.arange(finite.size) == finite.size - 1), _COLLAPSE)]
-        if records.log is not None:
-            residual, eigen = np.asarray(records.log.residual), np.asarray(records.log.eigen_residual)
-            limit = max(_RESIDUAL_LIMIT, 1e4 * float(np.finfo(residual.dtype).eps))
-            why = f"no oscillation keeps the edge there (complementarity residual above {limit:.0e})"
-            if self._relaxes:
-                limit, why = _REST_LIMIT, f"its states do not come to rest (relative change above {_REST_LIMIT:g})"
-            checks += [
-                (~(residual <= limit), why),
-                (
-                    ~(eigen <= _EIGEN_LIMIT),
-                    f"a critical eigenpair has a relative residual above {_EIGEN_LIMIT:g}",
-                ),
-            ]
-        if records.missed is not None:
-            missed, of = np.asarray(records.missed), ", ".join(self._case.optimizer.PIECEWISE)
-            why = (
-                f"signs in the rate of {of} change within a period of the oscillation, so that its average is off by "
-                f"{missed.max():.0%}: no flow of {self._case.optimizer.NAME} is derived for that"
-            )
-            checks.append((missed > MISSED, why))
-        found = [(int(np.argmax(bad)), why) for bad, why in checks if bad.any()]
-        return min(found, default=None)
-
-
-_COLLAPSE = (
-    "its time steps collapse there, as at a kink, at rounding, where it diverges or where a preconditioner vanishes: "
-    "use a smaller learning rate or a positive epsilon"
-)
-_REST_LIMIT = 0.05  # relative change left by the iteration at which a stationary flow stops
+    def failure(self, records: Records) -> Failure | None:
+        """Return where in the chunk this process failed first, and why; None where it did not."""
+        return first_failure(records, self._case.optimizer, self._relaxes)
 
 
 @eqx.filter_jit

@@ -24,9 +24,9 @@ from ..support.provenance import versions
 from .batch import alike, check_numbers_only
 from .checkpoints import INTERVAL, Checkpoints
 from .loop import Progress, advance_all
-from .prepare import CHANGED, Prepared, check_preconditioner, prepare
+from .prepare import CHANGED, Prepared, prepare
 from .settings import Settings
-from .warm_start import warm_started
+from .warm_start import check_preconditioner, warm_started
 
 
 @full_precision()

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..flows.base import FlowState
 from ..flows.discrete import DiscreteOptimizer, midpoints
-from ..support.errors import NO_GRADIENT, RunError
+from ..support.errors import NO_GRADIENT, InputError, RunError
 
 
 class Start(NamedTuple):
@@ -48,6 +49,7 @@ def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = F
                     f"the gradient is nan at warm-start step {t - 1} although the loss is finite ({float(loss):.6g}): "
                     f"{NO_GRADIENT}"
                 )
+            check_preconditioner(discrete, points[t - 1], f"warm-start step {t - 1}" if t > 1 else "the start")
             raise RunError(f"the discrete optimizer diverges at warm-start step {t}: use a smaller learning rate")
     states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
     here, before = points[warm_start], states[warm_start]
@@ -57,6 +59,19 @@ def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = F
     flows = FlowState(_averaged([y.w for y in points[around]]), _averaged([y.slow for y in points[around]]))
     centre = FlowState(flows.w, _averaged(states[around]))
     return Start(here, flows, centre.slow, jax.tree.map(jnp.subtract, FlowState(here.w, before), centre))
+
+
+def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState, where: str = "the start") -> None:
+    """Refuse a state at which some weight has no preconditioner: the square of its gradient has always been zero."""
+    P = np.atleast_1d(np.asarray(discrete.optimizer.preconditioner(y.slow, discrete.hp)))
+    bad = ~(np.isfinite(P) & (P > 0))
+    if bad.any():
+        many = f"for {bad.sum()} of {P.size} weights" if P.size > 1 else "there"
+        remedy = "pass epsilon=1e-8" if "epsilon" in discrete.hp else "add a positive constant to the denominator"
+        raise InputError(
+            f"the preconditioner of {discrete.optimizer.NAME} is {P[bad][0]:g} {many} at {where}, where the gradient "
+            f"is zero or so small that its square is: {remedy}"
+        )
 
 
 def _averaged(three: list) -> Any:

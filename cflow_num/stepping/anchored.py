@@ -21,26 +21,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..flows.base import FlowState
-from ..flows.central import CentralFlow, ShortStep, share
+from ..flows.central import CentralFlow
 from ..flows.frame import Frame
 from ..linalg.eigenpairs import leading_eigenpairs
 from ..linalg.precision import product
 from . import amplitudes
-from .base import ConstrainedTerm, turning
+from .base import AbstractConstrained, turning
 from .log import Log, LoggedState, counted, described, fresh
-from .pace import FEW, LONGEST
-
-CURVED = 30.0  # weight in the estimate of the square of what a second stage corrects, relative to the short step
-FRAMES = "float32"  # precision of frames; the flow's own is that of the weights
-FEW_WEIGHTS = 500  # fewer gain nothing by it: single operations cost more than numbers
-SEVERITY = 20  # weight in the estimate of an eigenvalue's relative excess over the threshold
-SPLIT = 8  # from that capacity on, short steps with at most half as many near eigenvalues are compiled apart
-EXCESS = 0.005  # relative to c: that much further above the threshold than at the last frame is no surprise
-GAP = 0.03  # relative to c: eigenvalues that near, or due within the step, have curvature gradients
-COUPLING = 0.03  # relative to c: that near also between different ones; half of it where there are more than a few
-WANTED = 0.1  # relative to c: eigenpairs that near must converge
-CROWDED = 0.02  # relative to c: eigenvalues that near beyond the capacity make it grow
-TOLERANCE = 2e-3  # of eigenpairs; 3e-3 with half as long steps (with that a path with few is off by 2.1e-4, not 1.7e-4)
+from .pace import LONGEST
+from .short_steps import ShortStep, gradients_of, share, short_steps
+from .tuning import TUNING
 
 
 class AnchoredState(NamedTuple):
@@ -71,9 +61,45 @@ class AnchoredState(NamedTuple):
         """Return the memory of a flow that has not moved."""
         still = jax.tree.map(jnp.zeros_like, y._replace(filtered=None))
         nothing, unknown = jnp.zeros_like(y.w), jnp.zeros(V.shape[1], y.w.dtype)
-        age = jnp.asarray(jnp.inf, y.w.dtype)
-        X, turning = jnp.zeros((k, k), y.w.dtype), jnp.zeros_like(V)
-        return cls(V, X, still, nothing, nothing, unknown, unknown, age, turning, log_amplitude)
+        return cls(
+            V=V,
+            X=jnp.zeros((k, k), y.w.dtype),
+            rates=still,
+            shift=nothing,
+            pull=nothing,
+            eigenvalues=unknown,
+            rise=unknown,
+            age=jnp.asarray(jnp.inf, y.w.dtype),
+            turning=jnp.zeros_like(V),
+            log_amplitude=log_amplitude,
+        )
+
+    def grown(self, new: Float[Array, "n j"], more: int) -> AnchoredState:
+        """Return the memory with `new` directions in its block and `more` critical ones, of which nothing is known."""
+        extra, l = (0, new.shape[1]), self.log_amplitude
+        return self._replace(
+            V=jnp.concatenate([self.V, new.astype(self.V.dtype)], 1),
+            X=jnp.pad(self.X, (0, more)),
+            eigenvalues=jnp.pad(self.eigenvalues, extra),
+            rise=jnp.pad(self.rise, extra),
+            turning=jnp.pad(self.turning, ((0, 0), extra)),
+            log_amplitude=l if l is None else jnp.pad(l, extra, constant_values=amplitudes.NOTHING),
+        )
+
+    @property
+    def known(self) -> Array:
+        """Whether there was a frame before, from which changes can be told."""
+        return jnp.isfinite(self.age)
+
+
+class Middle(NamedTuple):
+    """The middle of a step: its frame, what is remembered in the frame's basis, the time since the last frame."""
+
+    y: FlowState
+    frame: Frame
+    X: Float[Array, "k k"]
+    log_amplitude: Float[Array, " K"] | None
+    apart: Float[Array, ""]
 
 
 class _Nodes(NamedTuple):
@@ -119,24 +145,12 @@ def _unit(ahead: Array) -> Array:
     return jnp.clip(jnp.ceil(ahead - 1e-4).astype(jnp.int32) - 1, 0, LONGEST - 1)
 
 
-class Anchored(dfx.AbstractSolver):
+class Anchored(AbstractConstrained):
     """Frames at the middle of steps, short steps in between (Heun; with momentum the leapfrog)."""
 
     h: Any  # longest short step
-    term_structure: ClassVar = ConstrainedTerm
+    crowded: ClassVar = TUNING.crowded
     interpolation_cls: ClassVar = AtUnits
-
-    def init(self, terms, t0, t1, y0: LoggedState, args: CentralFlow) -> AnchoredState:
-        """Not used: `solver_state` is always passed, since the eigenvectors come from an observation."""
-        raise NotImplementedError("pass solver_state=AnchoredState.start(...) to diffeqsolve")
-
-    def func(self, terms, t0, y0, args):
-        """Return the rates without oscillation."""
-        return terms.vf(t0, y0, args)
-
-    def order(self, terms):
-        """Return 2."""
-        return 2
 
     def error_order(self, terms):
         """Return 2, the order of the estimate: that of a step anchored at its start."""
@@ -146,37 +160,15 @@ class Anchored(dfx.AbstractSolver):
         """Take one step; the log of the new state describes it."""
         flow, memory, y = args, solver_state, y0.state
         H = jnp.asarray(t1 - t0, y.w.dtype)
-        arriving = jnp.maximum(memory.rise, 0) * H                            # (K,) twice that from middle to end
-        middle = extrapolated(flow, y, memory.rates, H / 2)
-        known = jnp.isfinite(memory.age)
-        apart = jnp.where(known, memory.age + H / 2, 1)                       # () from the last frame to this one
-        V = memory.V + apart.astype(memory.V.dtype) * memory.turning          # (n, K)
-        frame = _frame(flow, middle, V, arriving)
-        Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], middle)      # (k, k)
-        X = Q @ memory.X @ Q.T                                                # (k, k)
-        l = memory.log_amplitude if memory.log_amplitude is None else amplitudes.transported(
-            flow, frame, memory.V, memory.log_amplitude
-        )                                                                     # (K,)
-        end, nodes, l = self._short_steps(flow, frame, y, X, memory.rates, H, l)
+        middle = _middle(flow, y, memory, H)
+        end, nodes, l = self._short_steps(flow, middle, y, memory.rates, H)
 
-        c = jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
+        frame, c = middle.frame, jnp.asarray(flow.optimizer.threshold(end.y.slow, flow.hp), y.w.dtype)
         log = fresh(y0.log, jnp.asarray(t0) == jnp.floor(t0))
-        log = counted(log, frame, c, self._count(H) * flow.GRADIENTS, end.residual)
+        log = counted(log, frame, c, self._count(H) * gradients_of(flow), end.residual)
         y1 = LoggedState(end.y, described(flow, log, frame, end.y, end.mean_X, end.g))
-        shift, pull = influence(flow, frame, end)                             # (n,), (n,)
-        lam = frame.pairs.eigenvalues                                         # (K,)
-        rise = jnp.where(known, (lam - memory.eigenvalues) / apart, 0)
-        U = frame.pairs.U                                                     # (n, K)
-        inside = product(memory.V, turning(flow, U, memory.V, middle).T)      # (n, K)
-        out = jnp.where(known, (U - inside) / apart, 0).astype(U.dtype)       # (n, K)
-        after = AnchoredState(U, end.X, end.rates, shift, pull, lam, rise, H / 2, out, l)
-        above = 1 + SEVERITY * jnp.maximum(lam[0] / c - 1, 0)                 # () infeasible: X changes fast
-        turned, pulled = above * (shift - memory.shift), above * (pull - memory.pull) * end.rates.w
-        foreseen = known if l is None else False  # before a delayed onset eigenvalues pass
-        last = jnp.where(foreseen, memory.eigenvalues[0] / c, jnp.inf)
-        surprise = jnp.maximum(lam[0] / c - jnp.maximum(last, 1) - EXCESS, 0) # () more above than at the last frame
-        other = jnp.hypot(4 * SEVERITY * surprise, CURVED * end.correction**2)            # ()
-        error = self._error(flow, y0, y1, H, turned, pulled, other)
+        after = _remembered(flow, memory, middle, end, l, H)
+        error = _error(flow, memory, after, y0, y1, end, c, H)
         log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
         y1 = y1._replace(log=y1.log._replace(estimate=log.estimate))
         return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
@@ -188,28 +180,27 @@ class Anchored(dfx.AbstractSolver):
     def _short_steps(
         self,
         flow: CentralFlow,
-        frame: Frame,
+        middle: Middle,
         y: FlowState,
-        X: Float[Array, "k k"],
         rates: FlowState,
         H: Array,
-        l: Float[Array, " K"] | None,
     ) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
         """Return the last of the short steps, all nodes and the log-amplitudes after them.
 
         Where half of the capacity does, only that is computed.
         """
+        frame, X, l = middle.frame, middle.X, middle.log_amplitude
         count, k = self._count(H), len(X)
         h = H / count.astype(H.dtype)
 
         def taken(size: int) -> tuple[ShortStep, _Nodes, Float[Array, " K"] | None]:
             some, X0 = frame.leading(size), X[:size, :size]
-            responses = flow.responses(some, h)                               # (2, m, m)
+            steps = short_steps(flow, some, h)
 
             def advance(i: Array, carry: tuple) -> tuple:
                 last, nodes, l = carry
                 here = some if l is None else some._replace(log_amplitude=l[:size])
-                now = flow.short_step(here, last.y, last.X, h, responses)
+                now = steps._replace(frame=here).step(last.y, last.X)
                 l = l if l is None else amplitudes.grown(flow, some, now.y, now.X, l, h)
                 now = now._replace(
                     residual=jnp.maximum(last.residual, now.residual),
@@ -218,52 +209,99 @@ class Anchored(dfx.AbstractSolver):
                 unit, node = _unit((i + 1).astype(H.dtype) * h), _Nodes(now.y, now.mean_X, now.g)
                 return now, jax.tree.map(lambda units, x: units.at[unit].set(x), nodes, node), l
 
-            nothing = jnp.zeros((), y.w.dtype)
-            start = ShortStep(y, X0, X0, rates, jnp.zeros_like(y.w), nothing, nothing)
+            start = ShortStep.none(y, X0, rates)
             node = _Nodes(y, X0, start.g)
             nowhere = jax.tree.map(lambda x: jnp.zeros((LONGEST, *jnp.shape(x)), jnp.result_type(x)), node)
             end, nodes, after = jax.lax.fori_loop(0, count, advance, (start, nowhere, l))
             whole = partial(_padded, size=k)
             return end._replace(X=whole(end.X), mean_X=whole(end.mean_X)), nodes._replace(X=whole(nodes.X)), after
 
-        if k < SPLIT:
+        if k < TUNING.split:
             return taken(k)
         return jax.lax.cond(jnp.sum(frame.near) <= k // 2, lambda: taken(k // 2), lambda: taken(k))
 
-    def _error(
-        self,
-        flow: CentralFlow,
-        y0: LoggedState,
-        y1: LoggedState,
-        H: Array,
-        turned: Float[Array, " n"],
-        pulled: Float[Array, " n"],
-        other: Float[Array, ""],
-    ) -> LoggedState:
-        """Return what the oscillation's change since the last frame moves in half a step, relative to the step.
 
-        Added is `other`: what the leading eigenvalue was off, and what a short step needed to be corrected by. Only
-        the size of the error counts.
-        """
-        P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)             # () or (n,)
-        moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)  # (n,)
-        size = share(moved, y1.state.w - y0.state.w, P)                       # ()
-        nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
-        w = jnp.full_like(moved, jnp.hypot(size, other) / np.sqrt(n).item())
-        return nothing._replace(state=nothing.state._replace(w=w))
+def _middle(flow: CentralFlow, y: FlowState, memory: AnchoredState, H: Float[Array, ""]) -> Middle:
+    """Extrapolate to the middle of a step, evaluate the frame there and turn what is remembered into its basis."""
+    arriving = jnp.maximum(memory.rise, 0) * H                                # (K,) twice that from middle to end
+    there = extrapolated(flow, y, memory.rates, H / 2)
+    apart = jnp.where(memory.known, memory.age + H / 2, 1)                    # () from the last frame to this one
+    V = memory.V + apart.astype(memory.V.dtype) * memory.turning              # (n, K)
+    frame = _frame(flow, there, V, arriving)
+    Q = turning(flow, frame.U, memory.V[:, : len(memory.X)], there)           # (k, k)
+    l = memory.log_amplitude                                                  # (K,)
+    l = l if l is None else amplitudes.transported(flow, frame, memory.V, l)
+    return Middle(there, frame, Q @ memory.X @ Q.T, l, apart)
+
+
+def _remembered(
+    flow: CentralFlow,
+    memory: AnchoredState,
+    middle: Middle,
+    end: ShortStep,
+    l: Float[Array, " K"] | None,
+    H: Float[Array, ""],
+) -> AnchoredState:
+    """Return what the next step starts from."""
+    pairs, apart = middle.frame.pairs, middle.apart
+    shift, pull = influence(flow, middle.frame, end)                          # (n,), (n,)
+    lam, U = pairs.eigenvalues, pairs.U                                       # (K,), (n, K)
+    rise = jnp.where(memory.known, (lam - memory.eigenvalues) / apart, 0)     # (K,)
+    inside = product(memory.V, turning(flow, U, memory.V, middle.y).T)        # (n, K)
+    out = jnp.where(memory.known, (U - inside) / apart, 0)                    # (n, K)
+    return AnchoredState(
+        V=U,
+        X=end.X,
+        rates=end.rates,
+        shift=shift,
+        pull=pull,
+        eigenvalues=lam,
+        rise=rise,
+        age=H / 2,
+        turning=out.astype(U.dtype),
+        log_amplitude=l,
+    )
+
+
+def _error(
+    flow: CentralFlow,
+    memory: AnchoredState,
+    after: AnchoredState,
+    y0: LoggedState,
+    y1: LoggedState,
+    end: ShortStep,
+    c: Float[Array, ""],
+    H: Float[Array, ""],
+) -> LoggedState:
+    """Return what the oscillation's change since the last frame moves in half a step, relative to the step.
+
+    Added is what the leading eigenvalue was off, and what a short step needed to be corrected by. Only the size of the
+    error counts.
+    """
+    first, foreseen = after.eigenvalues[0], memory.known if after.log_amplitude is None else False
+    above = 1 + TUNING.severity * jnp.maximum(first / c - 1, 0)               # () infeasible: X changes fast
+    turned, pulled = above * (after.shift - memory.shift), above * (after.pull - memory.pull) * end.rates.w
+    last = jnp.where(foreseen, memory.eigenvalues[0] / c, jnp.inf)            # () before a delayed onset they pass
+    surprise = jnp.maximum(first / c - jnp.maximum(last, 1) - TUNING.excess, 0)           # () above the last frame's
+    other = jnp.hypot(4 * TUNING.severity * surprise, TUNING.curved * end.correction**2)  # ()
+    P = flow.optimizer.preconditioner(y1.state.slow, flow.hp)                 # () or (n,)
+    moved = H / 2 * (flow.speed(y1.state) * turned / P + H / 2 * pulled)      # (n,)
+    size = share(moved, y1.state.w - y0.state.w, P)                           # ()
+    nothing, n = jax.tree.map(jnp.zeros_like, y1), moved.size
+    w = jnp.full_like(moved, jnp.hypot(size, other) / np.sqrt(n).item())
+    return nothing._replace(state=nothing.state._replace(w=w))
 
 
 def _frame(flow: CentralFlow, y: FlowState, V: Float[Array, "n K"], arriving: Float[Array, " K"]) -> Frame:
     """Evaluate a frame at y from the block V, for eigenvalues that rise by `arriving` within the step."""
-    few = flow.capacity <= FEW
     return flow.frame(
         y,
         V,
         arriving=arriving,
-        gap=GAP,
-        coupling=COUPLING if few else COUPLING / 2,
-        wanted=WANTED,
-        eigenpairs=partial(leading_eigenpairs, tolerance=TOLERANCE if few else 1.5 * TOLERANCE),
+        gap=TUNING.gap,
+        coupling=TUNING.coupling_for(flow.capacity),
+        wanted=TUNING.wanted,
+        eigenpairs=partial(leading_eigenpairs, tolerance=TUNING.tolerance_for(flow.capacity)),
     )
 
 
@@ -283,15 +321,3 @@ def extrapolated(flow: CentralFlow, y: FlowState, rates: FlowState, ahead: Array
     P = flow.optimizer.preconditioner(there.slow, flow.hp)                    # () or (n,)
     good = jnp.all(jnp.isfinite(P) & (P > 0))
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), there, y._replace(filtered=None))
-
-
-
-
-
-
-
-
-
-
-
-

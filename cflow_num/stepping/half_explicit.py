@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from ..flows.base import FlowState
 from ..flows.central import CentralFlow, relieved
 from ..linalg.eigenpairs import Eigenpairs, leading_eigenpairs
-from .base import ConstrainedTerm, SolverState, turning
+from .base import AbstractConstrained, SolverState, turning
 from .log import Log, LoggedState, fresh, logged
 
 
@@ -35,7 +35,7 @@ class _Stage(NamedTuple):
     log: Log
 
 
-class AbstractHalfExplicit(dfx.AbstractSolver):
+class AbstractHalfExplicit(AbstractConstrained):
     """Half-explicit Runge-Kutta method for `CentralFlow`: data in the subclass, mechanism here.
 
     `weights[i]` holds the coefficients of the point after stage i; the last row are the weights of the step.
@@ -43,20 +43,8 @@ class AbstractHalfExplicit(dfx.AbstractSolver):
 
     weights: ClassVar[tuple[tuple[float, ...], ...]]
     relieved: ClassVar[bool] = True  # whether an infeasible start is corrected at a bounded rate
-    all_pairs: ClassVar[bool] = (
-        False  # whether every curvature gradient is evaluated, near the threshold or not
-    )
+    all_pairs: ClassVar[bool] = False  # whether every curvature gradient is evaluated, near the threshold or not
     eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
-    term_structure: ClassVar = ConstrainedTerm
-    interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
-
-    def init(self, terms, t0, t1, y0: LoggedState, args: CentralFlow) -> SolverState:
-        """Not used: `solver_state` is always passed, since the eigenvectors come from an observation."""
-        raise NotImplementedError("pass solver_state=SolverState(V, X) to diffeqsolve")
-
-    def func(self, terms, t0, y0, args):
-        """Return the rates without oscillation."""
-        return terms.vf(t0, y0, args)
 
     def step(self, terms, t0, t1, y0: LoggedState, args: CentralFlow, solver_state: SolverState, made_jump):
         """Take one step; the log of the new state describes it."""
@@ -107,10 +95,6 @@ class HalfExplicitHeun(AbstractHalfExplicit):
 
     weights: ClassVar = ((1.0, 0.0), (0.5, 0.5))
 
-    def order(self, terms):
-        """Return 2."""
-        return 2
-
 
 class HalfExplicitEuler(AbstractHalfExplicit):
     """Half-explicit Euler: first order."""
@@ -120,17 +104,3 @@ class HalfExplicitEuler(AbstractHalfExplicit):
     def order(self, terms):
         """Return 1."""
         return 1
-
-
-
-
-
-
-
-
-
-
-
-
-
-

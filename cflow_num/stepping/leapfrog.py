@@ -12,29 +12,15 @@ import jax.numpy as jnp
 from ..flows.central import relieved
 from ..flows.leapfrog import LeapfrogFlow
 from ..linalg.eigenpairs import Eigenpairs, leading_eigenpairs
-from .base import ConstrainedTerm, SolverState, turn
+from .base import AbstractConstrained, SolverState, turn
 from .log import LoggedState, fresh, logged
 
 
-class Leapfrog(dfx.AbstractSolver):
+class Leapfrog(AbstractConstrained):
     """The leapfrog: one evaluation of gradient, eigenpairs and curvature gradients a step."""
 
     all_pairs: ClassVar[bool] = False  # whether every curvature gradient is evaluated, near the threshold or not
     eigenpairs: ClassVar[Callable[..., Eigenpairs]] = staticmethod(leading_eigenpairs)
-    term_structure: ClassVar = ConstrainedTerm
-    interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
-
-    def init(self, terms, t0, t1, y0: LoggedState, args: LeapfrogFlow) -> SolverState:
-        """Not used: `solver_state` is always passed."""
-        raise NotImplementedError("pass solver_state=SolverState(V, X) to diffeqsolve")
-
-    def func(self, terms, t0, y0, args):
-        """Return the rates without oscillation."""
-        return terms.vf(t0, y0, args)
-
-    def order(self, terms):
-        """Return 2."""
-        return 2
 
     def step(self, terms, t0, t1, y0: LoggedState, args: LeapfrogFlow, solver_state: SolverState, made_jump):
         """Take one step; the log of the new state describes it."""

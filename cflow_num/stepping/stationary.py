@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
@@ -11,30 +9,16 @@ from jaxtyping import Array
 
 from ..flows.base import FlowState
 from ..flows.stationary import Rest, StationaryFlow
-from .base import ConstrainedTerm, SolverState
+from .base import AbstractConstrained, SolverState
 from .log import Log, LoggedState, fresh
 
 
-class StationaryHeun(dfx.AbstractSolver):
+class StationaryHeun(AbstractConstrained):
     """Explicit Heun for `StationaryFlow`: the states are brought to rest at both ends of the step.
 
     H <= c P at rest bounds the curvature that the step sees, so that steps of at most 2/c are stable.
     """
 
-    term_structure: ClassVar = ConstrainedTerm
-    interpolation_cls: ClassVar = dfx.LocalLinearInterpolation
-
-    def init(self, terms, t0, t1, y0: LoggedState, args: StationaryFlow) -> SolverState:
-        """Not used: `solver_state` is always passed."""
-        raise NotImplementedError("pass solver_state=SolverState(V, X) to diffeqsolve")
-
-    def func(self, terms, t0, y0, args):
-        """Return the rates without oscillation."""
-        return terms.vf(t0, y0, args)
-
-    def order(self, terms):
-        """Return 2."""
-        return 2
 
     def step(self, terms, t0, t1, y0: LoggedState, args: StationaryFlow, solver_state: SolverState, made_jump):
         """Take one step; the log of the new state describes it."""

@@ -19,6 +19,7 @@ from ..flows.central import CentralFlow
 from ..stepping.base import SolverState
 from ..stepping.half_explicit import HalfExplicitHeun
 from ..stepping.log import LoggedState, empty_log
+from ..stepping.short_steps import short_steps
 from .frames import plain_central
 from .witnesses import Edge, N, at_least
 
@@ -47,7 +48,7 @@ def _reference(flow: CentralFlow, y: FlowState, h: Array) -> FlowState:
 
 @eqx.filter_jit
 def _short(flow: CentralFlow, anchor: FlowState, V: Array, y: FlowState, X: Array, h: Array) -> tuple[FlowState, Array]:
-    end = flow.short_step(flow.frame(anchor, V), y, X, h)
+    end = short_steps(flow, flow.frame(anchor, V), h).step(y, X)
     return end.y, end.X
 
 

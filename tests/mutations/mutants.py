@@ -169,9 +169,9 @@ MUTANTS: tuple[Mutant, ...] = (
            "outer_products(U), outer_products(HU), U.T @ U)", "outer_products(U), outer_products(U), U.T @ U)", "row rmsprop edge"),
 
     # Stepping
-    Mutant("numerics: the second stage of a short step is not relaxed", "cflow_num.flows.central",
+    Mutant("numerics: the second stage of a short step is not relaxed", "cflow_num.stepping.short_steps",
            "back = jnp.where(second, Z.rates(point.w - y.w) / h, 0)", "back = 0 * Z.rates(point.w - y.w)", "row rmsprop steps"),
-    Mutant("numerics: the second stage counts in full", "cflow_num.flows.central",
+    Mutant("numerics: the second stage counts in full", "cflow_num.stepping.short_steps",
            "return jnp.where(second, h / 2, h)", "return h", "row scalar_rmsprop steps"),
     Mutant("numerics: Heun has the weights of the method of the midpoint", "cflow_num.stepping.half_explicit",
            "((1.0, 0.0), (0.5, 0.5))", "((1.0, 0.0), (0.0, 1.0))", "row scalar_rmsprop steps"),

@@ -12,6 +12,7 @@ import cflow_num as cn
 from cflow_num.flows.base import FlowState
 from cflow_num.linalg.exponential import LinearPart, phi1, phi2
 from cflow_num.running.process import Process
+from cflow_num.stepping.short_steps import short_steps
 from cflow_sym.generated import load
 
 from .cases import arrays
@@ -37,7 +38,7 @@ def from_a_frame_at_zero(flow, y, h):
     """A frame of all coordinates at w = 0, and a short step without oscillation in it."""
     n = y.w.size
     frame = flow.frame(y._replace(w=jnp.zeros(n)), jnp.eye(n))
-    return frame, flow.short_step(frame, y, jnp.zeros((n, n)), h)
+    return frame, short_steps(flow, frame, h).step(y, jnp.zeros((n, n)))
 
 
 @settings(max_examples=25)
@@ -66,7 +67,7 @@ def test_what_is_not_tracked_counts_as_zero():
     frame = flow.frame(y, jnp.eye(6))
     nothing = frame._replace(pairs=frame.pairs._replace(U=0 * frame.pairs.U))
     z = 1.5 * problem.gradient(w)
-    end = flow.short_step(nothing, y, jnp.zeros((4, 4)), jnp.asarray(1.0))
+    end = short_steps(flow, nothing, jnp.asarray(1.0)).step(y, jnp.zeros((4, 4)))
     np.testing.assert_allclose(end.y.w, w * (1 - z + z**2 / 2), rtol=1e-12)
     Z = LinearPart(0 * frame.pairs.U, 0 * frame.pairs.U, frame.pairs.eigenvalues)
     np.testing.assert_allclose(Z.function(phi2, w), w / 2)
@@ -75,7 +76,7 @@ def test_what_is_not_tracked_counts_as_zero():
 @eqx.filter_jit
 def from_rest(flow, frame, y, h):
     """A short step without oscillation at its start, and the slack at its end."""
-    end = flow.short_step(frame, y, jnp.zeros((frame.near.size, frame.near.size)), h)
+    end = short_steps(flow, frame, h).step(y, jnp.zeros((frame.near.size, frame.near.size)))
     return end, flow.tangent(frame, end.y).slack
 
 

@@ -15,6 +15,7 @@ from cflow_num.flows.base import FlowState
 from cflow_num.running import kinds
 from cflow_num.running import process as integrate
 from cflow_num.running.recorder import VARIABLES
+from cflow_num.stepping.tuning import Tuning
 from cflow_sym.generated import load
 
 from .cases import arrays
@@ -71,7 +72,7 @@ LAWS = {
 def test_in_other_units_every_number_is_the_same(law, monkeypatch):
     optimizer, hp, processes, settings = LAWS[law]
     if law == "single precision frames":
-        monkeypatch.setattr(kinds, "FEW_WEIGHTS", 1)
+        monkeypatch.setattr(kinds, "TUNING", Tuning(few_weights=1))
 
     def run(weight, loss):
         own = converted(optimizer, hp, weight, loss)
