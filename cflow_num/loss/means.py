@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from ..support.devices import available_memory
 from ..support.errors import InputError
 from . import parts as chunks
+from .function import Function
 
 _NUDGES = 1e-2, 1e-4, 1e-6  # of the weights: a start may be too special for a difference to show, far off infinite
 
@@ -33,7 +34,7 @@ class _Sums(NamedTuple):
     gradient_size: Float[Array, " n"]
 
 
-def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
+def check_mean(problem: Function, whole: Function, budget: int | None = None) -> None:
     """Raise `InputError` unless the mean over the parts of a problem is its loss on all examples.
 
     **Arguments:**
@@ -45,7 +46,7 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
     """
     problem, whole = problem.traced(), whole.traced()
     limit = budget or (available_memory() or 2**62) // 2
-    n = chunks.count(whole._data)
+    n = chunks.count(whole.shares)
     size = problem.chunks.examples or n
     fits = n <= 2 * size or _needed(whole) <= limit
     spread = jnp.linalg.norm(whole.w0) / math.sqrt(whole.n_weights)
@@ -63,12 +64,12 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
             break
 
 
-def _needed(whole: Any) -> int:
-    return chunks.traced_memory(jax.make_jaxpr(lambda w, data: _sums(whole, w, data))(whole.w0, whole._data))
+def _needed(whole: Function) -> int:
+    return chunks.traced_memory(jax.make_jaxpr(lambda w, data: _sums(whole, w, data))(whole.w0, whole.shares))
 
 
-def _sums(problem: Any, w: Array, data: PyTree) -> _Sums:
-    loss, g = jax.value_and_grad(problem._value_on)(w, data)
+def _sums(problem: Function, w: Array, data: PyTree) -> _Sums:
+    loss, g = jax.value_and_grad(problem.value_on)(w, data)
     return _Sums(loss, g, jnp.abs(loss), jnp.abs(g))
 
 
@@ -86,20 +87,20 @@ def _called(fn: Callable, structure: Any, others: tuple, arrays: list) -> Any:
     return fn(*jax.tree.unflatten(structure, leaves))
 
 
-def _together(whole: Any, w: Array) -> _Sums:
-    return _sums(whole, w, whole._data)
+def _together(whole: Function, w: Array) -> _Sums:
+    return _sums(whole, w, whole.shares)
 
 
-def _in_parts(problem: Any, w: Array) -> _Sums:
-    return problem._mean(lambda w, data: _sums(problem, w, data), w)
+def _in_parts(problem: Function, w: Array) -> _Sums:
+    return problem.mean(lambda w, data: _sums(problem, w, data), w)
 
 
-def _neighbours(whole: Any, size: int, w: Array) -> tuple[_Sums, _Sums]:
+def _neighbours(whole: Function, size: int, w: Array) -> tuple[_Sums, _Sums]:
     """Return what two neighbouring parts together and their mean say, for the pair that differs most."""
-    n = chunks.count(whole._data)
+    n = chunks.count(whole.shares)
 
     def at(first: Array, length: int) -> _Sums:
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), whole._data)
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), whole.shares)
         return _sums(whole, w, part)
 
     def look(first: Array) -> tuple[_Sums, _Sums]:
