@@ -9,22 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
+from ..support.typed import PyTree, tree_map
 from . import parts as chunks
 from .weights import Fixed, Raveler, Structure
 
 
-def of_arrays(loss: Callable, fixed: Fixed, structure: Structure) -> Callable:
+def of_arrays(loss: Callable[..., Any], fixed: Fixed, structure: Structure) -> Callable[..., Any]:
     """Return a loss of parameters as a function of the weights' arrays, in a list or any tree, and of data."""
     return partial(_of_leaves, loss, fixed, structure)
 
 
-def _of_leaves(loss: Callable, fixed: Fixed, structure: Structure, weights: PyTree, *data: PyTree) -> Any:
+def _of_leaves(loss: Callable[..., Any], fixed: Fixed, structure: Structure, weights: PyTree, *data: PyTree) -> Any:
     return loss(fixed.joined(structure.unflatten(jax.tree.leaves(weights))), *data)
 
 
-def shapes(raveler: Raveler, data: PyTree, size: int | None) -> tuple:
+def shapes(raveler: Raveler, data: PyTree, size: int | None) -> tuple[Any, ...]:
     """Return shapes and types of weights and of data, these with so many examples; None for as they are."""
 
     def part(x: Array) -> jax.ShapeDtypeStruct:
@@ -32,7 +33,7 @@ def shapes(raveler: Raveler, data: PyTree, size: int | None) -> tuple:
         return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=getattr(x, "weak_type", False))
 
     weights = list(map(jax.ShapeDtypeStruct, raveler.shapes, map(np.dtype, raveler.dtypes)))
-    return (weights,) if data is None else (weights, jax.tree.map(part, data))
+    return (weights,) if data is None else (weights, tree_map(part, data))
 
 
 def sizes(data: PyTree, others: PyTree, at_once: int | None, mesh: Mesh | None) -> tuple[int, ...]:

@@ -14,11 +14,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from ..support import devices
 from ..support.errors import InputError
 from ..support.jax_settings import default_settings
+from ..support.typed import PyTree, device_put, grad, jvp, tree_map, value_and_grad
 from . import calls
 from . import parts as chunks
 from .parts import Chunks
@@ -36,8 +37,8 @@ class Function(eqx.Module):
     shares: PyTree  # the data; on several devices those examples that divide evenly over them
     others: PyTree  # the examples that do not
     fixed: Fixed | None  # what of the parameters is not trained; None where the loss is traced
-    loss: Callable
-    outputs_of: Callable | None
+    loss: Callable[..., Any]
+    outputs_of: Callable[..., Any] | None
     raveler: Raveler = eqx.field(static=True)  # how the weights, a pytree of arrays, became one vector
     label: Label = eqx.field(static=True)
     examples: bool = eqx.field(static=True)
@@ -63,10 +64,10 @@ class Function(eqx.Module):
         """The data, as they were given."""
         if self.others is None:
             return self.shares
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), self.shares, self.others)
+        return tree_map(lambda x, y: jnp.concatenate([x, y]), self.shares, self.others)
 
     @property
-    def function(self) -> Callable:
+    def function(self) -> Callable[..., Any]:
         """The loss as a Python function of the weights' arrays, in a list or any tree, and of data."""
         if self.source is not None:
             return self.source.function
@@ -91,17 +92,20 @@ class Function(eqx.Module):
 
     def gradient(self, w: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return g = grad L(w)."""
-        return self.mean(jax.grad(self.value_on), w)
+        return self.mean(grad(self.value_on), w)
 
     def value_and_gradient(self, w: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
         """Return L(w) and its gradient."""
-        return self.mean(jax.value_and_grad(self.value_on), w)
+        return self.mean(value_and_grad(self.value_on), w)
 
     def hessian_vectors(self, w: Float[Array, " n"], V: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """Return H(w) V; about one gradient per column."""
 
         def on(w: Array, V: Array, data: PyTree) -> Array:
-            return jax.vmap(lambda v: self._hessian_vector_on(w, v, data), in_axes=1, out_axes=1)(V)
+            def product(v: Array) -> Array:
+                return self._hessian_vector_on(w, v, data)
+
+            return jax.vmap(product, in_axes=1, out_axes=1)(V)
 
         return chunks.over_vectors(lambda V: self.mean(on, w, V), V, self.chunks.vectors, axis=1)
 
@@ -139,10 +143,10 @@ class Function(eqx.Module):
         return jnp.asarray(loss(*args), dtype=w.dtype)
 
     def _hessian_vector_on(self, w: Float[Array, " n"], v: Float[Array, " n"], data: PyTree) -> Float[Array, " n"]:
-        return jax.jvp(lambda w: jax.grad(self.value_on)(w, data), (w,), (v,))[1]
+        return jvp(lambda w: grad(self.value_on)(w, data), (w,), (v,))[1]
 
     def _third_derivative_on(self, w: Float[Array, " n"], v: Float[Array, " n"], data: PyTree) -> Float[Array, " n"]:
-        return jax.jvp(lambda w: self._hessian_vector_on(w, v, data), (w,), (v,))[1]
+        return jvp(lambda w: self._hessian_vector_on(w, v, data), (w,), (v,))[1]
 
     def mean(self, fn: Callable[..., PyTree], *args: Array) -> PyTree:
         """Return the mean of `fn(*args, data)` over all examples."""
@@ -166,8 +170,8 @@ class Function(eqx.Module):
         loss = traced(source.function, *wanted, derivatives=True)
         if self.mesh is not None:
             loss = devices.everywhere(loss, self.mesh)
-        elif isinstance(self.w0, jax.Array) and has_value(self.w0):
-            loss = jax.device_put(loss, self.w0.sharding)
+        elif eqx.is_array(self.w0) and has_value(self.w0):
+            loss = device_put(loss, self.w0.sharding)
         plain = {"fixed": None, "outputs_of": None, "made": "", "verified": "", "raveler": self.raveler.flat()}
         return self.replaced(loss=loss, source=source, **plain)
 

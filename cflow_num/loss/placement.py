@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any, TypeVar
 
 import equinox as eqx
-import jax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..support import devices
 from ..support.errors import InputError
+from ..support.typed import PyTree, device_put, setting, tree_map
 from . import parts as chunks
 from .function import Function
 from .weights import is_weight
@@ -26,7 +26,7 @@ def together(function: F) -> F:
 def on(function: F, device: Any) -> F:
     """Return the function on one device."""
     place = devices.find(device)
-    return jax.tree.map(lambda x: jax.device_put(x, place) if eqx.is_array(x) else x, together(function))
+    return tree_map(lambda x: device_put(x, place) if eqx.is_array(x) else x, together(function))
 
 
 def sharded(function: F, over: Any) -> F:
@@ -54,9 +54,9 @@ def astype(function: F, dtype: Any) -> F:
     name = devices.chosen_dtype(dtype)
     if name == function.w0.dtype.name and all(d == name for d in function.raveler.dtypes):
         return function
-    if name == "float64" and not jax.config.read("jax_enable_x64"):
+    if name == "float64" and not setting("jax_enable_x64"):
         raise InputError('dtype is float64, which JAX has switched off: call jax.config.update("jax_enable_x64", True)')
     if not function.castable:
         raise InputError(f"the loss of {function.name} captured arrays, whose type is fixed: pass them as data")
     raveler = dataclasses.replace(function.raveler, dtypes=(name,) * len(function.raveler.dtypes))
-    return jax.tree.map(lambda x: x.astype(name) if is_weight(x) else x, function).replaced(raveler=raveler)
+    return tree_map(lambda x: x.astype(name) if is_weight(x) else x, function).replaced(raveler=raveler)

@@ -13,10 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..support.errors import InputError, check_flag
 from ..support.jax_settings import default_settings
+from ..support.typed import PyTree, keystr, map_with_path, tree_map
 from . import parameters, placement
 from .differentiable import check_loss
 from .function import Function
@@ -109,7 +110,7 @@ class Problem(Function):
     @property
     def held(self) -> PyTree:
         """The arrays that an optimizer keeps at their values, in a pytree like the weights; None in their place."""
-        return jax.tree.map(lambda x: None, self.weights(self.w0)) if self._held is None else self._held
+        return tree_map(lambda x: None, self.weights(self.w0)) if self._held is None else self._held
 
     def holding(self, names: Sequence[str]) -> Problem:
         """Return the problem in which the arrays of these names (paths in the parameters) keep their values.
@@ -120,8 +121,8 @@ class Problem(Function):
         2
         """
         assert self.fixed is not None, "arrays are held before the loss is traced"
-        path_of, weights = jax.tree_util.keystr, self.weights(self.w0)
-        held = jax.tree_util.tree_map_with_path(lambda path, x: x if path_of(path) in names else None, weights)
+        path_of, weights = keystr, self.weights(self.w0)
+        held = map_with_path(lambda path, x: x if path_of(path) in names else None, weights)
         free = without(weights, held)
         raveler = Raveler.of(free)
         new = self.replaced(w0=raveler.ravel(free), raveler=raveler, fixed=self.fixed.holding(held), _held=held)
