@@ -16,7 +16,7 @@ References:
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
 from cflow_num.linalg.symmetric import congruence, matrix_size, smat, svec, svec_size, symmetric_part
+from cflow_num.support.typed import cholesky, cond, eigh, finfo, fori_loop, jit, norm, tree_map
 
 __all__ = ["SdcpInfo", "complementarity_residual", "solve_sdcp"]
 
@@ -57,28 +58,31 @@ class _Problem(NamedTuple):
     B: Float[Array, "m m"]
 
 
-def _eigh(M):
-    return jnp.linalg.eigh(M, symmetrize_input=False)
+_Iterate: TypeAlias = tuple[Array, Array, Array, Array, Array]  # of Newton's method: x, F, d, Q, merit
 
 
-def _positive_part(x):
+def _eigh(M: Float[Array, "*batch k k"]) -> tuple[Float[Array, "*batch k"], Float[Array, "*batch k k"]]:
+    return eigh(M, symmetrize_input=False)
+
+
+def _positive_part(x: Float[Array, " m"]) -> Float[Array, " m"]:
     d, Q = _eigh(smat(x))
     return svec(Q * jnp.maximum(d, 0) @ Q.T)
 
 
-def _nonzero(z):
+def _nonzero(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(z > 0, z, 1)
 
 
-def _qr_solve(factors, b):
+def _qr_solve(factors: tuple[Float[Array, "m m"], Float[Array, "m m"]], b: Float[Array, " m"]) -> Float[Array, " m"]:
     Q, R = factors
     return solve_triangular(R, Q.T @ b)
 
 
-def _natural(x, y, y_scale):
-    sx, sy = jnp.linalg.norm(x), jnp.maximum(jnp.linalg.norm(y), y_scale)
+def _natural(x: Float[Array, " m"], y: Float[Array, " m"], y_scale: Float[Array, ""]) -> Float[Array, ""]:
+    sx, sy = norm(x), jnp.maximum(norm(y), y_scale)
     x, y = x / _nonzero(sx), y / _nonzero(sy)
-    r = jnp.linalg.norm(x - _positive_part(x - y))
+    r = norm(x - _positive_part(x - y))
     return jnp.where(jnp.isfinite(r), r, jnp.inf)
 
 
@@ -98,7 +102,7 @@ def complementarity_residual(
     0.707
     """
     x, a = svec(X), svec(A)
-    return _natural(x, a + B @ x, jnp.linalg.norm(a))
+    return _natural(x, a + B @ x, norm(a))
 
 
 def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int[Array, ""]]:
@@ -107,45 +111,48 @@ def _newton(p: _Problem, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Int
     The start is the first trial, of a step from nowhere: one place for the eigendecomposition, which is compiled once.
     """
     m, dtype = len(x), x.dtype
-    eps = float(jnp.finfo(dtype).eps)
+    eps = float(finfo(dtype).eps)
     lengths = jnp.array(STEP_LENGTHS, dtype)
     i, j = np.triu_indices(matrix_size(m))
     I = jnp.eye(m, dtype=dtype)
 
-    def evaluate(x):
+    def evaluate(x: Float[Array, " m"]) -> _Iterate:
         y = p.a + p.B @ x  #                                                           (m,)
         d, Q = _eigh(smat(x - y))  #                                                   (k,), (k, k)
         F = x + y - svec(Q * jnp.abs(d) @ Q.T)  #                                      (m,)
-        merit = jnp.linalg.norm(F)
+        merit = norm(F)
         return x, F, d, Q, jnp.where(jnp.isfinite(merit), merit, jnp.inf)
 
-    def newton_step(x, F, d, Q, merit):
+    def newton_step(x: Array, F: Array, d: Array, Q: Array, merit: Array) -> Float[Array, " m"]:
         w = (d[i] + d[j]) / _nonzero(jnp.abs(d)[i] + jnp.abs(d)[j])  #                 (m,)
         C = congruence(Q)  #                                                           (m, m)
         B = C @ p.B @ C.T + REGULARIZATION * eps * I  #                                (m, m)
         J = jnp.diag(1 - w) + (1 + w)[:, None] * B  #                                  (m, m)
         return -C.T @ _qr_solve(jnp.linalg.qr(J), C @ F)  #                            (m,)
 
-    def unfinished(state):
+    def no_step(x: Array, F: Array, d: Array, Q: Array, merit: Array) -> Float[Array, " m"]:
+        return jnp.zeros_like(x)
+
+    def unfinished(state: tuple[_Iterate, Array, Array]) -> Bool[Array, ""]:
         (x, *_, merit), improved, n = state
-        return improved & (n <= NEWTON_CAP) & ((n == 0) | (merit > 50 * eps * (1 + jnp.linalg.norm(x))))
+        return improved & (n <= NEWTON_CAP) & ((n == 0) | (merit > 50 * eps * (1 + norm(x))))
 
-    def iterate(state):
+    def iterate(state: tuple[_Iterate, Array, Array]) -> tuple[_Iterate, Array, Array]:
         here, _, n = state
-        dx = lax.cond(n > 0, newton_step, lambda x, *_: jnp.zeros_like(x), *here)
+        dx = cond(n > 0, newton_step, no_step, *here)
 
-        def not_enough(trials):
+        def not_enough(trials: tuple[_Iterate, Array]) -> Bool[Array, ""]:
             best, tried = trials
             return (tried == 0) | ((tried < len(STEP_LENGTHS)) & ~enough(best, tried))
 
-        def enough(best, tried):
+        def enough(best: _Iterate, tried: Array) -> Bool[Array, ""]:
             return (tried == 1) & (best[-1] < ENOUGH * here[-1])
 
-        def attempt(trials):
+        def attempt(trials: tuple[_Iterate, Array]) -> tuple[_Iterate, Array]:
             best, tried = trials
             new = evaluate(here[0] + lengths[tried] * dx)
             better = (tried == 0) | (new[-1] < best[-1])
-            return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best), tried + 1
+            return tree_map(lambda a, b: jnp.where(better, a, b), new, best), tried + 1
 
         found, _ = lax.while_loop(not_enough, attempt, (here, jnp.array(0)))
         return found, found[-1] < here[-1], n + 1
@@ -169,24 +176,24 @@ def _interior_point(
     k = matrix_size(m)
     I, Im = jnp.eye(k, dtype=dtype), jnp.eye(m, dtype=dtype)
 
-    def longest(s, dx, dy):
+    def longest(s: Array, dx: Array, dy: Array) -> Float[Array, ""]:
         D = smat(jnp.stack([dx, dy])) / jnp.sqrt(s[:, None] * s)  #                    (2, k, k)
         return 1 / jnp.maximum(-_eigh(D)[0].min(), 1e-10)
 
-    def unfinished(state):
+    def unfinished(state: tuple[Array, Array, Array, Array]) -> Bool[Array, ""]:
         _, _, error, n = state
         return wanted & (n < INTERIOR_CAP) & (error > goal)
 
-    def iterate(state):
+    def iterate(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         x, y, error, n = state
-        L, R = jnp.linalg.cholesky(smat(jnp.stack([x, y])), symmetrize_input=False)
+        L, R = cholesky(smat(jnp.stack([x, y])), symmetrize_input=False)
         _, s, Vt = jnp.linalg.svd(R.T @ L)  #                                          (k,), (k, k)
         C = congruence(L @ Vt.T / jnp.sqrt(s))  #                                      (m, m)
         factors = jnp.linalg.qr(Im + C @ p.B @ C.T)  #                                 (m, m)
         gap = p.a + p.B @ x - y  #                                                     (m,)
         S, mean, mu = jnp.diag(s), (s[:, None] + s) / 2, s @ s / k
 
-        def direction(target):
+        def direction(target: Float[Array, "k k"]) -> tuple[Array, Array]:
             c = svec(target / mean)  #                                  dx~ + dy~ = c  (m,)
             dx = _qr_solve(factors, c - C @ gap)  #                                    (m,)
             return dx, c - dx
@@ -199,8 +206,8 @@ def _interior_point(
         step = jnp.minimum((0.9 + 0.09 * step) * longest(s, dx, dy), 1)
         dx = C.T @ dx  #                                                               (m,)
         x1, y1 = x + step * dx, y + step * (p.B @ dx + gap)
-        sx, sy = jnp.linalg.norm(x1), jnp.linalg.norm(y1)
-        error = jnp.maximum((1 - step) * jnp.linalg.norm(gap) / (1 + sy), jnp.abs(x1 @ y1) / (sx * sy))
+        sx, sy = norm(x1), norm(y1)
+        error = jnp.maximum((1 - step) * norm(gap) / (1 + sy), jnp.abs(x1 @ y1) / (sx * sy))
         good = jnp.isfinite(error)  # a failed Cholesky factorization: the accuracy is used up
         return jnp.where(good, x1, x), jnp.where(good, y1, y), jnp.where(good, error, 0), n + 1
 
@@ -209,7 +216,9 @@ def _interior_point(
     return x, n
 
 
-def _balance(A, B, on):
+def _balance(
+    A: Float[Array, "k k"], B: Float[Array, "m m"], on: Bool[Array, " k"]
+) -> tuple[_Problem, Float[Array, " m"], Float[Array, " m"]]:
     """Scale the directions, A' = DAD/|DAD|, B' = TBT/max, until every direction's rows have maxima near one.
 
     A' counts squared, as it is of second and B' of fourth order in D. Directions of which B knows nothing are
@@ -224,22 +233,22 @@ def _balance(A, B, on):
 
     a = svec(A)  #                                                                     (m,)
 
-    def equilibrate(_, d):
+    def equilibrate(_: Array, d: Float[Array, " k"]) -> Float[Array, " k"]:
         t = d[i] * d[j]  #                                                             (m,)
         a_rows, b_rows = t * jnp.abs(a), t * (t * jnp.abs(B)).max(1)  #                (m,)
         a_rows, b_rows = a_rows / _nonzero(a_rows.max()), b_rows / _nonzero(b_rows.max())
         rows = jnp.where(has, jnp.maximum(a_rows**2, b_rows), 0)  #                    (k, m)
         return d * _nonzero(rows.max(1)) ** (-1 / 3)
 
-    d = lax.fori_loop(0, 8, equilibrate, jnp.ones(k, A.dtype))
+    d = fori_loop(0, 8, equilibrate, jnp.ones(k, A.dtype))
     t = d[i] * d[j]  #                                                                 (m,)
-    a, B = t * a, t[:, None] * B * t
-    a_size, b_size = _nonzero(jnp.linalg.norm(a)), _nonzero(jnp.abs(B).max())
+    DAD, TBT = t * a, t[:, None] * B * t  #                                            (m,), (m, m)
+    a_size, b_size = _nonzero(norm(DAD)), _nonzero(jnp.abs(TBT).max())
     idle = svec(jnp.diag(jnp.where(on, 0, 1).astype(A.dtype)))
-    return _Problem(a / a_size + idle, B / b_size), a_size / b_size * t, a_size / t
+    return _Problem(DAD / a_size + idle, TBT / b_size), a_size / b_size * t, a_size / t
 
 
-@partial(jax.jit, static_argnames="tolerance")
+@partial(jit, static_argnames="tolerance")
 def solve_sdcp(
     A: Float[Array, "k k"],
     B: Float[Array, "m m"],
@@ -274,35 +283,35 @@ def solve_sdcp(
     k, dtype = len(A), A.dtype
     if B.shape != (svec_size(k), svec_size(k)):
         raise ValueError(f"B has shape {B.shape}; a {k} x {k} problem needs ({svec_size(k)}, {svec_size(k)})")
-    goal = (1e-9 if jnp.finfo(dtype).eps < 1e-10 else 1e-4) if tolerance is None else tolerance
+    goal = (1e-9 if finfo(dtype).eps < 1e-10 else 1e-4) if tolerance is None else tolerance
     on = jnp.ones(k, bool) if active is None else active
     i, j = np.triu_indices(k)
     both = on[i] & on[j]  #                                                            (m,)
-    A = jnp.where(on[:, None] & on, symmetric_part(A), 0)
-    B = jnp.where(both[:, None] & both, B, 0).astype(dtype)
+    A_on = jnp.where(on[:, None] & on, symmetric_part(A), 0)
+    B_on = jnp.where(both[:, None] & both, B, 0).astype(dtype)
 
     if k == 1:
-        X = jnp.where((A < 0) & (B > 0), -A / _nonzero(B), 0)
-        r = complementarity_residual(A, B, X)
+        X = jnp.where((A_on < 0) & (B_on > 0), -A_on / _nonzero(B_on), 0)
+        r = complementarity_residual(A_on, B_on, X)
         return X, SdcpInfo(r, jnp.array(0), jnp.array(False), r <= goal)
 
-    p, x_factor, y_factor = _balance(A, B, on)
-    a_norms = jnp.stack([jnp.linalg.norm(p.a), jnp.linalg.norm(svec(A))])
+    p, x_factor, y_factor = _balance(A_on, B_on, on)
+    a_norms = jnp.stack([norm(p.a), norm(svec(A_on))])
 
-    def measure(x):
+    def measure(x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Float[Array, ""]]:
         x = _positive_part(x)
         y = p.a + p.B @ x
         xs, ys = jnp.stack([x, x_factor * x]), jnp.stack([y, y_factor * jnp.where(both, y, 0)])
         return x, jax.vmap(_natural)(xs, ys, a_norms).max()
 
-    def unsolved(state):
+    def unsolved(state: tuple[Array, Array, Array, Array]) -> Bool[Array, ""]:
         _, r, _, attempt = state
         return (attempt < 2) & (r > goal)
 
-    def attempt(state):
-        x, r, n, attempt = state
-        again = attempt > 0
-        x1, n1 = lax.cond(
+    def attempt(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        x, r, n, tried = state
+        again = tried > 0
+        x1, n1 = cond(
             again,
             lambda: _interior_point(p, again & (r > goal), max(goal**2, 1e-30)),
             lambda: (x0, jnp.array(0)),
@@ -310,13 +319,13 @@ def solve_sdcp(
         x2, n2 = _newton(p, x1)
         found = jnp.stack([x2, x1])  #                                      what Newton began from may be better
 
-        def compare(best):
+        def compare(best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             x, r, looked = best
             new, r_new = measure(found[looked])
             return jnp.where(r_new < r, new, x), jnp.minimum(r_new, r), looked + 1
 
         x, r, _ = lax.while_loop(lambda s: (s[2] == 0) | ((s[2] < 2) & (s[1] > goal)), compare, (x, r, jnp.array(0)))
-        return x, r, n + n1 + n2, attempt + 1
+        return x, r, n + n1 + n2, tried + 1
 
     if X0 is None:
         x0 = _positive_part(-p.a)

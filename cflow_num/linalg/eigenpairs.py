@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..support.typed import eigh, finfo, norm, switch
+
 GUARD_VECTORS = 4  # tracked beyond the capacity: without them a cut cluster costs three times more
 
 
@@ -88,14 +90,14 @@ def leading_eigenpairs(
     """
     n, K = V.shape
     root = jnp.broadcast_to(jnp.sqrt(P), (n,))[:, None]                       # (n, 1)
-    eps = jnp.finfo(V.dtype).eps
+    eps = finfo(V.dtype).eps
     may_want = jnp.arange(K) < (K if capacity is None else capacity)
 
     def apply(Y: Array) -> Array:
         return hessian_vectors(Y / root) / root
 
     def unfinished(theta: Array, norms: Array) -> Array:
-        scale = jnp.maximum(jnp.max(jnp.abs(theta)), jnp.finfo(V.dtype).tiny)
+        scale = jnp.maximum(jnp.max(jnp.abs(theta)), finfo(V.dtype).tiny)
         wanted = may_want & ((theta > wanted_above) | (jnp.arange(K) == 0))
         return jnp.any(wanted & (norms > jnp.maximum(tolerance, 50 * eps) * scale))
 
@@ -107,24 +109,24 @@ def leading_eigenpairs(
     def improved(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
         """Return the Ritz pairs in the span of Y and of D: new directions and, after the first time, the last step."""
         C = _ritz(jnp.concatenate([Y, D], axis=1), jnp.concatenate([MY, MD], axis=1), K)  # (2K or 3K, K)
-        S, MS = D @ C[K:], MD @ C[K:]                                         # (n, K) the step
-        Y, MY = Y @ C[:K] + S, MY @ C[:K] + MS
-        return Y, MY, S, MS, jnp.sum(Y * MY, axis=0) / jnp.sum(Y * Y, axis=0)
+        S1, MS1 = D @ C[K:], MD @ C[K:]                                       # (n, K) the step
+        Y1, MY1 = Y @ C[:K] + S1, MY @ C[:K] + MS1                            # (n, K)
+        return Y1, MY1, S1, MS1, jnp.sum(Y1 * MY1, axis=0) / jnp.sum(Y1 * Y1, axis=0)
 
     def improved_again(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
-        D, MD = (jnp.concatenate(x, axis=1) for x in ((D, S), (MD, MS)))      # (n, 2K)
-        return improved(D, MD, Y, MY, S, MS)
+        DS, MDS = (jnp.concatenate(x, axis=1) for x in ((D, S), (MD, MS)))    # (n, 2K)
+        return improved(DS, MDS, Y, MY, S, MS)
 
-    def iterate(carry: tuple) -> tuple:
+    def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         Y, MY, S, MS, _, R, _, products = carry
-        D = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K) new directions
-        D = D - Y @ (Y.T @ D)
+        W = _orthonormalize(R - Y @ (Y.T @ R))                                # (n, K)
+        D = W - Y @ (Y.T @ W)                                                 # (n, K) new directions
         now = jnp.minimum(products, 2)
-        Y, MY, S, MS, theta = jax.lax.switch(now, (begun, improved, improved_again), D, apply(D), Y, MY, S, MS)
-        R = MY - Y * theta                                                    # (n, K)
-        return Y, MY, S, MS, theta, R, jnp.linalg.norm(R, axis=0), products + 1
+        Y1, MY1, S1, MS1, theta = switch(now, (begun, improved, improved_again), D, apply(D), Y, MY, S, MS)
+        R1 = MY1 - Y1 * theta                                                 # (n, K)
+        return Y1, MY1, S1, MS1, theta, R1, norm(R1, axis=0), products + 1
 
-    def goes_on(carry: tuple) -> Array:
+    def goes_on(carry: tuple[Any, ...]) -> Array:
         *_, theta, _, norms, products = carry
         return (products == 0) | (unfinished(theta, norms) & (products <= max_iterations))
 
@@ -137,25 +139,23 @@ def leading_eigenpairs(
 
 
 def _sorted_eigh(M: Float[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
-    theta, C = jnp.linalg.eigh((M + M.T) / 2)
+    theta, C = eigh((M + M.T) / 2)
     return theta[::-1], C[:, ::-1]
 
 
 def _inverse_root(G: Float[Array, "k k"]) -> tuple[Float[Array, "k k"], Bool[Array, " k"]]:
     """Return W with W' G W = I on the numerical range of the Gram matrix G, and which columns of W count."""
-    scale = 1 / jnp.sqrt(jnp.maximum(jnp.diag(G), jnp.finfo(G.dtype).tiny))
-    gamma, Q = jnp.linalg.eigh(G * scale[:, None] * scale[None, :])
-    keep = gamma > 100 * G.shape[0] * jnp.finfo(G.dtype).eps
+    scale = 1 / jnp.sqrt(jnp.maximum(jnp.diag(G), finfo(G.dtype).tiny))
+    gamma, Q = eigh(G * scale[:, None] * scale[None, :])
+    keep = gamma > 100 * G.shape[0] * finfo(G.dtype).eps
     inverse = jnp.where(keep, 1 / jnp.sqrt(jnp.where(keep, gamma, 1)), 0)
     return scale[:, None] * Q * inverse, keep
 
 
 def _orthonormalize(V: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """Orthonormalize through the k x k Gram matrix, twice; directions without length come out as zero."""
-    for _ in range(2):
-        W, _ = _inverse_root(V.T @ V)
-        V = V @ W
-    return V
+    once = V @ _inverse_root(V.T @ V)[0]                                      # (n, k)
+    return once @ _inverse_root(once.T @ once)[0]
 
 
 def _ritz(B: Float[Array, "n b"], MB: Float[Array, "n b"], K: int) -> Float[Array, "b K"]:
@@ -163,6 +163,5 @@ def _ritz(B: Float[Array, "n b"], MB: Float[Array, "n b"], K: int) -> Float[Arra
     W, keep = _inverse_root(B.T @ B)
     A = W.T @ (B.T @ MB) @ W
     lowest = -2 * jnp.max(jnp.abs(A)) - 1
-    A = (A + A.T) / 2 + jnp.diag(jnp.where(keep, 0.0, lowest).astype(A.dtype))
-    _, C = _sorted_eigh(A)
+    _, C = _sorted_eigh((A + A.T) / 2 + jnp.diag(jnp.where(keep, 0.0, lowest).astype(A.dtype)))
     return W @ C[:, :K]

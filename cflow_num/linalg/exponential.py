@@ -7,12 +7,15 @@ Source of the phi functions and of the second-order scheme (ETD2RK): Cox and Mat
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .precision import product
+
+Phi: TypeAlias = Callable[[Array], Array]
 
 
 class LinearPart(NamedTuple):
@@ -34,12 +37,12 @@ class LinearPart(NamedTuple):
         """Return Z v as coordinates along U."""
         return self.z * product(self.PU.T, v)
 
-    def function(self, phi, v: Float[Array, " n"], a: Float[Array, " K"] | float = 0.0) -> Float[Array, " n"]:
+    def function(self, phi: Phi, v: Float[Array, " n"], a: Float[Array, " K"] | float = 0.0) -> Float[Array, " n"]:
         """Return phi(Z) (v + U a); where Z is unknown it counts as zero."""
         elsewhere = phi(jnp.zeros((), self.z.dtype))  # ()
         return elsewhere * v + product(self.U, (phi(self.z) - elsewhere) * product(self.PU.T, v) + phi(self.z) * a)
 
-    def between(self, phi, D: Float[Array, "p n"], V: Float[Array, "m n"]) -> Float[Array, "p m"]:
+    def between(self, phi: Phi, D: Float[Array, "p n"], V: Float[Array, "m n"]) -> Float[Array, "p m"]:
         """Return D phi(Z) V'; the products do not depend on phi, so that several phi cost little more than one."""
         elsewhere = phi(jnp.zeros((), self.z.dtype))  # ()
         along = (phi(self.z) - elsewhere)[:, None] * (self.PU.T @ V.T)  # (K, m)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ..support.typed import tree_map
 
 Tree = TypeVar("Tree")
 
@@ -21,7 +22,7 @@ def astype(tree: Tree, dtype: str) -> Tree:
     >>> astype({"a": jnp.ones(2), "b": 1}, "float32")["a"].dtype.name
     'float32'
     """
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+    return tree_map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
 
 
 def product(M: Float[Array, "p n"], v: Float[Array, "*n"]) -> Float[Array, "*p"]:

@@ -10,12 +10,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.extend as jex
 import jax.numpy as jnp
-from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..support.errors import InputError, KinkWarning, PrecisionWarning
+from ..support.typed import (
+    AnyTuple,
+    PyTree,
+    Tracer,
+    eval_shape,
+    finfo,
+    grad,
+    jaxpr_as_fun,
+    jit,
+    jvp,
+    make_jaxpr,
+    several,
+    value_and_grad,
+)
 from .places import is_jax_own, place
 from .shifts import without_shifts
 from .smoothness import Value, followed
@@ -53,7 +65,7 @@ _NAMES = (  # of operations that JAX differentiates as often as one likes: with 
 _ORDINARY = frozenset(_NAMES.split())
 
 
-def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
+def check_loss(loss: Callable[..., Any], weights: list[Array], data: tuple[Any, ...]) -> None:
     """Raise `InputError` unless flows can be computed for `loss(weights, *data)`; warn where it is not smooth.
 
     **Warns:** `KinkWarning` for kinks, with their places; `PrecisionWarning` where the loss rounds.
@@ -79,7 +91,7 @@ def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
             stacklevel=_USER,
         )
     out, given = closed.out_avals[0].dtype, jnp.result_type(*weights)
-    if known.rounded or jnp.finfo(out).eps > jnp.finfo(given).eps:
+    if known.rounded or finfo(out).eps > finfo(given).eps:
         at = f" at {min(known.rounded)}" if any(known.rounded) else ""
         warnings.warn(
             f"the loss rounds its {given} weights, or what it makes of them, to fewer digits{at}, and derivatives with "
@@ -89,12 +101,12 @@ def check_loss(loss: Callable, weights: list[Array], data: tuple) -> None:
         )
 
 
-def _traced(loss: Callable, weights: list[Array], data: tuple) -> Any:
+def _traced(loss: Callable[..., Any], weights: list[Array], data: tuple[Any, ...]) -> Any:
     """Return the program of the loss; raises `InputError` where it has none or does not return one real number."""
 
     def checked(weights: list[Array], *data: PyTree) -> Array:
         out = loss(weights, *data)
-        if isinstance(out, tuple):
+        if isinstance(out, AnyTuple):
             raise InputError(
                 f"loss returns a tuple of {len(out)} values, it must return one number: pass a loss that returns the "
                 "first of them, as in lambda params: loss(params)[0]"
@@ -112,7 +124,7 @@ def _traced(loss: Callable, weights: list[Array], data: tuple) -> Any:
         return value
 
     try:
-        closed = jax.make_jaxpr(checked)(weights, *data)
+        closed = make_jaxpr(checked)(weights, *data)
         for x in closed.consts:
             if isinstance(x, Tracer):
                 jax.lax.stop_gradient(x)  # raises for one whose transformation has ended
@@ -145,26 +157,25 @@ def _operations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
+            for inner in several(value):
                 if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
                     yield from _operations(inner)
 
 
-def _check_derivatives(closed: Any, weights: list[Array], data: list) -> None:
+def _check_derivatives(closed: Any, weights: list[Array], data: list[Any]) -> None:
     """Raise `InputError` where JAX cannot differentiate the program three times: twice forward over reverse."""
 
     def loss(weights: list[Array]) -> Array:
-        return jex.core.jaxpr_as_fun(closed)(*weights, *data)[0]
+        return jaxpr_as_fun(closed)(*weights, *data)[0]
 
-    def derivative(along: list[Array]) -> Callable[[Callable], Callable]:
-        return lambda fn: lambda w: jax.jvp(fn, (w,), (along,))[1]
+    def third(along: list[Array]) -> list[Array]:
+        def first(w: list[Array]) -> list[Array]:
+            return jvp(grad(loss), (w,), (along,))[1]
 
-    def third(along: list[Array]) -> Any:
-        d = derivative(along)
-        return d(d(jax.grad(loss)))(weights)
+        return jvp(first, (weights,), (along,))[1]
 
     try:
-        jax.eval_shape(jax.vmap(third), [jnp.stack([x, x]) for x in weights])
+        eval_shape(jax.vmap(third), [jnp.stack([x, x]) for x in weights])
     except Exception as error:
         text = str(error)
         for word, advice in _ADVICE.items():
@@ -177,11 +188,15 @@ def _check_derivatives(closed: Any, weights: list[Array], data: list) -> None:
         ) from error
 
 
-def _check_rules(closed: Any, known: Value, weights: list[Array], data: list) -> None:
+def _check_rules(closed: Any, known: Value, weights: list[Array], data: list[Any]) -> None:
     """Raise `InputError` where the derivative that rules in the user's code give is not that of the loss."""
-    value = jax.jit(lambda w, data: jex.core.jaxpr_as_fun(closed)(*w, *data)[0])
-    L, gradient = jax.jit(jax.value_and_grad(value))(weights, data)
-    eps = float(jnp.finfo(L.dtype).eps)
+
+    @jit
+    def value(w: list[Array], data: list[Array]) -> Array:
+        return jaxpr_as_fun(closed)(*w, *data)[0]
+
+    L, gradient = jit(value_and_grad(value))(weights, data)
+    eps = float(finfo(L.dtype).eps)
     h = eps ** (1 / 3)
     for key in jax.random.split(jax.random.key(0), _DIRECTIONS):
         keys = jax.random.split(key, len(weights))

@@ -15,11 +15,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..support.devices import available_memory
 from ..support.errors import InputError
+from ..support.typed import PyTree, jit, make_jaxpr, norm, tree_map, value_and_grad
 from . import parts as chunks
+from .function import Function
 
 _NUDGES = 1e-2, 1e-4, 1e-6  # of the weights: a start may be too special for a difference to show, far off infinite
 
@@ -33,7 +35,7 @@ class _Sums(NamedTuple):
     gradient_size: Float[Array, " n"]
 
 
-def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
+def check_mean(problem: Function, whole: Function, budget: int | None = None) -> None:
     """Raise `InputError` unless the mean over the parts of a problem is its loss on all examples.
 
     **Arguments:**
@@ -45,10 +47,10 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
     """
     problem, whole = problem.traced(), whole.traced()
     limit = budget or (available_memory() or 2**62) // 2
-    n = chunks.count(whole._data)
+    n = chunks.count(whole.shares)
     size = problem.chunks.examples or n
     fits = n <= 2 * size or _needed(whole) <= limit
-    spread = jnp.linalg.norm(whole.w0) / math.sqrt(whole.n_weights)
+    spread = norm(whole.w0) / math.sqrt(whole.n_weights)
     spread = jnp.where(spread > 0, spread, 1)  # from zero, where weights have no size: the rule holds at any point
     direction = spread * jnp.cos(1 + jnp.arange(whole.n_weights, dtype=whole.w0.dtype))
     for nudge in (0.0, *_NUDGES):
@@ -63,53 +65,53 @@ def check_mean(problem: Any, whole: Any, budget: int | None = None) -> None:
             break
 
 
-def _needed(whole: Any) -> int:
-    return chunks.traced_memory(jax.make_jaxpr(lambda w, data: _sums(whole, w, data))(whole.w0, whole._data))
+def _needed(whole: Function) -> int:
+    return chunks.traced_memory(make_jaxpr(partial(_sums, whole))(whole.w0, whole.shares))
 
 
-def _sums(problem: Any, w: Array, data: PyTree) -> _Sums:
-    loss, g = jax.value_and_grad(problem._value_on)(w, data)
+def _sums(problem: Function, w: Array, data: PyTree) -> _Sums:
+    loss, g = value_and_grad(problem.value_on)(w, data)
     return _Sums(loss, g, jnp.abs(loss), jnp.abs(g))
 
 
-def _quickly(fn: Callable, *args: Any) -> Any:
+def _quickly(fn: Callable[..., Any], *args: Any) -> Any:
     """Return `fn(*args)`, compiled once and in little time: it is used once or twice."""
     leaves, structure = jax.tree.flatten(args)
     others = tuple(None if eqx.is_array(x) else x for x in leaves)
     arrays = [x if eqx.is_array(x) else None for x in leaves]
-    return jax.tree.map(np.asarray, _called(fn, structure, others, arrays))
+    return tree_map(np.asarray, _called(fn, structure, others, arrays))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=chunks.QUICKLY)
-def _called(fn: Callable, structure: Any, others: tuple, arrays: list) -> Any:
+@partial(jit, static_argnums=(0, 1, 2), compiler_options=chunks.QUICKLY)
+def _called(fn: Callable[..., Any], structure: Any, others: tuple[Any, ...], arrays: list[Any]) -> Any:
     leaves = [x if y is None else y for x, y in zip(others, arrays, strict=True)]
     return fn(*jax.tree.unflatten(structure, leaves))
 
 
-def _together(whole: Any, w: Array) -> _Sums:
-    return _sums(whole, w, whole._data)
+def _together(whole: Function, w: Array) -> _Sums:
+    return _sums(whole, w, whole.shares)
 
 
-def _in_parts(problem: Any, w: Array) -> _Sums:
-    return problem._mean(lambda w, data: _sums(problem, w, data), w)
+def _in_parts(problem: Function, w: Array) -> _Sums:
+    return problem.mean(partial(_sums, problem), w)
 
 
-def _neighbours(whole: Any, size: int, w: Array) -> tuple[_Sums, _Sums]:
+def _neighbours(whole: Function, size: int, w: Array) -> tuple[_Sums, _Sums]:
     """Return what two neighbouring parts together and their mean say, for the pair that differs most."""
-    n = chunks.count(whole._data)
+    n = chunks.count(whole.shares)
 
     def at(first: Array, length: int) -> _Sums:
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), whole._data)
+        part = tree_map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), whole.shares)
         return _sums(whole, w, part)
 
     def look(first: Array) -> tuple[_Sums, _Sums]:
         halves = at(first, size), at(first + size, size)
-        return at(first, 2 * size), jax.tree.map(lambda x, y: (x + y) / 2, *halves)
+        return at(first, 2 * size), tree_map(lambda x, y: (x + y) / 2, *halves)
 
-    def worse(worst: tuple, first: Array) -> tuple[tuple, None]:
+    def worse(worst: tuple[Any, ...], first: Array) -> tuple[tuple[Any, ...], None]:
         found = look(first)
         off, so_far = (jnp.nan_to_num(sum(_deviations(*x)), nan=jnp.inf) for x in (found, worst))
-        return jax.tree.map(lambda x, y: jnp.where(off > so_far, x, y), found, worst), None
+        return tree_map(lambda x, y: jnp.where(off > so_far, x, y), found, worst), None
 
     starts = jnp.append(jnp.arange(0, n - 2 * size, size), n - 2 * size)
     return jax.lax.scan(worse, look(starts[0]), starts[1:])[0]
@@ -117,9 +119,9 @@ def _neighbours(whole: Any, size: int, w: Array) -> tuple[_Sums, _Sums]:
 
 def _deviations(together: _Sums, parts: _Sums) -> tuple[Array, Array]:
     """Return how far loss and gradient are apart, relative to their sizes in the parts."""
-    size = jax.tree.map(jnp.maximum, together, parts)
-    apart = jnp.linalg.norm(together.gradient - parts.gradient)
-    gradient = _relative(apart, jnp.linalg.norm(size.gradient_size))
+    size = tree_map(jnp.maximum, together, parts)
+    apart = norm(together.gradient - parts.gradient)
+    gradient = _relative(apart, norm(size.gradient_size))
     return _relative(jnp.abs(together.loss - parts.loss), size.loss_size), gradient
 
 

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import PyTree
 
 from ..support.errors import InputError, PrecisionWarning
+from ..support.typed import (
+    AnyArray,
+    AnyMapping,
+    NumpyArray,
+    PyTree,
+    Tracer,
+    keystr,
+    leaves_with_path,
+    map_with_path,
+    partition,
+    setting,
+    tree_map,
+)
 from .weights import is_weight
 
 _PRECISIONS = ("float32", "float64")
@@ -37,28 +47,28 @@ def split(params: PyTree) -> tuple[PyTree, PyTree]:
     _check_tree("params", params)
     _refuse_unsplit(params)
     _refuse_ambiguous(params)
-    trained = jax.tree.map(lambda x: not _is_state(x) and is_weight(x), params, is_leaf=_is_state)
-    weights, fixed = eqx.partition(params, trained)
-    weights = jax.tree_util.tree_map_with_path(_as_weight, weights)
+    trained = tree_map(lambda x: not _is_state(x) and is_weight(x), params, is_leaf=_is_state)
+    weights, fixed = partition(params, trained)
+    weights = map_with_path(_as_weight, weights)
     if not sum(x.size for x in jax.tree.leaves(weights)):
         empty = " that is not empty" if jax.tree.leaves(weights) else ""
         raise InputError(
             f"params holds no floating-point array{empty}, so there is nothing to train: pass the weights as arrays"
         )
-    return weights, jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, fixed)
+    return weights, tree_map(lambda x: x.copy() if isinstance(x, NumpyArray) else x, fixed)
 
 
 def warn_of_precision(params: PyTree, weights: PyTree) -> None:
     """Warn where the weights are of lower precision than they could be, or than they were given in."""
-    named = jax.tree_util.tree_flatten_with_path(weights)[0]
+    named = leaves_with_path(weights)
     single = [_name("params", path) for path, x in named if x.dtype == jnp.float32]
-    if single and jax.config.read("jax_enable_x64"):
+    if single and setting("jax_enable_x64"):
         which = "params" if len(single) == len(named) else _listed(single)
         _warn(
             f"float32 weights ({which}) although JAX has 64-bit floats switched on: the run has single precision; "
             'pass float64 arrays, or use problem.astype("float64")'
         )
-    elif single and any(isinstance(x, np.ndarray) and x.dtype.itemsize == 8 for x in jax.tree.leaves(params)):
+    elif single and any(isinstance(x, NumpyArray) and x.dtype.itemsize == 8 for x in jax.tree.leaves(params)):
         _warn(
             "params are float64, but JAX has 64-bit floats switched off, so the run has single precision: call "
             'jax.config.update("jax_enable_x64", True) first, or pass float32 arrays'
@@ -72,12 +82,12 @@ def as_data(data: PyTree) -> PyTree:
     [1.0, 1.0]
     """
     _check_tree("data", data)
-    return jax.tree_util.tree_map_with_path(_as_array, data)
+    return map_with_path(_as_array, data)
 
 
 def nonfinite(what: str, tree: PyTree) -> str:
     """Return the names of arrays that hold nan or infinity, as in ` (params['a'] holds nan)`; empty if none does."""
-    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for path, x in leaves_with_path(tree):
         if not jnp.issubdtype(x.dtype, jnp.inexact) or isinstance(x, Tracer):
             continue
         if not bool(jnp.all(jnp.isfinite(x))):
@@ -131,7 +141,7 @@ def _as_array(path: Any, x: Any) -> jax.Array:
     except OverflowError:
         raise InputError(f"{name} is {x}, which has too many digits for JAX: pass it as a float") from None
     except (TypeError, ValueError):
-        kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+        kind = f"an array of {x.dtype}" if isinstance(x, NumpyArray) else f"a {type(x).__name__}"
         raise InputError(
             f"{name} is {kind}, and data are arrays of numbers: encode it as numbers, or let the loss capture it"
         ) from None
@@ -150,11 +160,11 @@ def _refuse_unsplit(params: PyTree) -> None:
     """Refuse flax's dictionaries of variables and training states: only a part of these are parameters."""
     if "flax" not in sys.modules:
         return
-    if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):
+    if isinstance(params, AnyMapping) and isinstance(params.get("params"), AnyMapping):
         for name, collection in params.items():
             if (
                 name != "params"
-                and isinstance(collection, Mapping)
+                and isinstance(collection, AnyMapping)
                 and any(map(is_weight, jax.tree.leaves(collection)))
             ):
                 raise InputError(
@@ -173,15 +183,15 @@ def _refuse_ambiguous(params: PyTree) -> None:
     def is_module(x: Any) -> bool:
         return isinstance(x, eqx.Module) or _is_state(x)
 
-    for path, x in jax.tree_util.tree_flatten_with_path(params, is_leaf=is_module)[0]:
+    for path, x in leaves_with_path(params, is_leaf=is_module):
         if isinstance(x, (float, complex)) and not isinstance(x, np.generic):
             kind = type(x).__name__
             raise InputError(
                 f"{_name('params', path)} is the Python {kind} {x!r}, which may be meant as a weight or as a constant: "
                 "pass an array, as in jnp.asarray(...), to train it, or let the loss capture it to keep it fixed"
             )
-    for path, x in jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_state)[0]:
-        if isinstance(x, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(x.dtype, jnp.complexfloating):
+    for path, x in leaves_with_path(params, is_leaf=_is_state):
+        if isinstance(x, AnyArray) and jnp.issubdtype(x.dtype, jnp.complexfloating):
             raise InputError(
                 f"{_name('params', path)} is {x.dtype.name}, but weights are real: pass its real and imaginary parts "
                 "as two arrays and combine them in the loss, or let the loss capture it to keep it fixed"
@@ -189,7 +199,7 @@ def _refuse_ambiguous(params: PyTree) -> None:
 
 
 def _name(what: str, path: Any) -> str:
-    return what + jax.tree_util.keystr(path)
+    return what + keystr(path)
 
 
 def _listed(names: list[str]) -> str:

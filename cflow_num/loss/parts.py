@@ -18,10 +18,11 @@ import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..support.devices import AXIS
 from ..support.errors import InputError
+from ..support.typed import PyTree, eval_shape, jit, make_jaxpr, pmean, several, tree_map
 
 VECTORS = 8  # at once at most under a budget: the block of four critical eigenvalues with its guard vectors
 _FEW_EXAMPLES = 16  # fewer at once waste the processor: rather fewer vectors
@@ -76,7 +77,7 @@ def lengths(n: int, size: int | None) -> set[int]:
 
 def mean(
     fn: Callable[..., PyTree],
-    args: tuple,
+    args: tuple[Any, ...],
     data: PyTree,
     others: PyTree | None = None,
     size: int | None = None,
@@ -96,8 +97,8 @@ def mean(
     if mesh is None:
         return _mean(fn, args, data, size)
 
-    def share(args: tuple, data: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS), _mean(fn, args, data, size))
+    def share(args: tuple[Any, ...], data: PyTree) -> PyTree:
+        return tree_map(lambda x: pmean(x, AXIS), _mean(fn, args, data, size))
 
     here, split = PartitionSpec(), PartitionSpec(AXIS)
     shared = jax.shard_map(share, mesh=mesh, in_specs=(here, split), out_specs=here, check_vma=False)
@@ -107,26 +108,26 @@ def mean(
     return _weighted(shared(args, data), n / (n + more), _mean(fn, args, others, size), more / (n + more))
 
 
-def _mean(fn: Callable[..., PyTree], args: tuple, data: PyTree, size: int | None) -> PyTree:
+def _mean(fn: Callable[..., PyTree], args: tuple[Any, ...], data: PyTree, size: int | None) -> PyTree:
     if size is None or size >= (n := count(data)):
         return fn(*args, data)
     whole, rest = divmod(n, size)
 
     def part(first: Array | int, length: int) -> PyTree:
-        return fn(*args, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), data))
+        return fn(*args, tree_map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length), data))
 
     def add(total: PyTree, i: Array) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, part(i * size, size)), None
+        return tree_map(jnp.add, total, part(i * size, size)), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: part(0, size)))
+    zeros = tree_map(lambda x: jnp.zeros(x.shape, x.dtype), eval_shape(lambda: part(0, size)))
     total, _ = jax.lax.scan(add, zeros, jnp.arange(whole))
     if not rest:
-        return jax.tree.map(lambda x: x / whole, total)
+        return tree_map(lambda x: x / whole, total)
     return _weighted(total, size / n, part(whole * size, rest), rest / n)
 
 
 def _weighted(x: PyTree, a: float, y: PyTree, b: float) -> PyTree:
-    return jax.tree.map(lambda x, y: a * x + b * y, x, y)
+    return tree_map(lambda x, y: a * x + b * y, x, y)
 
 
 def over_vectors(fn: Callable[[Array], Array], V: Array, size: int | None, axis: int = 0) -> Array:
@@ -182,7 +183,7 @@ def show_memory(size: int) -> str:
     return f"{math.ceil(size / 1000**power * 10**digits) / 10**digits:g}{unit}"
 
 
-def memory_of(fn: Callable, *args: Any) -> int:
+def memory_of(fn: Callable[..., Any], *args: Any) -> int:
     """Return the bytes that a compiled `fn(*args)` holds on each device: arguments, results and between them.
 
     As the compiler reports it; where it does not, an upper bound: all intermediate values of the traced program, as if
@@ -192,12 +193,12 @@ def memory_of(fn: Callable, *args: Any) -> int:
     800
     """
     try:
-        found = jax.jit(fn).lower(*args).compile(dict(QUICKLY)).memory_analysis()
+        found = jit(fn).lower(*args).compile(dict(QUICKLY)).memory_analysis()
     except (NotImplementedError, RuntimeError):
         found = None
     if found is not None:
         return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return traced_memory(jax.make_jaxpr(fn)(*args))
+    return traced_memory(make_jaxpr(fn)(*args))
 
 
 def traced_memory(closed: Any) -> int:
@@ -216,14 +217,14 @@ def traced_memory(closed: Any) -> int:
         inner = [
             x
             for p in equation.params.values()
-            for x in (p if isinstance(p, (tuple, list)) else (p,))
+            for x in several(p)
             if isinstance(getattr(x, "jaxpr", x), jex.core.Jaxpr)
         ]
         total += size(equation.outvars) + sum(traced_memory(x) for x in inner)
     return total
 
 
-def fastest(gradient: Callable, args: tuple, n: int | None) -> Chunks:
+def fastest(gradient: Callable[..., Any], args: tuple[Any, ...], n: int | None) -> Chunks:
     """Return the parts in which the derivatives of a gradient are fastest here: on accelerators all at once.
 
     >>> fastest(jax.grad(lambda w: w @ w), (jnp.ones(3),), None)
@@ -231,7 +232,7 @@ def fastest(gradient: Callable, args: tuple, n: int | None) -> Chunks:
     """
     if jax.default_backend() != "cpu":
         return Chunks()
-    return for_caches(traced_memory(jax.make_jaxpr(gradient)(*args)), n)
+    return for_caches(traced_memory(make_jaxpr(gradient)(*args)), n)
 
 
 def for_caches(written: int, n: int | None) -> Chunks:

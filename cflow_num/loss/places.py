@@ -9,8 +9,10 @@ import jax.extend as jex
 
 _PACKAGES = "site-packages"
 _FRAMES = 30
-_NORMALIZATION = ("flax/linen/normalization", "flax/nnx/nn/normalization", "equinox/nn/_normalisation")
-_NORMALIZATION += ("equinox/nn/_batch_norm", "equinox/nn/_spectral_norm")
+_NORMALIZATION = (
+    *("flax/linen/normalization", "flax/nnx/nn/normalization"),
+    *("equinox/nn/_normalisation", "equinox/nn/_batch_norm", "equinox/nn/_spectral_norm"),
+)
 _KINKED_RULES = ("relu", "relu6")  # of JAX's own functions with derivatives of their own all others are smooth
 
 RULES = ("custom_jvp_call", "custom_vjp_call")  # operations whose derivatives are given

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..linalg.symmetric import diagonal_entries
+from ..support.typed import fori_loop, pad
 
 DIRECTIONS_AT_ONCE = 3  # those of two eigenvectors, half of those of three
 
@@ -37,7 +38,7 @@ def polarized(
     active = jnp.asarray(k if n_active is None else n_active)                 # ()
     coupled = active if n_coupled is None else jnp.minimum(jnp.asarray(n_coupled), active)      # ()
     needed = jnp.asarray(J) < jnp.where(I == J, active, coupled)              # (m,)
-    first = jnp.pad(jnp.argsort(~needed, stable=True), (0, -m % size))        # (padded,) those that are needed
+    first = pad(jnp.argsort(~needed, stable=True), (0, -m % size))            # (padded,) those that are needed
 
     def block(b: Array, TZ: Array) -> Array:
         which = jax.lax.dynamic_slice_in_dim(first, b * size, size)           # (size,)
@@ -46,7 +47,7 @@ def polarized(
         return TZ.at[which].set(T(Z))
 
     blocks = directions_evaluated(k, active, coupled) // size
-    TZ = jax.lax.fori_loop(0, blocks, block, jnp.zeros((m, n), U.dtype))      # (m, n)
+    TZ = fori_loop(0, blocks, block, jnp.zeros((m, n), U.dtype))              # (m, n)
     own = TZ[np.asarray(diagonal_entries(k))]                                 # (k, n)
     mixed = np.sqrt(2.0).item() * (TZ - own[I] - own[J]) / 2                  # (m, n)
     return jnp.where(needed[:, None], jnp.where((I == J)[:, None], TZ, mixed), 0)

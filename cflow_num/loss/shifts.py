@@ -14,9 +14,9 @@ import jax
 import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from ..support.typed import AnyTuple, Tracer, finfo, grad, jaxpr_as_fun, jaxprs_in_params, jit, norm
 from .smoothness import SHIFT, Value
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
@@ -40,9 +40,9 @@ def without_shifts(closed: Any, known: Value, weights: Sequence[Array], data: Se
     if not shifts or any(isinstance(x, Tracer) for x in (*weights, *data)) or _out_of_reach(closed.jaxpr):
         return known
 
-    @partial(jax.jit, static_argnums=0)
-    def gradient(run: Callable, w: list[Array]) -> list[Array]:
-        return jax.grad(lambda w: run(closed.jaxpr, closed.consts, (*w, *data))[0])(w)
+    @partial(jit, static_argnums=0)
+    def gradient(run: Callable[..., Any], w: list[Array]) -> list[Array]:
+        return grad(lambda w: run(closed.jaxpr, closed.consts, (*w, *data))[0])(w)
 
     aside = [w + _ASIDE * jnp.cos(1.0 + jnp.arange(w.size).reshape(w.shape)) * _size(w) for w in weights]
     same = (_same(gradient(_plain, w), gradient(_cut, w)) for w in (list(weights), aside))
@@ -50,15 +50,15 @@ def without_shifts(closed: Any, known: Value, weights: Sequence[Array], data: Se
 
 
 def _size(w: Array) -> Array:
-    norm = jnp.linalg.norm(w.ravel()) / max(w.size, 1) ** 0.5
-    return jnp.where(norm > 0, norm, 1).astype(w.dtype)
+    size = norm(w.ravel()) / max(w.size, 1) ** 0.5
+    return jnp.where(size > 0, size, 1).astype(w.dtype)
 
 
 def _same(full: Sequence[Array], cut: Sequence[Array]) -> bool:
     """Say whether two gradients differ by rounding only; what is not finite says nothing, and is no reason to."""
     size = np.max([jnp.max(jnp.abs(g), initial=0) for g in full])
     apart = np.max([jnp.max(jnp.abs(g - c), initial=0) for g, c in zip(full, cut, strict=True)])  # nan stays
-    return bool(apart <= _EQUAL * max(float(jnp.finfo(g.dtype).eps) for g in full) * size < np.inf)
+    return bool(apart <= _EQUAL * max(float(finfo(g.dtype).eps) for g in full) * size < np.inf)
 
 
 def _out_of_reach(jaxpr: Any, inside: bool = False) -> bool:
@@ -67,13 +67,13 @@ def _out_of_reach(jaxpr: Any, inside: bool = False) -> bool:
         if inside and equation.primitive.name == "reduce_max":
             return True
         deeper = inside or equation.primitive.name not in _CALLS
-        if any(_out_of_reach(inner, deeper) for inner in jex.core.jaxprs_in_params(equation.params)):
+        if any(_out_of_reach(inner, deeper) for inner in jaxprs_in_params(equation.params)):
             return True
     return False
 
 
 def _plain(jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
-    return jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(jaxpr, consts))(*args)
+    return jaxpr_as_fun(jex.core.ClosedJaxpr(jaxpr, consts))(*args)
 
 
 def _cut(jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Array]:
@@ -90,7 +90,7 @@ def _cut(jaxpr: Any, consts: Sequence[Array], args: Sequence[Array]) -> list[Arr
             out = _cut(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
         else:
             found = equation.primitive.get_bind_params(equation.params)
-            functions, params = found if isinstance(found, tuple) else ((), found)  # as older versions of JAX have it
+            functions, params = found if isinstance(found, AnyTuple) else ((), found)  # as older JAX has it
             out = equation.primitive.bind(*functions, *values, **params)
             out = list(out) if equation.primitive.multiple_results else [out]
         if equation.primitive.name == "reduce_max":

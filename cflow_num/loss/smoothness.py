@@ -16,6 +16,7 @@ import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 
+from ..support.typed import finfo
 from .places import RULES, in_normalization, is_jax_own, is_trusted_rule, place
 
 _TINY = 1e-5  # a floor up to here, under something nonnegative, guards a division
@@ -37,9 +38,11 @@ _WORDS = {
     "reduce_min": "min",
     "reduce_window_max": "max-pooling",
     "reduce_window_min": "min-pooling",
+    "clamp": "clip",
+    "convert_element_type": "rounding to whole numbers",
+    "eigh": "eigenvalues, which may cross",
+    "svd": "singular values, which may cross or vanish",
 }
-_WORDS |= {"clamp": "clip", "convert_element_type": "rounding to whole numbers"}
-_WORDS |= {"eigh": "eigenvalues, which may cross", "svd": "singular values, which may cross or vanish"}
 _OWN_SMOOTH = ("standardize", "expm", "hypot", "pinv")  # JAX's functions that branch but are smooth
 _CONSTANT = ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy")
 _MOVED = (*_CONSTANT, "transpose", "slice", "gather", "rev", "concatenate", "dynamic_slice")
@@ -91,7 +94,7 @@ class _Caller(NamedTuple):
 
 def _run(jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value], caller: _Caller) -> list[Value]:
     known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
-    consumers: dict[Any, list] = {}
+    consumers: dict[Any, list[Any]] = {}
     for equation in jaxpr.eqns:
         for x in equation.invars:
             if not isinstance(x, jex.core.Literal):
@@ -174,7 +177,7 @@ def _rounds(equation: Any) -> bool:
     """Whether floating-point numbers are converted to some with fewer digits."""
     old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
     both = jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating)
-    return bool(both and jnp.finfo(new).eps > jnp.finfo(old).eps)
+    return bool(both and finfo(new).eps > finfo(old).eps)
 
 
 def _is_even_power(equation: Any) -> bool:

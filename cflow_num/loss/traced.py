@@ -19,11 +19,12 @@ import jax.core
 import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..support.errors import InputError
+from ..support.typed import AnyArray, AnyDict, PyTree, grad, is_several, jaxpr_as_fun, jvp, make_jaxpr, several
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum)
+_PLAIN: tuple[type[Any], ...] = (type(None), bool, int, float, complex, str, bytes, Enum, np.dtype, type)
 _UNNAMED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")  # their names compute nothing
 
 
@@ -65,10 +66,10 @@ class Traced(eqx.Module):
             )
         chosen = known.index(_shapes(leaves))
         program, consts = self.programs[chosen], self.consts[chosen]
-        out = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(program.jaxpr, list(consts)))(*leaves)
+        out = jaxpr_as_fun(jex.core.ClosedJaxpr(program.jaxpr, list(consts)))(*leaves)
         return jax.tree.unflatten(program.treedef, out)
 
-    def covers(self, *calls: tuple) -> bool:
+    def covers(self, *calls: tuple[Any, ...]) -> bool:
         """Whether there is a program for each tuple of arguments, given by shapes and types."""
         known = [program.inputs for program in self.programs]
         return all(_shapes(jax.tree.leaves(args)) in known for args in calls)
@@ -98,7 +99,7 @@ class Traced(eqx.Module):
 class Source:
     """The Python function behind programs, to trace it again; all are equal: the programs say what it computes."""
 
-    function: Callable
+    function: Callable[..., Any]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Source)
@@ -116,7 +117,7 @@ def has_value(x: Any) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def traced(fn: Callable, *calls: tuple, derivatives: bool = False) -> Traced:
+def traced(fn: Callable[..., Any], *calls: tuple[Any, ...], derivatives: bool = False) -> Traced:
     """Return the programs of `fn`, one for each tuple of arguments (arrays, or their shapes and types).
 
     With `derivatives` programs differ too where derivatives by the first argument do, up to the fourth: rules that
@@ -130,13 +131,16 @@ def traced(fn: Callable, *calls: tuple, derivatives: bool = False) -> Traced:
     return Traced(tuple(consts for _, consts in found), tuple(program for program, _ in found))
 
 
-def _trace(fn: Callable, args: tuple, derivatives: bool) -> tuple[Program, tuple[Array, ...]]:
-    closed, shape = jax.make_jaxpr(lambda *args: fn(*args), return_shape=True)(*args)  # JAX remembers functions
+def _trace(fn: Callable[..., Any], args: tuple[Any, ...], derivatives: bool) -> tuple[Program, tuple[Array, ...]]:
+    def afresh(*args: PyTree) -> PyTree:  # JAX remembers functions
+        return fn(*args)
+
+    closed, shape = make_jaxpr(afresh, return_shape=True)(*args)
     writer = _Writer()
     writer.program(closed.jaxpr)
     if derivatives and writer.rules:
         try:
-            writer.program(jax.make_jaxpr(_fourth_derivative(fn))(*args).jaxpr)
+            writer.program(make_jaxpr(_fourth_derivative(fn))(*args).jaxpr)
         except Exception:  # whatever JAX raises where a rule has no derivative: equal to no other program
             writer.objects.append(object())
     consts = tuple(c if isinstance(c, jax.Array) else jnp.asarray(np.asarray(c)) for c in closed.consts)
@@ -148,24 +152,31 @@ def _listed(shapes: tuple[tuple[tuple[int, ...], str], ...]) -> str:
     return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in shapes)
 
 
-def _shapes(leaves: list) -> tuple[tuple[tuple[int, ...], str], ...]:
+def _shapes(leaves: list[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple((tuple(x.shape), str(x.dtype)) for x in leaves)
 
 
-def _fourth_derivative(fn: Callable) -> Callable:
+def _fourth_derivative(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return the fourth derivative of a scalar function by its first argument, three times along that itself."""
 
-    def along(f: Callable) -> Callable:
-        return lambda x, *rest: jax.jvp(lambda y: f(y, *rest), (x,), (x,))[1]
+    def value(x: PyTree, *rest: PyTree) -> PyTree:
+        return fn(x, *rest)
 
-    return along(along(along(jax.grad(lambda x, *rest: fn(x, *rest)))))
+    def along(f: Callable[..., Any]) -> Callable[..., Any]:
+        def derivative(x: PyTree, *rest: PyTree) -> PyTree:
+            return jvp(lambda y: f(y, *rest), (x,), (x,))[1]
+
+        return derivative
+
+    return along(along(along(grad(value))))
 
 
 class _Writer:
     """Digests a program: variables by order of appearance, constants by their bytes."""
 
     def __init__(self) -> None:
-        self.digest, self.objects, self.rules = hashlib.sha256(), [], False
+        self.digest, self.rules = hashlib.sha256(), False
+        self.objects: list[Any] = []
 
     def program(self, jaxpr: Any) -> None:
         """Digest a program."""
@@ -196,15 +207,15 @@ class _Writer:
             self.program(inner)
             for c in getattr(x, "consts", ()):
                 self.digest.update(_bytes(c))
-        elif isinstance(x, (np.ndarray, np.generic, jax.Array)):
+        elif isinstance(x, AnyArray):
             self.digest.update(_bytes(x))
-        elif isinstance(x, (_PLAIN, np.dtype, type)):
+        elif isinstance(x, _PLAIN):
             self._add(f"{type(x).__name__} {x!r}")
-        elif isinstance(x, (tuple, list)):
+        elif is_several(x):
             self._add(f"{type(x).__name__} {len(x)}")
             for part in x:
                 self._parameter(part)
-        elif isinstance(x, dict):
+        elif isinstance(x, AnyDict):
             self._parameter([part for key in sorted(x, key=str) for part in (key, x[key])])
         else:
             self._add(f"{type(x).__module__} {type(x).__qualname__}")
@@ -227,7 +238,7 @@ def _by_jax(fn: Any) -> bool:
     if not getattr(fn, "__module__", "").startswith("jax."):
         return False
     held = [cell.cell_contents for cell in getattr(fn, "__closure__", None) or ()]
-    parts = [part for x in held for part in (x if isinstance(x, (tuple, list)) else (x,))]
+    parts = [part for x in held for part in several(x)]
     return all(_by_jax(part) for part in parts if _is_function(part) and not isinstance(part, type))
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Hashable, Iterable
+from types import MethodType
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..support.errors import InputError
+from ..support.typed import AnyArray, PyTree, tree_map
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ class Blocks(eqx.Module):
 
 def is_weight(x: Any) -> bool:
     """Say whether a leaf of the parameters is a floating-point array (or a NumPy number, which is one)."""
-    return isinstance(x, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(x.dtype, jnp.floating)
+    return isinstance(x, AnyArray) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def without(tree: PyTree, held: PyTree) -> PyTree:
@@ -124,14 +125,14 @@ def without(tree: PyTree, held: PyTree) -> PyTree:
     >>> without({"a": 1, "b": 2}, {"a": None, "b": 3})
     {'a': 1, 'b': None}
     """
-    return jax.tree.map(lambda x, h: x if h is None else None, tree, held, is_leaf=lambda x: x is None)
+    return tree_map(lambda x, h: x if h is None else None, tree, held, is_leaf=lambda x: x is None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A bound method that equals that of an equal object: Python compares the objects of bound methods by identity."""
 
-    function: Callable
+    function: Callable[..., Any]
     owner: Any
 
     def __call__(self, *args: PyTree) -> PyTree:
@@ -139,10 +140,11 @@ class Method:
         return self.function(self.owner, *args)
 
 
-def comparable(fn: Callable) -> Callable:
+def comparable(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn`, a bound method as one that equals that of an equal object, so that they share compiled code."""
-    bound = inspect.ismethod(fn) and isinstance(fn.__self__, Hashable) and not isinstance(fn.__self__, eqx.Module)
-    return Method(fn.__func__, fn.__self__) if bound else fn
+    if not isinstance(fn, MethodType) or not isinstance(fn.__self__, Hashable) or isinstance(fn.__self__, eqx.Module):
+        return fn
+    return Method(fn.__func__, fn.__self__)
 
 
 def storable(text: str) -> str:

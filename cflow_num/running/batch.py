@@ -121,5 +121,5 @@ def alike(problems: Sequence[Problem]) -> list[Problem]:
 
 def _same_function(a: Problem, b: Problem) -> bool:
     """Say whether two problems are the same function of weights and data."""
-    here, there = (p.traced()._with(w0=None, _data=None, _others=None) for p in (a, b))
+    here, there = (p.traced().replaced(w0=None, shares=None, others=None) for p in (a, b))
     return bool(eqx.tree_equal(here, there))

@@ -115,7 +115,7 @@ def prepare(
     }
     if any(isinstance(KINDS[name], Closed) for name in everything):
         config["closure_step"] = settings.closure_step
-    functions = {"loss": problem._loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
+    functions = {"loss": problem.loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
     return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs)
 

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
 
 from .errors import InputError
+from .typed import PyTree
 
 AXIS = "examples"  # name of the one axis that devices are laid out along
 DTYPES = ("float32", "float64")
