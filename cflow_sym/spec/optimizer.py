@@ -60,11 +60,11 @@ class OptimizerSpec:
     hyperparameters: tuple[Hyperparameter, ...]
     states: tuple[State, ...] = ()
     title: str = ""
-    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict[sp.Symbol, sp.Expr])
     switches: tuple[Switch, ...] = ()
     assumptions: tuple[str, ...] = ()
     theorems: tuple[str, ...] = ()
-    remarks: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = "derived"
     lookahead: sp.Expr | int = 0
     frozen: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class OptimizerSpec:
             if name not in known:
                 allowed = f"it has {', '.join(known)}" if known else "it has none"
                 raise SpecError(f"{self.name} has no switch {name!r}: {allowed}; drop {name!r} or use one of them.")
-            if not isinstance(value, bool):
+            if type(value) is not bool:
                 raise SpecError(f"switch {name!r} of {self.name} is {value!r}: pass True or False.")
         on = set(self.active_switches) | set(self.active_options)
         on = (on | {n for n, v in flags.items() if v}) - {n for n, v in flags.items() if not v}
@@ -223,9 +223,9 @@ class OptimizerSpec:
         """Derive the flows; see `cflow_sym.derive`."""
         return cflow_sym.derive(self, order=order, **switches)
 
-    def compile(self, **switches: bool) -> ModuleType:
+    def compile(self, order: str = "published", **switches: bool) -> ModuleType:
         """Derive with every optional hyperparameter on and return the generated functions."""
-        return self.with_options().derive(**switches).compile()
+        return self.with_options().derive(order, **switches).compile()
 
     def compile_step(self, **switches: bool) -> ModuleType:
         """Return the optimizer's own step as JAX functions, without any flow; see `codegen.compile_step`."""

@@ -38,7 +38,7 @@ def validate(spec: OptimizerSpec) -> None:
         if state.kind is not None and state.kind not in KINDS:
             fail(f"state {state.name!r} has kind {state.kind!r}; allowed are {', '.join(KINDS)} or None.")
         update = sp.sympify(state.update)
-        if update.is_Symbol and update.name == state.name:
+        if isinstance(update, sp.Symbol) and update.name == state.name:
             fail(f"state {state.name!r} is never updated; give its new value or remove it.")
     for switch in spec.switches:
         for name in switch.definitions:
