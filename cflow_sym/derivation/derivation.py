@@ -8,13 +8,14 @@ differentiation), see `exact.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 import cflow_sym  # for the verbs of later stages, by name
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.derivation.values import same_value
 from cflow_sym.spec.optimizer import OptimizerSpec
 
@@ -36,14 +37,14 @@ class DerivationError(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `quantity` (LaTeX) goes from `before` to `after` by `rule`; `check(before, after)` says if.
+    """One step: its `result`, `quantity` in LaTeX, goes from `before` to `after` by `rule`.
 
-    `why` is a sentence for the reader, `assumption` what the step takes for granted, `source` where it is
-    published. `origin` is where the step must begin, recomputed from the optimizer and earlier steps
-    (`theory/chain.py`).
+    `check(before, after)` says if it does, `why` is a sentence for the reader, `assumption` what the step takes for
+    granted, `source` where it is published. `origin` is where the step must begin, recomputed from the optimizer and
+    earlier steps (`theory/chain.py`).
     """
 
-    key: str
+    result: Result
     section: str
     rule: str
     quantity: str
@@ -54,6 +55,11 @@ class Step:
     assumption: str = ""
     source: str = "derived"
     origin: sp.Expr | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of the result, by which notes and `Derivation` know the step."""
+        return self.result.key
 
     def verify(self) -> Step:
         """Run the check and return the step; raises `StepError` naming the step."""
@@ -100,6 +106,11 @@ class Flow(Mapping[str, sp.Expr]):
         return f"Flow({self._rates})"
 
 
+def of_part(part: Part, steps: Iterable[Step]) -> dict[str, sp.Expr]:
+    """Return the results that belong to one part of the theory, by name; a later one stands for the earlier."""
+    return {s.result.name: s.after for s in steps if s.result.part is part}
+
+
 @dataclass(frozen=True)
 class Derivation:
     """The checked steps for one optimizer, and the results read off them.
@@ -133,9 +144,12 @@ class Derivation:
         cflow_sym.printed_as_meant(self)
         return self
 
-    def _flow(self, prefix: str) -> Flow:
-        found = {s.key.removeprefix(prefix): s.after for s in self.steps if s.key.startswith(prefix)}
-        return Flow({name: e for name, e in found.items() if name not in self.spec.memoryless})
+    def of(self, part: Part) -> dict[str, sp.Expr]:
+        """The results of one part, by name: of the variable, or their own."""
+        return of_part(part, self.steps)
+
+    def _flow(self, part: Part) -> Flow:
+        return Flow({name: e for name, e in self.of(part).items() if name not in self.spec.memoryless})
 
     @property
     def preconditioner(self) -> sp.Expr:
@@ -165,34 +179,32 @@ class Derivation:
     @property
     def centre_flow(self) -> Flow:
         """The rates of weights and normalized averages in the second-order convention, P frozen."""
-        return self._flow("centre_")
+        return self._flow(Part.CENTRE)
 
     @property
     def leapfrog(self) -> Flow:
         """The increments of one leapfrog step of length dt, divided by dt, of weights, averages and slow states."""
-        found = self._flow("leap_")
-        return Flow({name: e for name, e in found.items() if name != "push" and not name.startswith("average_")})
+        return self._flow(Part.LEAP)
 
     @property
     def stationary(self) -> dict[str, sp.Expr]:
         """The values at which slow states stand still, for those that can."""
-        prefix = "stationary_"
-        return {s.key.removeprefix(prefix): s.after for s in self.steps if s.key.startswith(prefix)}
+        return self.of(Part.STATIONARY)
 
     @property
     def stable_flow(self) -> Flow:
         """The rates without oscillation."""
-        return self._flow("stable_")
+        return self._flow(Part.STABLE)
 
     @property
     def ansatz(self) -> Flow:
         """The rates for any covariance, through `gradient_shift` and `gradient_variance`."""
-        return self._flow("ansatz_")
+        return self._flow(Part.ANSATZ)
 
     @property
     def central_flow(self) -> Flow:
         """The rates for one critical eigenvalue, in terms of `sigma_squared`."""
-        return self._flow("central_")
+        return self._flow(Part.CENTRAL)
 
     @property
     def sigma_squared(self) -> sp.Expr:
@@ -207,27 +219,27 @@ class Derivation:
     @property
     def reduced_flow(self) -> Flow:
         """The central flow over w alone at the edge (empty where P has one entry for each weight)."""
-        return self._flow("reduced_")
+        return self._flow(Part.REDUCED)
 
     @property
     def ablated_flow(self) -> Flow:
         """The reduced flow without the oscillation's shift of the gradient."""
-        return self._flow("ablated_")
+        return self._flow(Part.ABLATED)
 
     @property
     def predictions(self) -> Flow:
         """Time averages: loss, squared gradient per coordinate, squared gradient norm."""
-        return self._flow("predicted_")
+        return self._flow(Part.PREDICTED)
 
     @property
     def remainders(self) -> Flow:
         """The terms that the flow drops, by name."""
-        return self._flow("remainder_")
+        return self._flow(Part.REMAINDER)
 
     @property
     def theorems(self) -> Flow:
         """What is proved of the results, by name."""
-        return self._flow("theorem_")
+        return self._flow(Part.THEOREM)
 
     @property
     def assumptions(self) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import mpmath
 import sympy as sp
-from sympy.core.intfunc import integer_nthroot
 
 DIGITS = 120
 Number = Fraction | mpmath.mpf
@@ -36,9 +35,9 @@ def evaluate(expr: sp.Expr, leaf: Callable[[sp.Expr], Any], known: dict[sp.Expr,
     """
     if expr in known:
         return known[expr]
-    if expr.is_Rational:
+    if isinstance(expr, sp.Rational):
         value: Number = Fraction(expr.p, expr.q)
-    elif expr.is_Float:
+    elif isinstance(expr, sp.Float):
         value = _float(expr)
     elif expr.is_Add:
         value = _sum([evaluate(e, leaf, known) for e in expr.args])
@@ -46,7 +45,7 @@ def evaluate(expr: sp.Expr, leaf: Callable[[sp.Expr], Any], known: dict[sp.Expr,
         value = Fraction(1)
         for e in expr.args:
             value = value * evaluate(e, leaf, known)
-    elif expr.is_Pow:
+    elif isinstance(expr, sp.Pow):
         value = _power(evaluate(expr.base, leaf, known), evaluate(expr.exp, leaf, known))
     elif isinstance(expr, sp.log):
         value = _log(evaluate(expr.args[0], leaf, known))
@@ -71,9 +70,9 @@ def number(value: Any) -> Number:
     if isinstance(value, Fraction | mpmath.mpf):
         return value
     value = sp.sympify(value)
-    if value.is_Rational:
+    if isinstance(value, sp.Rational):
         return Fraction(value.p, value.q)
-    if value.is_Float:
+    if isinstance(value, sp.Float):
         return _float(value)
     raise Unknown(value)
 
@@ -90,7 +89,7 @@ def as_sympy(value: Number) -> sp.Expr:
 
 
 def _float(value: sp.Float) -> Number:
-    return mpmath.make_mpf(value._mpf_) if value else Fraction(0)
+    return mpmath.mpmathify(value) if value else Fraction(0)
 
 
 def _sum(terms: list[Number]) -> Number:
@@ -131,9 +130,9 @@ def _power(base: Number, exponent: Number) -> Number:
 
 def _root(base: Fraction, n: int) -> Fraction | None:
     """Return the exact root, where there is one."""
-    roots = []
+    roots: list[int] = []
     for part in (base.numerator, base.denominator):
-        root = isqrt(part) if n == 2 else integer_nthroot(part, n)[0]
+        root = isqrt(part) if n == 2 else sp.integer_nthroot(part, n)[0]
         if root**n != part:
             return None
         roots.append(root)

@@ -8,7 +8,7 @@ gradient at a displaced point is computed from the polynomial, never from an exp
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -37,13 +37,15 @@ from cflow_sym.spec.parts import Hyperparameter
 
 STEP = sp.Rational(1, 10**20)  # of the finite differences below: exact arithmetic allows it
 Vector = tuple[sp.Expr, ...]
+Value = sp.Expr | Vector
+Known = dict[int, dict[sp.Expr, Number]]  # values found at each coordinate
 
 
 _SALT: ContextVar[str] = ContextVar("salt", default="")
 
 
 @contextmanager
-def other_points(salt: int) -> Iterator[None]:
+def other_points(salt: int) -> Generator[None, None, None]:
     """Within the block all checks draw other random points and losses than they usually do.
 
     >>> with other_points(1):
@@ -81,7 +83,7 @@ def unit_vector(rng: random.Random, n: int) -> Vector:
     return (*(2 * a / (1 + square) for a in y), (1 - square) / (1 + square))
 
 
-def is_zero(value: Any, scale: Any = 1) -> bool:
+def is_zero(value: Value, scale: sp.Expr | float = 1) -> bool:
     """Say whether a value (or every entry of a vector) vanishes, relative to `scale`."""
     if isinstance(value, tuple):
         return all(is_zero(v, scale) for v in value)
@@ -93,16 +95,17 @@ def is_zero(value: Any, scale: Any = 1) -> bool:
     return bool(abs(sp.N(value, DIGITS)) < sp.Float(10, DIGITS) ** -25 * abs(sp.N(scale, DIGITS)))
 
 
-def agree(a: Any, b: Any) -> bool:
+def agree(a: Value, b: Value) -> bool:
     """Say whether two values or vectors agree, to rounding in `DIGITS` digits where they are not rational."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return all(agree(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, tuple) or isinstance(b, tuple):
-        a, b = (v if isinstance(v, tuple) else None for v in (a, b))
-        return a is not None and b is not None and all(agree(x, y) for x, y in zip(a, b, strict=True))
+        return False
     a, b = sp.sympify(a), sp.sympify(b)
     return is_zero(a - b, sp.Integer(1) if a == 0 else abs(a))
 
 
-def _entry(value: Any, i: int) -> Any:
+def _entry(value: Value, i: int) -> sp.Expr:
     return value[i] if isinstance(value, tuple) else value
 
 
@@ -113,10 +116,10 @@ class Point:
     `blocks` holds the number of the block that each coordinate belongs to (all in one by default).
     """
 
-    values: dict[sp.Symbol, Any]
+    values: dict[sp.Expr, Value]
     dimension: int
     blocks: tuple[int, ...] = ()
-    _known: dict[int, dict[sp.Expr, Number]] = field(default_factory=dict, repr=False, compare=False)
+    _known: Known = field(default_factory=Known, repr=False, compare=False)
 
     def __call__(self, expr: sp.Expr) -> Any:
         """Return the value: a number, or a tuple where the expression is elementwise."""
@@ -146,7 +149,7 @@ class Point:
             return _entry(self.values[e], i)
         raise Unknown(e)
 
-    def _frozen(self, e: Frozen) -> Any:
+    def _frozen(self, e: Frozen) -> Value | None:
         still = dict.fromkeys((symbols.gradient_variance, symbols.held_variance), sp.Integer(0))
         return self.values.get(e, self.values.get(e.xreplace(still)))  # held fixed whatever point and variance
 
@@ -161,7 +164,7 @@ class Point:
             expr = expr.xreplace(inner)
         used = expr.atoms(sp.Symbol)
         values = {s: _entry(v, i) for s, v in self.values.items() if s in used}
-        long = any(v.is_Float or (v.is_Rational and max(abs(v.p), v.q) > 10**9) for v in values.values())
+        long = any(v.is_Float or (isinstance(v, sp.Rational) and max(abs(v.p), v.q) > 10**9) for v in values.values())
         if long and (expr.has(sp.log) or any(not p.exp.is_Integer for p in expr.atoms(sp.Pow))):
             return expr.evalf(DIGITS, subs=values)  # exact roots of long numbers would be factored
         result = expr.xreplace(values)
@@ -180,10 +183,10 @@ class Point:
 
     def vector(self, expr: sp.Expr) -> Vector:
         """Return the value as a vector, a scalar repeated."""
-        value = self(expr)
+        value: Value = self(expr)
         return value if isinstance(value, tuple) else (value,) * self.dimension
 
-    def with_values(self, values: dict[sp.Symbol, Any]) -> Point:
+    def with_values(self, values: Mapping[Any, Value]) -> Point:
         """Return a point with some values replaced."""
         return replace(self, values={**self.values, **values}, _known={})
 
@@ -202,7 +205,7 @@ def random_point(spec: OptimizerSpec, seed: int, dimension: int = 2) -> Point:
     time average of the gradient differs from the gradient: see `on_average` for where it must not.
     """
     rng = source(f"{spec.name}-{seed}")
-    values: dict[sp.Symbol, Any] = {h.symbol: draw_hyperparameter(h, rng) for h in spec.active_hyperparameters}
+    values: dict[sp.Expr, Value] = {h.symbol: draw_hyperparameter(h, rng) for h in spec.active_hyperparameters}
     values[symbols.t] = sp.Integer(rng.randint(2, 9))
     blocks = (0,) * dimension
     if "blockwise" in spec.kinds.values():
@@ -283,7 +286,7 @@ class LocalModel:
     def hessian(self, w: Sequence[Any]) -> sp.Matrix:
         """Return the Hessian at w."""
         n = self.dimension
-        return sp.Matrix(n, n, lambda i, j: self.loss.diff(i).diff(j)(w))
+        return sp.Matrix([[self.loss.diff(i).diff(j)(w) for j in range(n)] for i in range(n)])
 
     def derivative(self, *along: Vector) -> Vector:
         """Return D^m g[v_1, ..., v_m] at w = 0."""
@@ -368,9 +371,9 @@ def second_order(model: LocalModel, displacements: Sequence[Vector], f: Callable
     """Return the coefficient of the squared amplitude in the average of f(gradient), up to O(STEP**2)."""
     small = [scale(STEP, delta) for delta in displacements]
     change = two_point_average(model, small, f), f(model.gradient((0,) * model.dimension))
-    if isinstance(change[0], tuple):
-        return scale(1 / STEP**2, add(change[0], scale(-1, change[1])))
-    return (change[0] - change[1]) / STEP**2
+    if isinstance(change[0], sp.Expr):
+        return (change[0] - change[1]) / STEP**2
+    return scale(1 / STEP**2, add(change[0], scale(-1, change[1])))
 
 
 def moments(model: LocalModel, displacements: Sequence[Vector]) -> dict[sp.Symbol, Vector]:

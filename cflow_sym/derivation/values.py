@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sympy as sp
 
-from cflow_sym.derivation.exact import Point, agree, draw, source, unit_vector
+from cflow_sym.derivation.exact import Point, Value, agree, draw, source, unit_vector
 from cflow_sym.notation import BlockCoordinate, Coordinate, expand_names, symbols
 
 POINTS = 2
@@ -32,7 +30,7 @@ def _values(seed: int, *expressions: sp.Expr) -> Point:
     """Draw a value for every symbol: squares, so that roots of states stay rational."""
     rng = source(f"values-{seed}")
     names = {a for e in expressions for a in expand_names(e).atoms(sp.Symbol)}
-    values: dict[sp.Symbol, Any] = {}
+    values: dict[sp.Expr, Value] = {}
     for i, symbol in enumerate(sorted(names, key=str)):
         apart = sp.Rational(i, 997)  # no two symbols are equal, which could be a pole
         draws = tuple((draw(rng, 0.2, 0.9) + apart / 10) ** 2 for _ in BLOCKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from typing import NamedTuple
 
 import sympy as sp
 
@@ -10,22 +11,30 @@ from cflow_sym.algebra import in_factors
 from cflow_sym.notation import BlockTotal, Total, contract, drop_sums, expand_names, is_elementwise, symbols
 
 
+class Uncoupled(NamedTuple):
+    """Coupled decay rho, decoupled decay, step and updates of the states; g is the gradient of loss + rho/2 |w|^2."""
+
+    penalty: sp.Expr
+    decay: sp.Expr
+    step: sp.Expr
+    updates: dict[str, sp.Expr]
+
+
 def split_decay(
     step: sp.Expr, updates: Mapping[str, sp.Expr], constants: Set[sp.Symbol], scheduled: Set[sp.Symbol]
-) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]] | None:
-    """Return (coupled decay rho, decoupled decay, step, updates), or None where the weights enter otherwise.
+) -> Uncoupled | None:
+    """Take the decay out of step and updates; None where the weights enter otherwise.
 
-    In step and updates, g is then the gradient of the loss plus rho/2 |w|^2. `constants` and `scheduled` are the
-    symbols of hyperparameters that do not and that do depend on time.
+    `constants` and `scheduled` are the symbols of hyperparameters that do not and that do depend on time.
 
     >>> g, w, eta, rho = symbols.g, symbols.w, symbols.eta, symbols.rho
     >>> split_decay(-eta * (g + rho * w), {}, {eta, rho}, set())
-    (0, eta*rho, -g*eta - w*eta*rho, {})
+    Uncoupled(penalty=0, decay=eta*rho, step=-g*eta - w*eta*rho, updates={})
     """
     g, w, zero = symbols.g, symbols.w, sp.Integer(0)
     everything = (step, *updates.values())
     if not any(e.has(w) for e in everything):
-        return zero, zero, contract(step), {n: contract(e) for n, e in updates.items()}
+        return Uncoupled(zero, zero, contract(step), {n: contract(e) for n, e in updates.items()})
 
     def ratio(expr: sp.Expr) -> sp.Expr:
         plain = drop_sums(expand_names(expr))
@@ -47,7 +56,7 @@ def split_decay(
             continue
         slope = moved.diff(g)
         affine = not slope.has(g, w) and sp.expand(moved.xreplace({g: zero, w: zero})) == 0
-        return rho, decay, contract(slope * g - decay * w) if affine else contract(moved), states
+        return Uncoupled(rho, decay, contract(slope * g - decay * w if affine else moved), states)
     return None
 
 

@@ -78,20 +78,21 @@ def _decays(spec: OptimizerSpec) -> list[sp.Rational]:
     """Return the numbers below 1 that are raised to a power of the count."""
     exprs = [spec.update, *(s.update for s in spec.states), *_definitions(spec)]
     found = {_decay(p) for e in exprs for p in exact_numbers(sp.sympify(e)).atoms(sp.Pow)}
-    return sorted(found - {None})
+    return sorted(q for q in found if q is not None)
 
 
 def _decay(p: sp.Pow) -> sp.Rational | None:
     """Return the number below 1 whose power this is, None for other powers: (1/2)**t reads 2**(-t)."""
-    if not (p.base.is_Rational and p.exp.has(_s.t) and p.base > 0 and p.base != 1):
+    q = p.base
+    if not (isinstance(q, sp.Rational) and p.exp.has(_s.t) and q > 0 and q != 1):
         return None
-    return p.base if p.base < 1 else 1 / p.base
+    return q if q < 1 else 1 / q
 
 
 def _epsilons(step: sp.Expr, states: Collection[str]) -> list[sp.Rational]:
     """Return the small numbers that the step adds to a function of a state."""
     sums = [e for e in step.atoms(sp.Add) if {x.name for x in e.atoms(sp.Symbol)} & set(states)]
-    return sorted({x for e in sums for x in e.args if x.is_Rational and 0 < x < SMALL})
+    return sorted({x for e in sums for x in e.args if isinstance(x, sp.Rational) and 0 < x < SMALL})
 
 
 def _names(
@@ -101,7 +102,7 @@ def _names(
     taken = {x for h in spec.hyperparameters for x in (h.name, h.symbol.name)}
     taken |= {s.name for s in spec.states} | {x.name for x in _all_symbols(spec)}
     known = {row.name: row.symbol() for row in TABLE}
-    found = {}
+    found: dict[sp.Rational, sp.Symbol] = {}
     for q in (*decays, *(x for x in epsilons if x not in decays)):
         kinds = {spec.kinds[s.name] for s in spec.states if _own_decay(s) == q}
         first = "beta1" if "filtered" in kinds else "beta2" if kinds and not spec.memoryless else "decay"
@@ -117,18 +118,18 @@ def _all_symbols(spec: OptimizerSpec) -> set[sp.Symbol]:
     return {x for e in exprs for x in sp.sympify(e).atoms(sp.Symbol)}
 
 
-def _own_decay(state: State) -> sp.Expr | None:
+def _own_decay(state: State) -> sp.Rational | None:
     """Return the number by which a state's update multiplies its old value, if it is one."""
     update = exact_numbers(sp.sympify(state.update))
     own = next((x for x in update.atoms(sp.Symbol) if x.name == state.name), None)
     slope = None if own is None or update.has(sp.Max, sp.Min, sp.Piecewise) else update.diff(own)
-    return slope if slope is not None and slope.is_Rational else None
+    return slope if isinstance(slope, sp.Rational) else None
 
 
 def _named_state(state: State, names: Mapping[sp.Rational, sp.Symbol]) -> State:
     """Return a state whose average is written with its decay, b m + (1 - b) g."""
     update, q = exact_numbers(sp.sympify(state.update)), _own_decay(state)
-    if q not in names:
+    if q is None or q not in names:
         return replace(state, update=_named(update, names, names))
     old = next(x for x in update.atoms(sp.Symbol) if x.name == state.name)
     seen = update.xreplace({old: sp.Integer(0)})
@@ -143,20 +144,20 @@ def _with_complements(names: Mapping[sp.Rational, sp.Symbol], of: Iterable[sp.Ra
 
 
 def _named(
-    expr: sp.Basic,
+    expr: sp.Expr,
     names: Mapping[sp.Rational, sp.Symbol],
     numbers: Mapping[sp.Rational, sp.Expr],
     of_gradient: Mapping[sp.Rational, sp.Expr] | None = None,
-) -> sp.Basic:
+) -> sp.Expr:
     """Write decays by their names: in powers of the count, and as factors and terms; exponents stay.
 
     In terms with the gradient the names of numbers are those in `of_gradient`, where it is given.
     """
-    if expr.is_Rational:
+    if isinstance(expr, sp.Rational):
         return numbers.get(expr, -numbers[-expr] if -expr in numbers else expr)
     if isinstance(expr, sp.Pow):
         q = _decay(expr)
-        if q in names:
+        if q is not None and q in names:
             return names[q] ** (expr.exp if q == expr.base else -expr.exp)
         return _named(expr.base, names, numbers, of_gradient) ** expr.exp
     if isinstance(expr, sp.Add) and of_gradient is not None:

@@ -20,23 +20,10 @@ from typing import TYPE_CHECKING, Any
 import sympy as sp
 
 import cflow_sym  # for the verbs of later stages, by name
-from cflow_sym.algebra import before_update, exact_numbers
 from cflow_sym.interface import Reference
-from cflow_sym.notation import (
-    NEW,
-    OLD,
-    SCHEDULE,
-    Frozen,
-    contract,
-    drop_sums,
-    is_blockwise,
-    is_elementwise,
-    state_symbol,
-    symbols,
-)
-from cflow_sym.spec.decay import split_decay
+from cflow_sym.notation import SCHEDULE
 from cflow_sym.spec.parts import Hyperparameter, SpecError, State, Switch
-from cflow_sym.spec.signs import freeze_signs
+from cflow_sym.spec.resolved import Resolved
 from cflow_sym.spec.validation import validate
 
 if TYPE_CHECKING:
@@ -73,11 +60,11 @@ class OptimizerSpec:
     hyperparameters: tuple[Hyperparameter, ...]
     states: tuple[State, ...] = ()
     title: str = ""
-    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    definitions: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict[sp.Symbol, sp.Expr])
     switches: tuple[Switch, ...] = ()
     assumptions: tuple[str, ...] = ()
     theorems: tuple[str, ...] = ()
-    remarks: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = "derived"
     lookahead: sp.Expr | int = 0
     frozen: tuple[str, ...] = ()
@@ -87,7 +74,7 @@ class OptimizerSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
-        validate(self, lambda message: _fail(self, message))
+        validate(self)
 
     # Configuration
 
@@ -109,7 +96,7 @@ class OptimizerSpec:
             if name not in known:
                 allowed = f"it has {', '.join(known)}" if known else "it has none"
                 raise SpecError(f"{self.name} has no switch {name!r}: {allowed}; drop {name!r} or use one of them.")
-            if not isinstance(value, bool):
+            if type(value) is not bool:
                 raise SpecError(f"switch {name!r} of {self.name} is {value!r}: pass True or False.")
         on = set(self.active_switches) | set(self.active_options)
         on = (on | {n for n, v in flags.items() if v}) - {n for n, v in flags.items() if not v}
@@ -147,158 +134,88 @@ class OptimizerSpec:
         """The name of the generated module: the optimizer's and its active switches'."""
         return "_".join((self.name, *self.active_switches))
 
-    # Resolved expressions: switches, options and kinds of states applied
+    # What follows from the data
 
     @cached_property
-    def kinds(self) -> dict[str, str]:
-        """The kind of every state, by name."""
-        kinds = {s.name: s.kind for s in self.states if s.kind}
-        for state in self.states:
-            if state.name not in kinds:
-                kinds[state.name] = self._infer(state, kinds)
-        return {s.name: kinds[s.name] for s in self.states}
-
-    def _infer(self, state: State, kinds: Mapping[str, str]) -> str:
-        known = {n: k for n, k in kinds.items() if n != state.name}
-        update = self._written(state.update, {**known, state.name: "scalar"})
-        if not is_elementwise(update):
-            return "scalar"
-        if is_blockwise(update):
-            return "blockwise"
-        variables = (symbols.g, symbols.w, state_symbol(state.name))
-        if drop_sums(update) != update or not update.has(symbols.g):
-            return "elementwise"
-        slopes = [update.diff(x) for x in variables]
-        constant = not any(is_elementwise(s) or s.has(variables[-1]) for s in slopes)
-        origin = update.xreplace(dict.fromkeys(variables, sp.Integer(0)))
-        return "filtered" if constant and sp.expand(origin) == 0 else "elementwise"
-
-    @cached_property
-    def all_symbols(self) -> dict[str, sp.Symbol]:
-        """The symbol of every state, by name, without the counter."""
-        return {n: state_symbol(n, k) for n, k in self.kinds.items()}
-
-    @property
-    def state_symbols(self) -> dict[str, sp.Symbol]:
-        """The symbol of every slow state, by name, without the counter."""
-        return {n: s for n, s in self.all_symbols.items() if self.kinds[n] != "filtered"}
-
-    def new(self, name: str) -> sp.Symbol:
-        """Return the symbol under which later updates read the new value of a state."""
-        return state_symbol(name + NEW, self.kinds[name])
-
-    def _written(self, expr: sp.Expr | float, kinds: Mapping[str, str]) -> sp.Expr:
-        """Apply definitions, switches and options; give the states the symbols of their kinds."""
+    def resolved(self) -> Resolved:
+        """The formulas with definitions, switches and options applied; the properties below read it."""
         definitions = dict(self.definitions)
         for switch in self.switches:
             if switch.name in self.active_switches:
                 definitions.update(switch.definitions)
-        result = sp.sympify(expr)
-        for name, meaning in reversed(list(definitions.items())):
-            result = result.xreplace({name: sp.sympify(meaning)})
-        off = {h.symbol: sp.nsimplify(h.off) for h in self.hyperparameters if h not in self.active_hyperparameters}
-        result = exact_numbers(result.subs(off) if off else result)
-        ends = ("", NEW, OLD)
-        return _by_name(result, {n + end: state_symbol(n + end, k) for n, k in kinds.items() for end in ends})
+        active = self.active_hyperparameters
+        off = {h.symbol: h.off for h in self.hyperparameters if h not in active and h.off is not None}
+        constants = frozenset(h.symbol for h in active) - set(self.scheduled)
+        return Resolved(
+            self.name, self.update, self.states, self.lookahead, definitions, off, constants, frozenset(self.scheduled)
+        )
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every state, by name."""
+        return self.resolved.kinds
+
+    @property
+    def all_symbols(self) -> dict[str, sp.Symbol]:
+        """The symbol of every state, by name, without the counter."""
+        return self.resolved.all_symbols
+
+    @property
+    def state_symbols(self) -> dict[str, sp.Symbol]:
+        """The symbol of every slow state, by name, without the counter."""
+        return self.resolved.state_symbols
+
+    def new(self, name: str) -> sp.Symbol:
+        """Return the symbol under which later updates read the new value of a state."""
+        return self.resolved.new(name)
 
     def written(self, expr: sp.Expr | float) -> sp.Expr:
         """Apply definitions, switches, options and kinds of states; signs stay as they are written."""
-        return self._written(expr, self.kinds)
+        return self.resolved.written(expr)
 
     def resolve(self, expr: sp.Expr | float) -> sp.Expr:
         """Apply definitions, switches, options, kinds of states and frozen signs to an expression of the spec."""
-        return contract(self._frozen(self.written(expr)))
-
-    def _frozen(self, expr: sp.Expr) -> sp.Expr:
-        passing = {symbols.g: sp.Integer(0)}
-        for name, symbol in self.all_symbols.items():
-            if self.kinds[name] == "filtered":
-                zero = sp.Integer(0)
-                passing |= {symbol: zero, self.new(name): zero, state_symbol(name + OLD, "filtered"): zero}
-        return freeze_signs(expr, passing, lambda what: _fail(self, what))
-
-    @property
-    def update_at_gradient(self) -> sp.Expr:
-        """The step of the point at which the gradient is evaluated: `update` itself without look-ahead."""
-        ahead, updates = sp.sympify(self.lookahead), {s.name: s.update for s in self.states}
-        read = {x: before_update(x, updates[x.name]) for x in ahead.atoms(sp.Symbol) if x.name in updates}
-        if None in read.values():
-            _fail(self, f"lookahead = {ahead} reads a state that forgets its past; look ahead along an average.")
-        here = sp.expand(ahead.xreplace(read))
-        return sp.expand(self.update.subs(symbols.w, symbols.w - here) + ahead - here) if read else self.update
-
-    @cached_property
-    def _uncoupled(self) -> tuple[sp.Expr, sp.Expr, sp.Expr, dict[str, sp.Expr]]:
-        """The coupled decay, the decoupled one, the step and the updates of states in terms of g + rho w."""
-        step = self._frozen(self.written(self.update_at_gradient))
-        updates = {s.name: self._frozen(self.written(s.update)) for s in self.states}
-        scheduled = set(self.scheduled)
-        constants = {h.symbol for h in self.active_hyperparameters} - scheduled
-        found = split_decay(step, updates, constants, scheduled)
-        if found is None:
-            written = {self.update: step} | {s.update: updates[s.name] for s in self.states}
-            place = next(e for e, expr in written.items() if expr.has(symbols.w))
-            _fail(
-                self,
-                f"{place} depends on the weights w in a way that no flow is derived for; supported are coupled "
-                "decay, g + rho*w wherever the gradient stands, and decoupled decay, - d*w in the update, with "
-                "constant rho and d.",
-            )
-        return found
+        return self.resolved.resolve(expr)
 
     @property
     def penalty(self) -> sp.Expr:
         """The coefficient rho of coupled decay: the optimizer sees the gradient of the loss plus rho/2 |w|^2."""
-        return self._uncoupled[0]
+        return self.resolved.uncoupled.penalty
 
     @property
     def decay(self) -> sp.Expr:
         """Decoupled decay: the share of the weights that every step takes away."""
-        return self._uncoupled[1]
+        return self.resolved.uncoupled.decay
 
     @property
     def weight_update(self) -> sp.Expr:
         """w' - w, in terms of the updated states; with coupled decay g is the gradient of the penalized loss."""
-        return self._uncoupled[2]
-
-    @property
-    def uncoupled_updates(self) -> dict[str, sp.Expr]:
-        """The updates of the states by name, in terms of the gradient of the penalized loss."""
-        return self._uncoupled[3]
+        return self.resolved.uncoupled.step
 
     @property
     def sequential_updates(self) -> dict[sp.Symbol, sp.Expr]:
         """The new value of every state, in order, in terms of old values and of new ones of states before it."""
-        return {self.all_symbols[n]: e for n, e in self._uncoupled[3].items()}
+        return self.resolved.sequential_updates
 
-    @cached_property
+    @property
     def state_updates(self) -> dict[sp.Symbol, sp.Expr]:
         """The new value of every slow state in terms of old ones; the counter (last) is new in others."""
-        found: dict[sp.Symbol, sp.Expr] = {}
-        updated: dict[sp.Symbol, sp.Expr] = {}
-        for symbol, expr in self.sequential_updates.items():
-            found[symbol] = contract(expr.xreplace(updated))
-            updated[self.new(symbol.name)] = found[symbol]
-        slow = {s: e for s, e in found.items() if self.kinds[s.name] != "filtered"}
-        return {**slow, symbols.t: symbols.t + 1}
+        return self.resolved.state_updates
 
     @property
     def memoryless(self) -> tuple[str, ...]:
         """The slow states whose new value depends on no old one."""
-        old = set(self.all_symbols.values())
-        return tuple(s.name for s, e in self.state_updates.items() if s != symbols.t and not old & e.atoms(sp.Symbol))
+        return self.resolved.memoryless
 
     @property
     def slow_states(self) -> dict[str, str]:
         """Name and kind of every slow state, the counter included."""
-        return {**{n: k for n, k in self.kinds.items() if k != "filtered"}, "t": "counter"}
+        return self.resolved.slow_states
 
     @property
     def frozen_signs(self) -> tuple[sp.Expr, ...]:
         """The quantities whose signs the derivation takes for constant."""
-        exprs = (self.weight_update, *self.state_updates.values())
-        found = {a.args[0] for e in exprs for a in e.atoms(Frozen)}
-        return tuple(sorted(found, key=str))
+        return self.resolved.frozen_signs
 
     # Verbs
 
@@ -306,19 +223,10 @@ class OptimizerSpec:
         """Derive the flows; see `cflow_sym.derive`."""
         return cflow_sym.derive(self, order=order, **switches)
 
-    def compile(self, **switches: bool) -> ModuleType:
+    def compile(self, order: str = "published", **switches: bool) -> ModuleType:
         """Derive with every optional hyperparameter on and return the generated functions."""
-        return self.with_options().derive(**switches).compile()
+        return self.with_options().derive(order, **switches).compile()
 
     def compile_step(self, **switches: bool) -> ModuleType:
         """Return the optimizer's own step as JAX functions, without any flow; see `codegen.compile_step`."""
         return cflow_sym.compile_step(self.configure(**switches))
-
-
-def _by_name(expr: sp.Expr, replacement: Mapping[str, sp.Symbol]) -> sp.Expr:
-    """Replace symbols by name whatever their assumptions: a user's own `Symbol("nu")` is understood."""
-    return sp.sympify(expr).xreplace({s: replacement[s.name] for s in expr.atoms(sp.Symbol) if s.name in replacement})
-
-
-def _fail(spec: OptimizerSpec, message: str) -> Any:
-    raise SpecError(f"optimizer {spec.name!r}: {message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, NoReturn
 
 import sympy as sp
 
@@ -12,7 +12,7 @@ from cflow_sym.algebra import simplified
 from cflow_sym.notation import Frozen, drop_sums, expand_names
 
 
-def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], Any]) -> sp.Expr:
+def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Callable[[str], NoReturn]) -> sp.Expr:
     """Write sign, abs, max, min and case distinctions with signs that stay while `passing` goes through zero.
 
     `fail` is called with a sentence where such a sign changes there.
@@ -38,8 +38,18 @@ def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Call
     def larger(a: sp.Expr, b: sp.Expr, what: sp.Expr, direction: int) -> sp.Expr:
         return (a + b + direction * sign_of(a - b, what) * (a - b)) / 2
 
-    def cases(e: Any) -> sp.Expr:
-        result = e.args[-1].expr
+    def largest(*a: sp.Expr) -> sp.Expr:
+        return reduce(lambda x, y: larger(x, y, sp.Max(*a), 1), a)
+
+    def smallest(*a: sp.Expr) -> sp.Expr:
+        return reduce(lambda x, y: larger(x, y, sp.Min(*a), -1), a)
+
+    def step(a: sp.Expr, *_: sp.Expr) -> sp.Expr:
+        return (1 + sign_of(a, sp.Heaviside(a))) / 2
+
+    def cases(*a: Any) -> sp.Expr:
+        e: Any = sp.Piecewise(*a, evaluate=False)
+        result: sp.Expr = e.args[-1].expr
         for value, condition in reversed(e.args[:-1]):
             if not isinstance(condition, sp.core.relational.Relational):
                 fail(f"the condition {condition} is not a comparison; write it as one.")
@@ -51,16 +61,14 @@ def freeze_signs(expr: sp.Expr, passing: Mapping[sp.Symbol, sp.Expr], fail: Call
 
     for product in sorted(expr.atoms(sp.Mul), key=str):
         for inside in (f.args[0] for f in product.args if isinstance(f, sp.Abs)):
-            powers = [f.exp for f in product.args if f.is_Pow and f.base == inside]
+            powers = [f.exp for f in product.args if isinstance(f, sp.Pow) and f.base == inside]
             at_zero = drop_sums(expand_names(inside)).xreplace(dict(passing))
             if powers and powers[0].is_number and powers[0] >= 2 and simplified(at_zero) == 0:
                 fail(
                     f"|{inside}|**{powers[0] + 1} is twice differentiable where the gradient passes through 0, but "
                     "formulas are derived for even powers of the gradient only: use an even power."
                 )
-    expr = expr.replace(sp.Piecewise, lambda *a: cases(sp.Piecewise(*a, evaluate=False)))
-    expr = expr.replace(sp.Max, lambda *a: reduce(lambda x, y: larger(x, y, sp.Max(*a), 1), a))
-    expr = expr.replace(sp.Min, lambda *a: reduce(lambda x, y: larger(x, y, sp.Min(*a), -1), a))
-    expr = expr.replace(sp.Heaviside, lambda a, *_: (1 + sign_of(a, sp.Heaviside(a))) / 2)
+    for kind, written in ((sp.Piecewise, cases), (sp.Max, largest), (sp.Min, smallest), (sp.Heaviside, step)):
+        expr = expr.replace(kind, written)
     expr = expr.replace(sp.Abs, lambda a: sign_of(a, sp.Abs(a)) * a)
     return expr.replace(sp.sign, lambda a: sign_of(a, sp.sign(a)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
 RESERVED = ("t", "w", "g", "g_mean", "dt", "z", "c", SCHEDULE)
 
 
-def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
-    """Call `fail` with a sentence where a spec cannot be derived whatever its formulas say."""
+def validate(spec: OptimizerSpec) -> None:
+    """Raise a `SpecError` with one sentence where a spec cannot be derived."""
+    resolved, fail = spec.resolved, spec.resolved.fail
     if not spec.name.isidentifier():
         fail("the name is not a Python identifier; use letters, digits and underscores, like 'scalar_rmsprop'.")
     names = [h.name for h in spec.hyperparameters] + [s.name for s in spec.states] + [s.name for s in spec.switches]
@@ -38,7 +38,7 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
         if state.kind is not None and state.kind not in KINDS:
             fail(f"state {state.name!r} has kind {state.kind!r}; allowed are {', '.join(KINDS)} or None.")
         update = sp.sympify(state.update)
-        if update.is_Symbol and update.name == state.name:
+        if isinstance(update, sp.Symbol) and update.name == state.name:
             fail(f"state {state.name!r} is never updated; give its new value or remove it.")
     for switch in spec.switches:
         for name in switch.definitions:
@@ -51,7 +51,7 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
         before = {s.name + NEW for s in spec.states[:i]}
         places.append((f"the update of {state.name}", state.update, seen | before))
     for place, expr, allowed in places:
-        written = spec.written(expr)
+        written = resolved.written(expr)
         unknown = sorted({s.name for s in free_symbols(written)} - allowed)
         if unknown:
             fail(
@@ -60,23 +60,24 @@ def validate(spec: OptimizerSpec, fail: Callable[[str], Any]) -> None:
             )
     ahead = sp.sympify(spec.lookahead)
     read = {s.name for s in ahead.atoms(sp.Symbol)}
-    averages = {s.name for s in spec.states if spec.kinds[s.name] == "filtered"}
+    averages = {s.name for s in spec.states if resolved.kinds[s.name] == "filtered"}
     if ahead != 0 and not (read & averages and read <= averages | declared):
         fail(f"lookahead = {ahead} must be made of averages of the gradient and hyperparameters; check its names.")
+    step, updates = resolved.uncoupled.step, resolved.uncoupled.updates
     follows = {"g"}
-    for name, expr in spec.uncoupled_updates.items():
-        if {s.name for s in free_symbols(expr)} & follows and spec.kinds[name] == "filtered":
+    for name, expr in updates.items():
+        if {s.name for s in free_symbols(expr)} & follows and resolved.kinds[name] == "filtered":
             follows |= {name, name + NEW, name + OLD}
-    read = {s.name for s in free_symbols(spec.weight_update)}
-    through = [n for n, e in spec.uncoupled_updates.items() if n in read and _odd(expand_names(e))]
+    read = {s.name for s in free_symbols(step)}
+    through = [n for n, e in updates.items() if n in read and _odd(expand_names(e))]
     if not read & follows and through:
         fail(
-            f"the update {spec.weight_update} follows the gradient only through {through[0]}, which is not an "
+            f"the update {step} follows the gradient only through {through[0]}, which is not an "
             "average of the gradient itself: what is preconditioned before it is averaged is outside the form that "
             "flows are derived for; average the gradient, then divide."
         )
     if not read & follows:
-        fail(f"the update {spec.weight_update} does not depend on the gradient g; a step must follow the gradient.")
+        fail(f"the update {step} does not depend on the gradient g; a step must follow the gradient.")
 
 
 def _odd(expr: sp.Expr) -> bool:

@@ -22,6 +22,7 @@ from cflow_sym.derivation.exact import (
     scale,
     two_point_average,
 )
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import Coordinate, contract, is_elementwise, latex_of, orient, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory import expansion
@@ -82,7 +83,7 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
         return True
 
     steps.append(Step(
-        "ansatz_w", ANSATZ, "average the step", r"\dot w", spec.weight_update, w_rate,
+        Part.ANSATZ.of("w"), ANSATZ, "average the step", r"\dot w", spec.weight_update, w_rate,
         "The step is linear in the gradient, so its average needs the averaged gradient only.", check_w,
         "" if set(spec.state_updates) <= {_s.t} else
         "Slow states do not oscillate; what their alternating part adds, where it adds anything, is named under what "
@@ -91,7 +92,7 @@ def ansatz_steps(spec: OptimizerSpec, P: sp.Expr, rates: dict[str, sp.Expr], c: 
     for name, rate in rates.items():
         averaged = rate if name == "t" else expansion.expand(rate, order)
         steps.append(Step(
-            f"ansatz_{name}", ANSATZ, "average the rate", rf"\dot{{{latex_of(name)}}}",
+            Part.ANSATZ.of(name), ANSATZ, "average the rate", rf"\dot{{{latex_of(name)}}}",
             rate, _grouped(averaged, rate, spec.all_symbols[name]) if name != "t" else averaged,
             "Functions of the gradient are averaged to second order in the amplitude." if name != "t" else
             "A counter does not see the oscillation.",
@@ -145,7 +146,7 @@ def one_eigenvalue_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: dict[str, sp.E
     for name, general in ansatz.items():
         after = substitute(general, one_direction(P))
         steps.append(Step(
-            f"central_{name}", EDGE, "insert one critical direction", rf"\dot{{{latex_of(name)}}}",
+            Part.CENTRAL.of(name), EDGE, "insert one critical direction", rf"\dot{{{latex_of(name)}}}",
             general, after,
             r"One eigenvalue at the edge: $\Sigma=\sigma^2uu^\top$ with $\|u\|=1$, so "
             r"$T[\Sigma]=\sigma^2\nabla S$"
@@ -187,10 +188,10 @@ def reduced_steps(spec: OptimizerSpec, P: sp.Expr, edge: Mapping[sp.Symbol, sp.E
         else "P has no state to eliminate: the flow over the weights is the central flow itself."
     )
     steps = [
-        Step("reduced_w", REDUCED, "insert the edge into the flow", r"\dot w",
+        Step(Part.REDUCED.of("w"), REDUCED, "insert the edge into the flow", r"\dot w",
              -(_s.g + _s.sigma_squared * _s.grad_S / 2) / P - spec.decay * _s.w, both["reduced_w"], why, check,
              CRITICAL, f"{CF}, part II"),
-        Step("ablated_w", REDUCED, "drop the shift of the gradient", r"\dot w_{\rm ablated}",
+        Step(Part.ABLATED.of("w"), REDUCED, "drop the shift of the gradient", r"\dot w_{\rm ablated}",
              -_s.g / P - spec.decay * _s.w, both["ablated_w"],
              "The same step size without implicit reduction of the sharpness: a flow to compare with, which "
              "shows what "

@@ -22,7 +22,7 @@ from cflow_sym.theory.expansion import hold_signs
 _s = symbols
 X = sp.Symbol("x", positive=True)  # the amplitude, as the closures write it
 GAMMA = sp.Symbol("Gamma", positive=True)
-Origin = Callable[["Chain", str], sp.Expr | None]  # from the rest of a step's key, such as the name of a state
+Origin = Callable[["Chain", str], sp.Expr]  # from the variable of a step's result, such as the name of a state
 
 
 class Chain:
@@ -48,12 +48,11 @@ class Chain:
         return step if origin is None else replace(step, origin=sp.sympify(origin))
 
     def _origin(self, step: Step) -> sp.Expr | None:
-        prefix = step.key
-        while prefix and prefix not in ORIGINS and prefix not in OF_RESULT:
-            prefix = prefix.rpartition("_")[0]
-        if prefix in OF_RESULT:
-            return OF_RESULT[prefix](self, step.after)
-        return ORIGINS[prefix](self, step.key[len(prefix) + 1 :]) if prefix else None
+        result = step.result
+        if result.family in OF_RESULT:
+            return OF_RESULT[result.family](self, step.after)
+        origin = ORIGINS.get(result.key) or ORIGINS.get(result.family)
+        return origin(self, result.variable) if origin else None
 
     # Parts of the optimizer
 
@@ -182,7 +181,7 @@ def _odd(taylor: sp.Expr) -> sp.Expr:
 
 
 # fmt: off
-ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
+ORIGINS: dict[str, Origin] = {  # by a step's key, or by its family: for any variable
     "expansion": lambda c, of: _s.g,
     "averaged_gradient": lambda c, of: c.found["expansion"],
     "remainder_averaged_gradient": lambda c, of: c.found["averaged_gradient"] - _s.g - _s.gradient_shift,
@@ -220,6 +219,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "stable_w": lambda c, of: c._step_of_flow(),
     "ansatz": lambda c, of: c.found.get(f"increment_{of}", c.found[f"stable_{of}"]),
     "remainder_alternating": lambda c, of: c.found["stable_w"] if c.filters else c.spec.weight_update,
+    "remainder_alternating_squared": lambda c, of: c.found["stable_w"] if c.filters else c.spec.weight_update,
     "central": lambda c, of: c.found.get(f"central_{of}", hold_signs(c.found[f"ansatz_{of}"])),
     "equilibrium": lambda c, of: c._gap(),
     "edge": lambda c, of: c._gap(),
@@ -235,7 +235,7 @@ ORIGINS: dict[str, Origin] = {  # by the beginning of a step's key
     "predicted_grad_sq_norm": lambda c, of: Total(c.found["averaged_squared_gradient"]),
     "edge_amplitude": lambda c, of: X * sp.log(-_s.z),
     "envelope_amplitude": lambda c, of: X * (1 - c._root()) - 2 * X,
-    "cycle": lambda c, of: X * GAMMA * (_s.lam - _s.c) / _s.c if not of else None,
+    "cycle": lambda c, of: X * GAMMA * (_s.lam - _s.c) / _s.c,
     "rod_variance": lambda c, of: ((1 - c._root()) ** 2 / 2 - 2) * _s.sigma_squared,
 }
 OF_RESULT: dict[str, Callable[[Chain, sp.Expr], sp.Expr]] = {  # where the result is a part of it, or the same

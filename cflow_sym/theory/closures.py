@@ -13,6 +13,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Check, Step
 from cflow_sym.derivation.exact import Vector, add, agree, draw, is_zero, random_point, scale, source
+from cflow_sym.derivation.result import Result
 from cflow_sym.notation import symbols
 from cflow_sym.theory.canonical_form import CanonicalForm, shorter
 from cflow_sym.theory.momentum import SAMPLES, averages_updated, hyperparameter_samples
@@ -60,7 +61,7 @@ def _edge_step(form: CanonicalForm, polynomial: sp.Expr, edge: sp.Expr, named: d
         return True
 
     return Step(
-        "edge_amplitude", SECTION, "expand the multiplier at the threshold", r"\dot x", X * sp.log(-_s.z), edge,
+        Result("edge_amplitude"), SECTION, "expand the multiplier at the threshold", r"\dot x", X * sp.log(-_s.z), edge,
         r"Edge: the oscillation is $\pm xu$. It grows by the logarithm of its multiplier, which to first order in the "
         r"distance from the threshold is $\Gamma(\lambda-c)/c$. Centre and states move by the average over both ends.",
         check, "The effective eigenvalue is near its threshold.",
@@ -72,7 +73,8 @@ def _envelope_step(form: CanonicalForm, z: sp.Expr) -> Step:
     check = _by_steps(form, X, lambda x: x, lambda x, odd: add(scale(-2, x), scale(-1, odd)))
     where = r", of weights and averages, along the mode with the multiplier $z$," if form.states else ", $xu$,"
     return Step(
-        "envelope_amplitude", SECTION, "odd part of one step", r"\dot x", -2 * X + X * (1 - z), X * shorter(-1 - z),
+        Result("envelope_amplitude"), SECTION, "odd part of one step", r"\dot x",
+        -2 * X + X * (1 - z), X * shorter(-1 - z),
         f"Envelope: the half-difference $d$ of two neighbouring iterates{where} changes its sign at every step and "
         r"moves by the odd part of the optimizer's step, $\dot d=-2d-[F(y+d)-F(y-d)]/2$.", check,
         "The oscillation is small, and slow states are frozen over one period.",
@@ -91,7 +93,7 @@ def _rod_step(form: CanonicalForm, z: sp.Expr) -> Step:
     )
     growth = shorter(1 - z) ** 2
     return Step(
-        "rod_variance", SECTION, "covariance of two neighbouring iterates", r"\dot{\sigma^2}",
+        Result("rod_variance"), SECTION, "covariance of two neighbouring iterates", r"\dot{\sigma^2}",
         growth * _s.sigma_squared / 2 - 2 * _s.sigma_squared, _s.sigma_squared * (growth / 2 - 2),
         rf"Rod: $\dot\Sigma=\frac14[F_+F_+^\top+F_-F_-^\top]-2\Sigma$ with {where}; at the threshold it grows twice "
         "as fast as the amplitude of the others, as a square must.", check,

@@ -15,6 +15,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import agree, is_zero
+from cflow_sym.derivation.result import Result
 from cflow_sym.notation import drop_sums, expand_names, symbols
 from cflow_sym.theory.canonical_form import CanonicalForm, shorter
 from cflow_sym.theory.closures import GAIN, SECTION
@@ -129,7 +130,7 @@ def _delay_step(form: CanonicalForm, edge: Edge) -> Step:
         return True
 
     return Step(
-        "cycle_growth", SECTION, "next order of the loop through the curvature", r"\theta", loop, edge.delay,
+        Result("cycle_growth"), SECTION, "next order of the loop through the curvature", r"\theta", loop, edge.delay,
         r"Followed step by step with $P$ held fixed, a small cycle is $e^{st}$ with "
         r"$s=i\omega+\frac12\omega^2\theta$: amplitude and curvature answer each other late, by $\theta$ steps in all: "
         r"half a step, the averaged path's lag $-G'(1)/G(1)$, and $\tfrac1\Gamma-\tfrac14c\,\Gamma\,G''(-1)$, that of "
@@ -150,7 +151,7 @@ def _index_step(form: CanonicalForm, edge: Edge) -> Step:
         return True
 
     return Step(
-        "burst_index", SECTION, "growth per sharpening prevented", r"\Gamma\theta", edge.delay * GAIN, index,
+        Result("burst_index"), SECTION, "growth per sharpening prevented", r"\Gamma\theta", edge.delay * GAIN, index,
         r"A small cycle grows by $\frac12\omega^2\theta=\Gamma\theta\,a/c$ per step, and $a/c$ is the relative rate at "
         r"which the eigenvalue would rise without the oscillation. So the *burst index* $\Gamma\theta$ counts "
         r"$e$-folds per relative sharpening prevented, $\int a\,dt/c$. It gives a horizon: cycles stay small, and the "
@@ -181,7 +182,7 @@ def _second_moment_step(form: CanonicalForm, edge: Edge) -> Step:
 
     one = "one $\\nu$ for all weights, in which the gradient is that of the oscillation"
     return Step(
-        "cycle_growth_nu", SECTION, "next order with both loops", r"\mathrm{Re}\,s", edge.delay, growth,
+        Result("cycle_growth_nu"), SECTION, "next order with both loops", r"\mathrm{Re}\,s", edge.delay, growth,
         r"A larger oscillation also raises $\nu$, and with it $P$: of the rise that the oscillation prevents the part "
         rf"$\tfrac12c\,{sp.latex(rate)}$ is what $P$ would lose by forgetting, and $a$ in this formula is the rest, "
         r"the curvature's. The loop through $\nu$ answers within the step, so that of the delay only the amplitude's "

@@ -14,6 +14,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import agree, draw, is_zero, source
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import symbols
 from cflow_sym.theory.canonical_form import CanonicalForm, shorter
 from cflow_sym.theory.closures import GAIN, SECTION, X
@@ -60,7 +61,7 @@ def _cycle_step(form: CanonicalForm, squared: sp.Expr, named: dict[sp.Symbol, sp
         return True
 
     return Step(
-        "cycle", SECTION, "linearize about the central flow", r"\omega^2", X * growth, squared,
+        Result("cycle"), SECTION, "linearize about the central flow", r"\omega^2", X * growth, squared,
         r"Without oscillation the effective eigenvalue would rise at the rate $a$; an oscillation of the size $x$ "
         r"lowers it by $bx^2$, so that $\dot\lambda=a-bx^2$. At rest $\lambda=c$ and $x^2=a/b$, the variance of the "
         r"central flow. About it amplitude and eigenvalue cycle with the frequency $\omega$, at this order without "
@@ -99,14 +100,15 @@ def _closed_cycle_steps(
 
     return [
         Step(
-            "theorem_first_integral", SECTION, "find a first integral", "I", growth, first_integral.xreplace(shown),
+            Part.THEOREM.named("first_integral"), SECTION, "find a first integral",
+            "I", growth, first_integral.xreplace(shown),
             r"With $\frac{d}{dt}\log x=\Gamma(\lambda-c)/c$ and $\dot\lambda=a-bx^2$, $a$ and $b$ constant, $I$ does "
             r"not change: every motion is a closed cycle about the central flow, and $I$, zero there, says how large.",
             check_integral, SLOW,
         ),
         Step(
-            "theorem_mean_square", SECTION, "average around a closed cycle", r"\langle x^2\rangle_{\rm cycle}",
-            SHARPENING - LEVER * X**2, SHARPENING / LEVER,
+            Part.THEOREM.named("mean_square"), SECTION, "average around a closed cycle",
+            r"\langle x^2\rangle_{\rm cycle}", SHARPENING - LEVER * X**2, SHARPENING / LEVER,
             r"Around a closed cycle $\log x$ and $\lambda$ return to where they began, so that the means of their "
             r"rates vanish: $\langle\lambda\rangle=c$ and $\langle x^2\rangle=a/b$ *exactly*, for large bursts as for "
             r"small cycles. At leading order the central flow is the exact average over the cycles, whether or not "

@@ -23,6 +23,7 @@ from cflow_sym.derivation.exact import (
     random_point,
     source,
 )
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import Total, contract, is_elementwise, orient, rate_symbol, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.central_flow import CRITICAL
@@ -58,7 +59,7 @@ def loss_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, ansatz: Flow, moment
     rate = -orient(spent) - orient(contract(Total(sp.expand(_s.Sigma_ii * moved)))) / 2
     P_name = r"\tfrac1vP" if momentum else "P"
     return [Step(
-        "theorem_loss_rate", SECTION, "balance the loss", r"\dot L=\langle g,\dot w\rangle",
+        Part.THEOREM.named("loss_rate"), SECTION, "balance the loss", r"\dot L=\langle g,\dot w\rangle",
         contract(Total(_s.g * W_DOT)), rate,
         rf"With $g=-{P_name}\dot w-\tfrac12T[\Sigma]$ the rate is $-\langle\dot w,{P_name}\dot w\rangle"
         r"-\tfrac12\langle\Sigma,\dot H\rangle$, and on the edge $\langle\Sigma,\dot H\rangle=\langle\Sigma,"
@@ -150,14 +151,14 @@ def learning_rate_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, sigma: sp.E
     K_name = "$K$, the factor of $S^2/\\eta^2$ in its denominator,"
     return [
         Step(
-            "theorem_slope_by_variance", SECTION, "differentiate by the learning rate", r"\partial_\eta\sigma^2",
-            sp.Derivative(_s.sigma_squared, _s.eta), slope,
+            Part.THEOREM.named("slope_by_variance"), SECTION, "differentiate by the learning rate",
+            r"\partial_\eta\sigma^2", sp.Derivative(_s.sigma_squared, _s.eta), slope,
             rf"From the closed form with {K_name} and $D=\|\nabla S\|^2+KS^2/\eta^2$, its denominator: "
             r"$\eta^3D\,\partial_\eta\sigma^2/2K$ is the predicted averaged squared gradient norm. "
             r"So at fixed weights a larger learning rate oscillates more.", _slope_check(sigma),
         ),
         Step(
-            "theorem_trace_monotone", SECTION, "compare two learning rates",
+            Part.THEOREM.named("trace_monotone"), SECTION, "compare two learning rates",
             r"\langle X_1-X_2,\dot A_1-\dot A_2\rangle", sp.Integer(0),
             _s.curvature_shift / (2 * place) + K / (2 * place**2) * (t1 - t2) * (drives[0] - drives[1]),
             r"Several critical eigenvalues: at the same weights $X_1$ and $X_2$ keep the edge at the learning rates "

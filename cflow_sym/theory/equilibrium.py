@@ -10,6 +10,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import STEP, LocalModel, Point, Vector, add, agree, is_zero, random_point, scale
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import (
     Coordinate,
     Total,
@@ -96,7 +97,7 @@ def state_value(point: Point, state: sp.Symbol, vector: tuple) -> object:
 def drift_step(spec: OptimizerSpec, P: sp.Expr) -> Step:
     """Return the step for dP/dt."""
     return Step(
-        "preconditioner_drift", MOTION, "differentiate along the flow", r"\dot P", P, chain_rule(P, spec),
+        Result("preconditioner_drift"), MOTION, "differentiate along the flow", r"\dot P", P, chain_rule(P, spec),
         "The chain rule; an explicit dependence on the step count enters through its rate, which is 1, a schedule "
         "through its own.", _chain_rule_check(spec),
     )  # fmt: skip
@@ -112,7 +113,7 @@ def threshold_drift_step(spec: OptimizerSpec, c: sp.Expr) -> Step:
     ]
     moved = " and ".join(cause for cause in causes if cause)
     return Step(
-        "threshold_drift", MOTION, "differentiate along the flow", r"\dot c", c, drift(c, spec),
+        Result("threshold_drift"), MOTION, "differentiate along the flow", r"\dot c", c, drift(c, spec),
         f"The threshold moves {moved}." if moved else "The threshold does not move.", _chain_rule_check(spec),
     )  # fmt: skip
 
@@ -196,7 +197,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
     sigma = orient(rebias(_quotient(-driving, coefficient)))
     steps = [
         Step(
-            "equilibrium", EDGE, "differentiate the distance to the edge", r"\tfrac{d}{dt}u^\top(cP-H)u",
+            Result("equilibrium"), EDGE, "differentiate the distance to the edge", r"\tfrac{d}{dt}u^\top(cP-H)u",
             gap, A_dot,
             "The distance to the edge is zero and stays zero. Its rate is the growth of $cP$ minus the "
             "growth of the "
@@ -204,7 +205,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
                 f"III",
         ),
         Step(
-            "sigma_squared_with_states", EDGE, "solve for the variance", r"\sigma^2", A_dot, sigma,
+            Result("sigma_squared_with_states"), EDGE, "solve for the variance", r"\sigma^2", A_dot, sigma,
             "The only variance that keeps the critical eigenvalue at the threshold.", check_balance,
             "", f"{CF}, parts I to III",
         ),
@@ -221,7 +222,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
 
     for state, value in edge.items():
         steps.append(Step(
-            f"edge_{state.name}", EDGE, "eliminate the state at the edge", latex_of(state), gap, value,
+            Part.EDGE.of(state.name), EDGE, "eliminate the state at the edge", latex_of(state), gap, value,
             "At the edge $S=cP$, which gives the state in terms of the sharpness.", check_edge,
         ))  # fmt: skip
     long = len(c.free_symbols) > SYMBOLS_OF_THRESHOLD
@@ -230,7 +231,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
             "With one P for each weight the state is not eliminated by one equation"
         )  # fmt: skip
         steps.append(Step(
-            "sigma_squared", EDGE, "closed form", r"\sigma^2", sigma, sigma,
+            Result("sigma_squared"), EDGE, "closed form", r"\sigma^2", sigma, sigma,
             why + "; the closed form keeps it. " + WHERE, check_balance, "", f"{CF}, part III",
         ))  # fmt: skip
         return steps
@@ -238,7 +239,7 @@ def equilibrium_steps(spec: OptimizerSpec, P: sp.Expr, central: dict[str, sp.Exp
     reduced = orient(rebias(_quotient(_eliminate(-driving, roots), _eliminate(coefficient, roots))))
 
     steps.append(Step(
-        "sigma_squared", EDGE, "insert the edge", r"\sigma^2", sigma, reduced,
+        Result("sigma_squared"), EDGE, "insert the edge", r"\sigma^2", sigma, reduced,
         "The closed form in terms of the loss and the hyperparameters. " + WHERE, check_balance, "",
         "derived" if edge else f"{CF}, part I",
     ))  # fmt: skip
@@ -262,7 +263,12 @@ def closed_form_in_time(
         return last.check(last.before, after) and all(agree(p(before), p(settled)) for p in points)
 
     return replace(
-        last, key="sigma_squared_in_time", rule="keep the correction of bias", before=late, why=why + WHERE, check=check
+        last,
+        result=Result("sigma_squared_in_time"),
+        rule="keep the correction of bias",
+        before=late,
+        why=why + WHERE,
+        check=check,
     )
 
 

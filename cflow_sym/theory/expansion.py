@@ -28,6 +28,7 @@ from cflow_sym.derivation.exact import (
     source,
     two_point_average,
 )
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import Frozen, contract, latex_of, orient, symbols
 from cflow_sym.theory.averaging import displaced_gradient, name_moments, orders_of_average
 
@@ -143,7 +144,7 @@ def gradient_steps() -> list[Step]:
     averaged = _s.g + _s.gradient_shift + _s.D4 / 24
     return [
         Step(
-            "expansion", SECTION, "displace", r"\nabla L(w+x\delta)", _s.g, taylor,
+            Result("expansion"), SECTION, "displace", r"\nabla L(w+x\delta)", _s.g, taylor,
             r"Write each iterate as the averaged weights plus a displacement whose sign $x$ changes at every "
             "step, and "
             "expand the gradient; the fifth and higher derivatives of the gradient are not written.",
@@ -151,15 +152,15 @@ def gradient_steps() -> list[Step]:
                           "expansion.", f"{CF}, part I",
         ),
         Step(
-            "averaged_gradient", SECTION, "average the gradient", r"E[\nabla L]", taylor, averaged,
+            Result("averaged_gradient"), SECTION, "average the gradient", r"E[\nabla L]", taylor, averaged,
             "Odd powers cancel between the two points. What is left of second order is half the third "
             "derivative "
             "contracted with the covariance of the oscillation: it pushes towards lower curvature.",
             check_average, PERIOD_TWO, f"{CF}, part I; arXiv:2209.15594",
         ),
         Step(
-            "remainder_averaged_gradient", SECTION, "keep the remainder", r"E[\nabla L]-g-\tfrac12T[\Sigma]",
-            averaged - _s.g - _s.gradient_shift, _s.D4 / 24,
+            Part.REMAINDER.named("averaged_gradient"), SECTION, "keep the remainder",
+            r"E[\nabla L]-g-\tfrac12T[\Sigma]", averaged - _s.g - _s.gradient_shift, _s.D4 / 24,
             "The first term that the flow drops, of fourth power in the amplitude.", check_remainder,
         ),
     ]  # fmt: skip
@@ -173,7 +174,7 @@ def squared_gradient_step(order: str) -> Step:
         return all(averages_as_stated(_s.g**2, point, before, after, order, seed) for seed in CASES)
 
     return Step(
-        "averaged_squared_gradient", SECTION, "average a function of the gradient", r"E[\nabla L^{\odot2}]",
+        Result("averaged_squared_gradient"), SECTION, "average a function of the gradient", r"E[\nabla L^{\odot2}]",
         displaced_gradient(2) ** 2, expand(_s.g**2, order),
         "The square is not averaged by squaring the averaged gradient: the oscillation itself has a squared "
         r"gradient, $\mathrm{diag}(H\Sigma H)$. Summed over the coordinates this is the "
@@ -219,7 +220,7 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
 
     if cross != 0 and order == "published":
         steps.append(Step(
-            f"remainder_cross_{name}", DROPPED, "keep the remainder",
+            Part.REMAINDER.of(name, "cross"), DROPPED, "keep the remainder",
             rf"\text{{dropped from }}\dot{{{latex_of(name)}}}",
             contract(second.xreplace({_s.D1: sp.Integer(0)})), orient(in_factors(cross)),
             "The cross term: of the same power of the amplitude as the terms kept, dropped in the published "
@@ -228,7 +229,7 @@ def remainder_steps(name: str, f: sp.Expr, point_of, order: str) -> list[Step]:
         ))  # fmt: skip
     if fourth != 0:
         steps.append(Step(
-            f"remainder_fourth_order_{name}", DROPPED, "keep the remainder",
+            Part.REMAINDER.of(name, "fourth_order"), DROPPED, "keep the remainder",
             rf"\text{{dropped from }}\dot{{{latex_of(name)}}}", fourth, orient(in_factors(fourth)),
             "What is of fourth power in the amplitude, for one displacement; a quarter of the square "
             r"of $D^2g[\delta^2]$ is the square of the shift of the averaged gradient.", check_fourth,

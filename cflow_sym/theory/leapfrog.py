@@ -15,6 +15,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import Point, add, agree, draw, is_zero, on_average, random_point, scale, source
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import Coordinate, contract, latex_names, latex_of, orient, symbols
 from cflow_sym.theory import expansion
 from cflow_sym.theory.canonical_form import CanonicalForm, in_updated_averages, shorter
@@ -86,8 +87,12 @@ def relaxation_time(b: sp.Expr) -> sp.Expr:
 
 def average_symbols(form: CanonicalForm) -> list[sp.Symbol]:
     """Return the symbols of the averages, normalized to g in the steady state; the last stands for r g itself."""
-    names = [f"mean_{m.name}" for m in form.states] + ["mean_g"]
-    return [Coordinate(name, real=True) for name, _ in zip(names, form.averages, strict=False)]
+    return [Coordinate(f"mean_{name}", real=True) for name in _averaged(form)]
+
+
+def _averaged(form: CanonicalForm) -> list[str]:
+    """Return the names of what is averaged; the gradient itself, where it is in the step, is the last."""
+    return [*(m.name for m in form.states), "g"][: len(form.averages)]
 
 
 def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
@@ -96,12 +101,13 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     weights = [weight for _, weight in form.averages]
     direction = sp.Add(*(q * m for q, m in zip(weights, averages, strict=True)))
     steps = []
-    for m, (b, _) in zip(averages, form.averages, strict=True):
+    for name, m, (b, _) in zip(_averaged(form), averages, form.averages, strict=True):
         new = b * m + (1 - b) * _s.g_mean
         latex = latex_of(m)
         steps += [
             Step(
-                f"centre_{m}", SECTION, "rewrite the increment in terms of the mean", rf"\dot{{{latex}}}", new - m,
+                Part.CENTRE.of(name, "mean"), SECTION, "rewrite the increment in terms of the mean",
+                rf"\dot{{{latex}}}", new - m,
                 (_s.g_mean - m) / relaxation_time(b),
                 rf"${latex}$ is the average normalized to the gradient in the steady state" + (
                     r", and $\bar g=E[\nabla L]=g+\tfrac12T[\Sigma]$ what drives it. Its increment in terms of the "
@@ -113,13 +119,14 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
                 _trapezoid_check(form, m, new), MEAN,
             ),
             Step(
-                f"leap_{m}", SECTION, "trapezoidal rule", rf"({latex}_+-{latex})/\Delta t", new - m, leap(m, new),
+                Part.LEAP.of(name, "mean"), SECTION, "trapezoidal rule",
+                rf"({latex}_+-{latex})/\Delta t", new - m, leap(m, new),
                 r"One step of length $\Delta t$; at $\Delta t=1$ the optimizer's own.",
                 _leap_check(form, m, new), MEAN,
             ),
             Step(
-                f"memory_{m}", SECTION, "match the averages' total effect", r"\frac{\tau-1/2}{\tau-\Delta t/2}",
-                b, memory_left(b),
+                Part.MEMORY.of(name, "mean"), SECTION, "match the averages' total effect",
+                r"\frac{\tau-1/2}{\tau-\Delta t/2}", b, memory_left(b),
                 "A deviation from the steady state dies out geometrically; at step $\\Delta t$ this much of the "
                 "optimizer's deviation has the same total effect on the weights. It starts the leapfrog, and gives "
                 "slow states the averages that they read.", _memory_check(form, b),
@@ -129,13 +136,14 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
     slowed = 1 - form.decay
     steps += [
         Step(
-            "centre_w", SECTION, "rewrite the increment in terms of the mean", r"\dot w", step, step * 2 / (1 + slowed),
+            Part.CENTRE.of("w"), SECTION, "rewrite the increment in terms of the mean",
+            r"\dot w", step, step * 2 / (1 + slowed),
             "The step follows the averages; decoupled decay acts on the mean of old and new weights.",
             lambda before, after: _trapezoid_check(form, _s.w, _s.w + step)(before, after)
             and _centre_check(form)(before, after), MEAN,
         ),
         Step(
-            "leap_w", SECTION, "trapezoidal rule", r"(w_+-w)/\Delta t", step, step * rate_of_leap(slowed),
+            Part.LEAP.of("w"), SECTION, "trapezoidal rule", r"(w_+-w)/\Delta t", step, step * rate_of_leap(slowed),
             "With the updated averages and the updated preconditioner.", _leap_check(form, _s.w, _s.w + step), MEAN,
         ),
     ]  # fmt: skip
@@ -145,7 +153,7 @@ def leapfrog_steps(form: CanonicalForm, order: str) -> list[Step]:
                    for m, (b, q) in zip(averages, form.averages, strict=True)))
     )  # fmt: skip
     steps.append(Step(
-        "leap_push", SECTION, "collect the coefficient of the averaged gradient",
+        Result("leap_push"), SECTION, "collect the coefficient of the averaged gradient",
         r"\partial(w_+-w)/\partial(-\Delta t\,P^{-1}E[\nabla L])", direction, push,
         "How far a change of the averaged gradient, such as the oscillation's shift, moves the weights within the same "
         "step. Where it is positive the complementarity problem of the step is monotone.", _push_check(form),
@@ -196,17 +204,17 @@ def _slow_steps(form: CanonicalForm, state: sp.Symbol, new: sp.Expr, order: str)
 
     return [
         Step(
-            f"leap_{name}", SECTION, "trapezoidal rule", rf"({latex}_+-{latex})/\Delta t", new - state,
+            Part.LEAP.of(name), SECTION, "trapezoidal rule", rf"({latex}_+-{latex})/\Delta t", new - state,
             leap(state, new), "The slow state, with the averages that it reads.", _leap_check(form, state, new), MEAN,
         ),
         Step(
-            f"leap_average_{name}", SECTION, "average over the oscillation", rf"E[({latex}_+-{latex})/\Delta t]",
+            Part.LEAP_AVERAGE.of(name), SECTION, "average over the oscillation", rf"E[({latex}_+-{latex})/\Delta t]",
             seen, averaged,
             "Functions of the gradient are averaged to second order in the amplitude; averages of the gradient "
             "alternate with it by their share.", check_average,
         ),
         Step(
-            f"start_{name}", SECTION, "match the total effect of the deviation",
+            Part.START.of(name), SECTION, "match the total effect of the deviation",
             rf"{latex}(t_0-\tfrac{{\Delta t}}2)-{latex}_{{\rm pre}}", new - state, start,
             "Where the leapfrog starts, from the state before its update: at step 1 there.", check_start,
         ),

@@ -15,6 +15,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import Point, add, agree, draw, is_zero, random_point, scale, source
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import OLD, latex_of, orient, state_symbol, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.canonical_form import CanonicalForm, shorter
@@ -41,31 +42,32 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
 
     steps = [
         Step(
-            "canonical_form", SECTION, "recognise averages of the gradient", "w'-w", spec.weight_update, canonical,
+            Result("canonical_form"), SECTION, "recognise averages of the gradient",
+            "w'-w", spec.weight_update, canonical,
             "Given the updated averages, the step is linear in them and in the gradient. What all terms share is the "
             "preconditioner; what is left is the filter's output.", _canonical_check(form),
             "P depends on slow states and on t only, and the filter on hyperparameters and on t.", spec.source,
         ),
         Step(
-            "preconditioner", SECTION, "read off the preconditioner", "P", spec.weight_update, form.P,
+            Result("preconditioner"), SECTION, "read off the preconditioner", "P", spec.weight_update, form.P,
             "The shared factor is minus the inverse of $P$, " + entries_of(form.P),
             lambda before, after: _canonical_check(form)(before, -form.direction / after - form.decay * _s.w),
             "", spec.source,
         ),
         Step(
-            "transfer_function", SECTION, "feed a geometric sequence", "G(z)", form.direction, G,
+            Result("transfer_function"), SECTION, "feed a geometric sequence", "G(z)", form.direction, G,
             "The filter's answer to a gradient that grows by the factor $z$ with every step, relative to it.",
             _transfer_check(form),
         ),
         Step(
-            "characteristic_equation", SECTION, "linearize", r"\det(z-M)\ \text{vanishes with}",
+            Result("characteristic_equation"), SECTION, "linearize", r"\det(z-M)\ \text{vanishes with}",
             (M - MU * sp.eye(M.rows)).det().subs(MU, _s.z), equation,
             r"On a quadratic whose curvature is $\lambda$ in units of $P$, a solution $w_t\propto z^t$ needs "
             r"$z-1+d+\lambda G(z)=0$, with $d$ the decoupled decay.", _characteristic_check(spec, form, M),
             "Slow states are frozen over one period of the oscillation.",
         ),
         Step(
-            "threshold", SECTION, "period two: z = -1", "c", equation.subs(_s.z, -1), c,
+            Result("threshold"), SECTION, "period two: z = -1", "c", equation.subs(_s.z, -1), c,
             r"The period-two instability begins at $z=-1$, provided that every other root stays inside the unit disc "
             r"for $\lambda$ below $c$: tried exactly at samples of the hyperparameters (resultant and Sturm "
             "sequences), and proved below for all of them where no weight of the filter is negative.",
@@ -79,7 +81,7 @@ def momentum_steps(form: CanonicalForm) -> list[Step]:
     for m, factor in form.alternating.items():
         amplitude = -factor * _s.c * SCALAR_P
         steps.append(Step(
-            f"direction_{m}", SECTION, "take the null vector of M(c) + I", rf"{latex_of(m)}/\delta_w",
+            Part.DIRECTION.of(m.name), SECTION, "take the null vector of M(c) + I", rf"{latex_of(m)}/\delta_w",
             form.spec.sequential_updates[m], amplitude,
             "At the edge the averages alternate with the weights: this much before their update per unit of the "
             "weights' displacement, the opposite after it.", _direction_check(form, c),
@@ -127,7 +129,7 @@ def gain_step(form: CanonicalForm, c: sp.Expr) -> Step:
     at_edge, slope = G.subs(_s.z, -1), G.diff(_s.z).subs(_s.z, -1)
     gain = shorter((2 - form.decay) / (1 + (2 - form.decay) * slope / at_edge))
     return Step(
-        "gain", SECTION if form.states else THRESHOLD, "follow the root past the edge",
+        Result("gain"), SECTION if form.states else THRESHOLD, "follow the root past the edge",
         r"\Gamma=\frac{d\log|z|}{d\log\lambda}", (_s.z - 1 + form.decay) + _s.lam * G, gain,
         "How fast the oscillation grows per relative excess of the curvature: 2 for gradient descent. A high gain "
         "means bursts: the oscillation grows and overshoots before the curvature has answered.", _gain_check(form, c),
@@ -149,7 +151,7 @@ def _jury_step(form: CanonicalForm, c: sp.Expr) -> Step:
         return True
 
     return Step(
-        "other_roots", SECTION, "Jury's conditions for two roots", r"1+z_1z_2\big|_{\lambda=c}", c, margin,
+        Result("other_roots"), SECTION, "Jury's conditions for two roots", r"1+z_1z_2\big|_{\lambda=c}", c, margin,
         r"With one average there are two roots. Their product is linear in $\lambda$, so up to the "
         r"threshold they are inside the unit disc if it is below 1 and above -1 at both ends: this margin is positive.",
         check,
@@ -174,7 +176,7 @@ def published_steps(form: CanonicalForm) -> list[Step]:
             return True
 
         steps.append(Step(
-            f"published_{m}", SECTION, "rewrite the increment in terms of the updated average",
+            Part.PUBLISHED.of(m.name), SECTION, "rewrite the increment in terms of the updated average",
             rf"\dot{{{latex_of(m)}}}",
             new - m, orient(rate),
             "The first-order (published) form of the averages, for comparison: implicit Euler with step 1 is the "

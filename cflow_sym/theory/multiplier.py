@@ -13,6 +13,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import agree, draw, random_point, scale, source
+from cflow_sym.derivation.result import Result
 from cflow_sym.notation import symbols
 from cflow_sym.theory.canonical_form import CanonicalForm, shorter
 from cflow_sym.theory.momentum import SAMPLES, averages_updated, filter_map
@@ -34,8 +35,8 @@ def multiplier_step(form: CanonicalForm) -> Step:
     M = filter_map(form)
     polynomial = sp.Add(*(q * _s.z**k for k, q in enumerate(reversed(coefficients(form)))))
     return Step(
-        "characteristic_polynomial", MOMENTUM if form.states else THRESHOLD, "linearize at any curvature", "p(z)",
-        (_s.z * sp.eye(M.rows) - M).det(), polynomial,
+        Result("characteristic_polynomial"), MOMENTUM if form.states else THRESHOLD, "linearize at any curvature",
+        "p(z)", (_s.z * sp.eye(M.rows) - M).det(), polynomial,
         r"Its roots are the factors by which one step multiplies a displacement along an eigenvector of effective "
         r"eigenvalue $\lambda$. The leftmost one belongs to the oscillation of period two: it is $-1$ at the "
         "threshold; below, the oscillation decays by its modulus at every step, and above it grows.", _check(form),

@@ -12,6 +12,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import draw, is_zero, source
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import symbols
 from cflow_sym.theory.canonical_form import CanonicalForm
 from cflow_sym.theory.momentum import SECTION, filter_map, hyperparameter_samples
@@ -48,7 +49,7 @@ def other_roots_steps(form: CanonicalForm) -> list[Step]:
     real = sp.Add(*(k * (1 - b * C) / size for k, b, size in parts))
     left = -sp.Add(*(k * (1 - keep * b) / size for k, b, size in parts))
     return [Step(
-        "theorem_other_roots", SECTION, "eliminate the curvature on the unit circle", "0",
+        Part.THEOREM.named("other_roots"), SECTION, "eliminate the curvature on the unit circle", "0",
         (keep - C) * imaginary - real, left,
         r"Can another root reach the unit circle at some $\lambda$ between $0$ and $c$? There $z=e^{i\varphi}$ and "
         r"$1-d-z=\lambda G(z)$ with $G(z)=\sum_ik_i/(1-b_i/z)$, $d$ the decoupled decay. Unless $z=\pm1$, the "

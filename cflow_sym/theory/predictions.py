@@ -9,6 +9,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Check, Step
 from cflow_sym.derivation.exact import STEP, Point, add, agree, is_zero, random_model, scale, second_order
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import Total, contract, debias, expand_names, is_elementwise, latex_of, orient, rebias, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.canonical_form import CanonicalForm
@@ -62,21 +63,21 @@ def prediction_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, squared_gradie
             for degree in degrees:
                 point, model = edge_point(spec, P, c, seed, degree=degree)
                 delta = scale(sp.sqrt(point.values[_s.sigma_squared]), point.values[_s.u])
-                still = sp.Add(*(a * a for a in point.values[_s.g]))
+                still = sp.Add(*(a * a for a in point.vector(_s.g)))
                 brute = still + second_order(model, [delta], lambda g: sp.Add(*(a * a for a in g)))
                 if not agree(point(after), brute):
                     return False
         return True
 
     return [
-        Step("predicted_loss", SECTION, "average the loss", "E[L]", _s.loss, averaged_loss,
+        Step(Part.PREDICTED.named("loss"), SECTION, "average the loss", "E[L]", _s.loss, averaged_loss,
              "The loss at the oscillating weights lies above the loss at their average by half the "
              "curvature that the "
              "oscillation feels.", check_loss, "", f"{CF}, part I"),
-        Step("predicted_loss_at_edge", SECTION, "insert the edge", "E[L]", averaged_loss, at_edge,
+        Step(Part.PREDICTED.named("loss_at_edge"), SECTION, "insert the edge", "E[L]", averaged_loss, at_edge,
              r"With $HU=cPU$ and $U^\top PU=I$ the contraction of $\Sigma=UXU^\top$ with $H$ is "
              r"$c\,\mathrm{tr}X$. Off the edge use the contraction.", check_edge, CRITICAL, "derived"),
-        Step("predicted_grad_sq_norm", SECTION, "sum over the coordinates", r"E[\|\nabla L\|^2]",
+        Step(Part.PREDICTED.named("grad_sq_norm"), SECTION, "sum over the coordinates", r"E[\|\nabla L\|^2]",
              contract(Total(squared_gradient)), norm,
              "For one critical eigenvalue.", check_norm, CRITICAL, f"{CF}, part II"),
     ]  # fmt: skip
@@ -130,7 +131,7 @@ def alternating_steps(spec: OptimizerSpec, P: sp.Expr, c: sp.Expr, form: Canonic
              "the alternating part."),
         ):  # fmt: skip
             steps.append(Step(
-                f"remainder_{key}_{state.name}", DROPPED, "keep the remainder", r"\text{dropped from }\dot w",
+                Part.REMAINDER.of(state.name, key), DROPPED, "keep the remainder", r"\text{dropped from }\dot w",
                 spec.weight_update, _tidy(expr), why + f" Dropped: the flow's ${latex_of(state)}$ does not "
                                                        f"alternate.",
                 _alternating_check(spec, P, c, state, kind, form),

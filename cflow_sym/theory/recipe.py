@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import sympy as sp
 
-from cflow_sym.derivation.derivation import Derivation, DerivationError, Step
+from cflow_sym.derivation.derivation import Derivation, DerivationError, Step, of_part
 from cflow_sym.derivation.exact import agree, random_point
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import contract, latex_of, symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.spec import numerals
@@ -128,13 +129,14 @@ def _derive(key: _Key, order: str) -> Derivation:
     rates = stable_flow.increments(spec)
     record(stable_flow.memory_steps(bare, spec))
     record(stable_flow.stable_steps(spec, P))
-    ansatz = stripped("ansatz_", record(central_flow.ansatz_steps(spec, P, rates, c, order)))
-    ansatz = {name: expansion.hold_signs(rate) for name, rate in ansatz.items()}
+    record(central_flow.ansatz_steps(spec, P, rates, c, order))
+    ansatz = {name: expansion.hold_signs(rate) for name, rate in of_part(Part.ANSATZ, steps).items()}
     for name, rate in rates.items():
         record(expansion.remainder_steps(name, rate, lambda seed: random_point(spec, seed), order))
     record(predictions.alternating_steps(spec, P, c, form))
 
-    central = stripped("central_", record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c)))
+    record(central_flow.one_eigenvalue_steps(spec, P, ansatz, c))
+    central = of_part(Part.CENTRAL, steps)
     sigma = record(equilibrium.equilibrium_steps(spec, P, central, c))["sigma_squared"]
     if filtered and form.settled.P != form.late.P:
         when = memories(form, of_states=False)
@@ -180,15 +182,6 @@ def _with_numbers(d: Derivation, spec: OptimizerSpec) -> Derivation:
     return Derivation(spec, d.order, tuple(map(inserted, d.steps)), symbolic=d)
 
 
-def stripped(prefix: str, found: dict[str, sp.Expr]) -> dict[str, sp.Expr]:
-    """Return what was found under keys that begin with the prefix, without it.
-
-    >>> stripped("central_", {"central_w": sp.Integer(1)})
-    {'w': 1}
-    """
-    return {key.removeprefix(prefix): value for key, value in found.items()}
-
-
 def decay_steps(spec: OptimizerSpec) -> list[Step]:
     """Return the step that takes coupled weight decay into the loss, where there is any."""
     if spec.penalty == 0:
@@ -208,7 +201,8 @@ def decay_steps(spec: OptimizerSpec) -> list[Step]:
 
     return [
         Step(
-            "penalized_step", "Weight decay", "take the penalty into the loss", "w'-w", written, spec.weight_update,
+            Result("penalized_step"), "Weight decay", "take the penalty into the loss",
+            "w'-w", written, spec.weight_update,
             rf"Coupled decay stands wherever the gradient stands: the optimizer works on "
             rf"$L+\tfrac{{{rho}}}2\|w\|^2$. From here on $L$, $g$ and $H$ belong to this sum, so "
             rf"that the edge is at $H_L+{rho} I\preceq cP$.",

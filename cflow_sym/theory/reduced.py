@@ -6,6 +6,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import DIGITS, agree, is_zero, random_point, scale
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.theory.canonical_form import CanonicalForm, memories, shorter
 from cflow_sym.theory.momentum import SAMPLES, _s, _threshold, hyperparameter_samples
 
@@ -34,7 +35,7 @@ def late_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
     for name, latex, before, after in found:
         if before != after:
             steps.append(Step(
-                f"late_{name}", REDUCED, "let the corrections of bias die out", rf"{latex}_{{t\to\infty}}",
+                Part.LATE.of(name), REDUCED, "let the corrections of bias die out", rf"{latex}_{{t\to\infty}}",
                 before, after,
                 "The closed forms are stated for late times, when the corrections of bias have died out: "
                 + memories(form) + ". What runs, and the flow at the head of this note, has them at every time.", check,
@@ -75,7 +76,7 @@ def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
 
     return [
         Step(
-            "speed", REDUCED, "let every average stand at its steady value", "v=G(1)", form.direction, v,
+            Result("speed"), REDUCED, "let every average stand at its steady value", "v=G(1)", form.direction, v,
             r"Momentum multiplies the steady step: $\dot w=-vP^{-1}E[\nabla L]$. The flow over the weights alone is "
             "one without momentum, with $P/v$ in place of $P$ and $vc$ in place of $c$; it is the documented "
             "alternative to the centre flow, and it knows nothing of the filter's lag.", check_speed,
@@ -83,7 +84,8 @@ def reduced_speed_steps(form: CanonicalForm, c: sp.Expr) -> list[Step]:
             + memories(form) + ".",
         ),
         Step(
-            "step_limit", REDUCED, "bound the time step of an explicit method", r"\Delta t_{\max}", v * c, limit,
+            Result("step_limit"), REDUCED, "bound the time step of an explicit method",
+            r"\Delta t_{\max}", v * c, limit,
             r"At the edge an explicit step of the reduced flow is stable up to $2/(vc)$ only: the price of leaving the "
             "momentum out.", check_limit,
         ),
@@ -105,7 +107,8 @@ def reduced_edge_step(form: CanonicalForm, P: sp.Expr, c: sp.Expr, edge: sp.Expr
         return True
 
     return Step(
-        "reduced_edge", REDUCED, "hold the edge against the optimizer's", r"c_{\rm red}P_{\rm red}", c * P, edge,
+        Result("reduced_edge"), REDUCED, "hold the edge against the optimizer's",
+        r"c_{\rm red}P_{\rm red}", c * P, edge,
         r"Momentum's steady factor cancels: with $P/v$ and $vc$ the curvature at which the oscillation begins is the "
         "optimizer's own.", check,
     )  # fmt: skip

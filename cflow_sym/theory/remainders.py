@@ -19,6 +19,7 @@ from cflow_sym.derivation.exact import (
     scale,
     two_point_average,
 )
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import symbols
 from cflow_sym.theory.averaging import displaced_gradient
 from cflow_sym.theory.canonical_form import CanonicalForm
@@ -63,15 +64,15 @@ def exact_remainder_steps() -> list[Step]:
 
     return [
         Step(
-            "theorem_remainder_integral", DROPPED, "Taylor's theorem with its integral",
+            Part.THEOREM.named("remainder_integral"), DROPPED, "Taylor's theorem with its integral",
             r"E[\nabla L]-g-\tfrac12T[\Sigma]", (_s.D4_ahead + _s.D4_behind) / 2, integral,
             r"For a displacement $\pm\delta$ of any size: the half-sum of both gradients is an even function of the "
             r"amplitude, so its second-order expansion leaves an integral over its fourth derivative.", check_integral,
             "The loss has five continuous derivatives.",
         ),
         Step(
-            "theorem_remainder_bound", DROPPED, "bound the integral", r"\|E[\nabla L]-g-\tfrac12T[\Sigma]\|\le",
-            integral, bound,
+            Part.THEOREM.named("remainder_bound"), DROPPED, "bound the integral",
+            r"\|E[\nabla L]-g-\tfrac12T[\Sigma]\|\le", integral, bound,
             r"The weight under the integral adds up to $\tfrac1{24}$ over both sides. The supremum is over the way "
             r"between $w-\delta$ and $w+\delta$.", check_bound,
         ),
@@ -100,7 +101,7 @@ def edge_shift_step(form: CanonicalForm) -> Step:
     moved = -_s.sigma_squared * (odd - _s.D1).xreplace({_s.D3: _s.quartic_along_u})
 
     return Step(
-        "remainder_edge", DROPPED, "keep the odd part of the gradient", r"S-c\,u^\top Pu", odd, moved,
+        Part.REMAINDER.named("edge"), DROPPED, "keep the odd part of the gradient", r"S-c\,u^\top Pu", odd, moved,
         r"The oscillation $\pm\sigma u$ keeps its size where the *odd* part of the gradient is $cP$ times it. Along "
         r"$u$ that part is $\sigma S+\sigma^3D^4L[u^4]/6$, so that the curvature at rest is not the threshold itself. "
         "Of second power in the amplitude, as the terms kept: the flow holds the eigenvalue at the threshold, the "

@@ -12,6 +12,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import Step
 from cflow_sym.derivation.exact import LocalModel, Point, Vector, add, is_zero, random_model, random_point, scale
+from cflow_sym.derivation.result import Result
 from cflow_sym.notation import Total, contract, debias, orient, rebias, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.central_flow import CF, CRITICAL, substitute
@@ -68,10 +69,10 @@ def sdcp_steps(spec: OptimizerSpec, P: sp.Expr, ansatz: Mapping[str, sp.Expr], c
         "time is a semidefinite complementarity problem, solved numerically.",
     )
     return [
-        Step("sdcp_constant", SEVERAL, "differentiate the matrix at the edge", quantity[0],
+        Step(Result("sdcp_constant"), SEVERAL, "differentiate the matrix at the edge", quantity[0],
              _s.u_i * _s.u_j * c * P, A0, why[0], lambda b, a: check(a, False), CRITICAL, f"{CF}, parts I "
                  f"to III"),
-        Step("sdcp_linear", SEVERAL, "collect the coefficient of X", quantity[1],
+        Step(Result("sdcp_linear"), SEVERAL, "collect the coefficient of X", quantity[1],
              rebias(A_rate(pair)), A1, why[1], lambda b, a: check(a, True), CRITICAL,
              f"{CF}, parts I to III"),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors, simplified
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import agree, draw, is_zero, random_point, source
+from cflow_sym.derivation.result import Result
 from cflow_sym.notation import Coordinate, is_blockwise, is_elementwise, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 
@@ -142,14 +143,14 @@ def stability_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
 
     return [
         Step(
-            "preconditioner", SECTION, "read off the preconditioner", "P",
+            Result("preconditioner"), SECTION, "read off the preconditioner", "P",
             spec.weight_update, P,
             "Given the updated states, the step is linear in the gradient, so $P$ is minus one over its slope, "
             + entries_of(P),
             check_preconditioner, "$P$ depends on slow states and on $t$ only.", spec.source,
         ),
         Step(
-            "threshold", SECTION, "linearize and solve det(M + I) = 0", "c", (M + sp.eye(M.rows)).det(), c,
+            Result("threshold"), SECTION, "linearize and solve det(M + I) = 0", "c", (M + sp.eye(M.rows)).det(), c,
             r"On a quadratic whose curvature is $\lambda$ in units of $P$ the step multiplies $w$ by "
             + (r"$M=1-\lambda$. " if spec.decay == 0 else r"$M=1-\lambda$ less the decoupled decay. ") +
             "The period-two "

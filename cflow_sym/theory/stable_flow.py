@@ -15,6 +15,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import Point, add, agree, random_point, scale
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import NEW, OLD, Frozen, contract, expand_names, latex_of, state_symbol, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.spec.parts import Hyperparameter
@@ -88,7 +89,7 @@ def memory_steps(spec: OptimizerSpec, averaged: OptimizerSpec) -> list[Step]:
     for name in spec.memoryless:
         symbol, latex = averaged.all_symbols[name], latex_of(name)
         steps.append(Step(
-            f"memory_{name}", SECTION, "give the state a memory", rf"{latex}'",
+            Part.MEMORY.of(name), SECTION, "give the state a memory", rf"{latex}'",
             spec.state_updates[spec.all_symbols[name]], averaged.state_updates[symbol],
             r"The update forgets the old value, so its rate in continuous time is infinite. Derive the flow of a "
             r"decaying average, and let $\beta_2\to0$ at the end.", check_for(name),
@@ -265,7 +266,8 @@ def stable_steps(spec: OptimizerSpec, P: sp.Expr) -> list[Step]:
         return all(agree(p.vector(after), p.vector(spec.weight_update)) for p in points)
 
     steps.append(Step(
-        "stable_w", SECTION, "collect the stable flow", r"\dot w", spec.weight_update, -_s.g / P - spec.decay * _s.w,
+        Part.STABLE.of("w"), SECTION, "collect the stable flow", r"\dot w",
+        spec.weight_update, -_s.g / P - spec.decay * _s.w,
         "Without oscillation the weights move by one step in one unit of time.", check_weights, CONVENTION,
         spec.source,
     ))  # fmt: skip
@@ -309,14 +311,14 @@ def _state_steps(
 
     return [
         Step(
-            f"increment_{state.name}", SECTION, "rewrite the increment in terms of the updated state",
+            Part.INCREMENT.of(state.name), SECTION, "rewrite the increment in terms of the updated state",
             rf"{latex}_t-{latex}_{{t-1}}", in_old_values(new, state) - old, rate,
             f"The update is written with the old value ${latex}_{{t-1}}$. Solve it for that and insert: from the "
             f"second line on ${latex}$ is the updated value ${latex}_t$.",
             check_increment, "" if state == _s.t else CONVENTION, source,
         ),
         Step(
-            f"stable_{state.name}", SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, still,
+            Part.STABLE.of(state.name), SECTION, "pass to continuous time", rf"\dot{{{latex}}}", rate, still,
             "Read the increment as a rate. Implicit Euler with step 1 gives the optimizer's update back exactly."
             + (r" Without oscillation $\bar g=g$." if rate.has(_s.g_mean) else "")
             + (" " + spec.remarks[f"stable_{state.name}"] if f"stable_{state.name}" in spec.remarks else ""),

@@ -13,6 +13,7 @@ import sympy as sp
 
 from cflow_sym.derivation.derivation import DerivationError, Step
 from cflow_sym.derivation.exact import Point, agree, draw_vector, is_zero, random_point, source
+from cflow_sym.derivation.result import Part, Result
 from cflow_sym.notation import contract, debias, is_elementwise, latex_of, orient, rebias, symbols
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.theory.central_flow import CRITICAL, edge_point, one_direction, substitute
@@ -46,7 +47,7 @@ def stationary_steps(spec: OptimizerSpec, ansatz: Mapping[str, sp.Expr]) -> list
         if value is None:
             continue
         steps.append(Step(
-            f"stationary_{state.name}", SECTION, "set the rate to zero", rf"\bar{{{latex_of(state)}}}",
+            Part.STATIONARY.of(state.name), SECTION, "set the rate to zero", rf"\bar{{{latex_of(state)}}}",
             ansatz[state.name], value,
             "The value to which the state relaxes while weights and oscillation stand still.",
             _rest_check(spec, state, ansatz[state.name]), FROZEN, "arXiv:2410.24206, part III",
@@ -97,7 +98,7 @@ def memoryless_steps(
                 f"optimizer {spec.name!r}: the state {name} has one value for each weight and no memory, so the step "
                 f"is not smooth where a coordinate of the gradient passes through 0; give it some memory."
             )
-    values = {averaged.all_symbols[n]: found[f"stationary_{n}"] for n in spec.memoryless}
+    values = {averaged.all_symbols[n]: found[Part.STATIONARY.of(n).key] for n in spec.memoryless}
     still = dict.fromkeys((_s.gradient_shift, _s.gradient_variance), sp.Integer(0))
     stable = {s: substitute(e, still) for s, e in values.items()}
     moving = {s: substitute(e, one_direction(P)) for s, e in values.items()}
@@ -125,24 +126,27 @@ def memoryless_steps(
 
     names = ", ".join(f"${latex_of(n)}$" for n in spec.memoryless)
     steps = [
-        Step("stable_w", LIMIT, "insert the state", r"\dot w\big|_{\Sigma=0}", found["stable_w"],
+        Step(Part.STABLE.of("w"), LIMIT, "insert the state", r"\dot w\big|_{\Sigma=0}", found["stable_w"],
              _tidy(found["stable_w"].xreplace(stable)),
              f"Without memory {names} equals its stationary value at every time.", check_flow,
              "The state follows at once; what its alternating part adds is not small here (see the named remainder)."),
-        Step("central_w", LIMIT, "insert the state", r"\dot w", flow, _tidy(flow.xreplace(moving)),
+        Step(Part.CENTRAL.of("w"), LIMIT, "insert the state", r"\dot w", flow, _tidy(flow.xreplace(moving)),
              "The same with one critical direction.", check_flow, CRITICAL),
     ]  # fmt: skip
-    for key in (k for k in found if k.startswith("remainder_alternating_") and "squared" not in k):
+    for state in averaged.state_updates:
+        dropped = found.get(Part.REMAINDER.of(state.name, "alternating").key)
+        if dropped is None:
+            continue
         steps.append(Step(
-            f"limit_{key}", LIMIT, "take the limit of a dropped term", r"\text{dropped from }\dot w",
-            found[key], _tidy(without_memory(found[key])),
+            Part.LIMIT.of(state.name, "remainder_alternating"), LIMIT, "take the limit of a dropped term",
+            r"\text{dropped from }\dot w", dropped, _tidy(without_memory(dropped)),
             r"Not small here: where the oscillation dominates, $\nu\approx\sigma^2S^2$, this cancels the whole step "
             r"along $u$. So the flow without memory and its variance are *wrong at leading order*: they are the limit "
             "of flows of optimizers that remember, not the mean of this one.", check_limit,
         ))  # fmt: skip
     if not is_elementwise(P):
         steps.append(Step(
-            "sigma_squared", LIMIT, "take the limit of no memory", r"\lim_{\beta_2\to0}\sigma^2",
+            Result("sigma_squared"), LIMIT, "take the limit of no memory", r"\lim_{\beta_2\to0}\sigma^2",
             found["sigma_squared"], _tidy(shift),
             "The averaged squared gradient norm must have the value that keeps the edge at every instant, so the "
             "oscillation fills up what the gradient lacks; how the sharpness moves no longer enters.", check_limit,

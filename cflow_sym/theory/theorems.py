@@ -12,6 +12,7 @@ import sympy as sp
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Derivation, Step, StepError
 from cflow_sym.derivation.exact import DIGITS, Vector, draw, is_zero, source
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import Coordinate, Total, contract, symbols
 from cflow_sym.theory.central_flow import CRITICAL, edge_point
 from cflow_sym.theory.stable_flow import name_rates, rate_names
@@ -56,7 +57,7 @@ def descent(d: Derivation) -> list[Step]:
         return True
 
     return [Step(
-        "theorem_descent", SECTION, "prove", r"\dot L=\langle g,\dot w\rangle", rate, -P * w_dot,
+        Part.THEOREM.named("descent"), SECTION, "prove", r"\dot L=\langle g,\dot w\rangle", rate, -P * w_dot,
         r"Insert the variance of the edge: the loss falls at the rate $\|\dot w\|^2/\eta$, so $\dot L\le0$ "
         "for a constant learning rate. The flow is the gradient flow projected on the constraint: what it descends "
         "is what the projection leaves of the gradient.",
@@ -128,7 +129,8 @@ def monotone_in_learning_rate(d: Derivation) -> list[Step]:
     def make(
         key: str, rule: str, quantity: str, before: sp.Expr, after: sp.Expr, why: str, check, source="derived"
     ) -> Step:
-        return Step(f"theorem_{key}", SECTION, rule, quantity, before, after, why, _samples(check), source=source)
+        result = Part.THEOREM.named(key)
+        return Step(result, SECTION, rule, quantity, before, after, why, _samples(check), source=source)
 
     return [
         make("sigma_squared_by_rate", "name the rate", r"\sigma^2", d.sigma_squared, sigma,
@@ -188,7 +190,7 @@ def rate_limits(d: Derivation) -> list[Step]:
         expression = d.sigma_squared if symbol == beta else sigma
         after = sp.expand(sp.limit(sp.together(expression), symbol, at))
         steps.append(Step(
-            f"theorem_limit_{key}", SECTION, "take the limit", quantity, expression, after, why,
+            Part.THEOREM.named(f"limit_{key}"), SECTION, "take the limit", quantity, expression, after, why,
             _samples(check_at(symbol, near)),
         ))  # fmt: skip
     return steps
@@ -253,7 +255,7 @@ def stationary_preconditioner(d: Derivation) -> list[Step]:
 
     return [
         Step(
-            "theorem_program_slope", SECTION, "differentiate the Lagrangian",
+            Part.THEOREM.named("program_slope"), SECTION, "differentiate the Lagrangian",
             r"\partial_{P_{ii}}\left[\mathrm{tr}P+\tfrac1{\eta^2}g^\top P^{-1}g+\langle Z,H-2P\rangle\right]",
             objective, slope,
             r"The convex program: the smallest $\mathrm{tr}P+\tfrac1{\eta^2}g^\top P^{-1}g$ over diagonal "
@@ -262,7 +264,7 @@ def stationary_preconditioner(d: Derivation) -> list[Step]:
             check_slope, "", "arXiv:2410.24206, part III",
         ),
         Step(
-            "theorem_program_is_rest", SECTION, "insert the multiplier",
+            Part.THEOREM.named("program_is_rest"), SECTION, "insert the multiplier",
             r"-P_{ii}^2\,\partial_{P_{ii}}\Big|_{Z=2\Sigma/\eta^2}", slope.xreplace({Z: multiplier}), balance,
             r"With $Z=2\Sigma/\eta^2$ this is $(\bar\nu-\nu)/\eta^2$ for $\nu=\eta^2P^2$: the program is solved where "
             r"the state is at rest, and complementarity is the same for both. So the stationary preconditioner is "
@@ -270,7 +272,8 @@ def stationary_preconditioner(d: Derivation) -> list[Step]:
             check_balance, CRITICAL, "arXiv:2410.24206, part III; the multiplier: derived",
         ),
         Step(
-            "theorem_stationary_P", SECTION, "solve for the preconditioner", r"\bar P_{ii}", balance, solved,
+            Part.THEOREM.named("stationary_P"), SECTION, "solve for the preconditioner", r"\bar P_{ii}",
+            balance, solved,
             r"The covariance alone determines $\bar P$; its diagonal stays below $\eta^2/4$ wherever the gradient is "
             r"not zero. For large $\eta$ the gradient's term of the program fades: $\hat P$ minimizes "
             r"$\mathrm{tr}P$ under $H\preceq2P$.",

@@ -9,6 +9,7 @@ from dataclasses import replace
 import sympy as sp
 
 from cflow_sym.derivation.derivation import Derivation
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import Frozen, contract, debias, is_elementwise, rate_symbol, rebias, symbols
 from cflow_sym.theory.canonical_form import canonical_form
 from cflow_sym.theory.cycle_growth import Edge
@@ -17,7 +18,7 @@ from cflow_sym.theory.leapfrog import average_symbols, rate_of_leap
 from cflow_sym.theory.multiplier import coefficients
 from cflow_sym.theory.stable_flow import name_rates, rate_names
 from cflow_sym.writing.jax_printer import jax_code
-from cflow_sym.writing.step_writer import HEADER, Part, StepWriter, as_tuple, contractions, layout, source_hash
+from cflow_sym.writing.step_writer import HEADER, Assignment, StepWriter, as_tuple, contractions, layout, source_hash
 
 _s = symbols
 SCALAR_ARGUMENTS = ("S", "grad_dot_grad_S", "grad_sq_norm", "grad_S_sq_norm")
@@ -79,8 +80,8 @@ class ModuleWriter(StepWriter):
         ansatz = {n: hold_signs(d.ansatz.get(n, stable[n])) for n in slow}
         added = {n: contract(sp.expand(_mean(ansatz[n]) - stable[n])) for n in slow}
         at_rest, more = _parted({n: _mean(e) for n, e in d.stationary.items()})
-        leap_rest, leap_more = _parted({n: hold_signs(d[f"leap_average_{n}"]) for n in slow if n != "t"})
-        start = {n: d[f"start_{n}"] for n in slow if n != "t"}
+        leap_rest, leap_more = _parted({n: hold_signs(e) for n, e in d.of(Part.LEAP_AVERAGE).items()})
+        start = d.of(Part.START)
         return [
             *self.own.step_functions(),  # the optimizer's own, as it is
             self.named_function(
@@ -174,7 +175,7 @@ class ModuleWriter(StepWriter):
         self, signature: str, doc: str, values: Mapping[str, sp.Expr], suffix: str = "_dot", named: bool = True
     ) -> str:
         """Write a function that returns one value for each state, with published rates by name where `named`."""
-        named_parts: dict[str, Part] = {}
+        named_parts: dict[str, Assignment] = {}
         results: dict[str, sp.Expr] = {}
         for name, value in values.items():
             results[name], parts = self.name_parts(value) if named else (value, contractions(value))
@@ -241,11 +242,11 @@ class ModuleWriter(StepWriter):
     def leapfrog(self) -> str:
         """Write the coefficients of the leapfrog: one entry for each average of the gradient."""
         form, signature = self.form, "leapfrog(state, hp, dt)"
-        averages = average_symbols(form)
+        averages, leap, left = average_symbols(form), self.d.of(Part.LEAP), self.d.of(Part.MEMORY)
         columns = {
-            "rate": [_rate(self.d[f"leap_{m}"], m) for m in averages],
+            "rate": [_rate(leap[m.name], m) for m in averages],
             "weight": [weight for _, weight in form.averages],
-            "left": [self.d[f"memory_{m}"] for m in averages],
+            "left": [left[m.name] for m in averages],
             "steady": [*form.steady.values(), *([sp.Integer(1)] if len(averages) > len(form.states) else [])],
         }
         w_rate, decay, push = rate_of_leap(1 - form.decay), form.decay, self.d["leap_push"]
@@ -293,7 +294,7 @@ class ModuleWriter(StepWriter):
             numerator, denominator = (e.xreplace({sp.expand(-c): -_s.c}) for e in (numerator, denominator))
             parts.append(("c", c, "()"))
         if _s.c in (numerator + denominator).atoms(sp.Symbol) and "c" not in {name for name, _, _ in parts}:
-            parts.append(("c", next((self.d[k] for k in ("late_threshold",) if k in self.d), c), "()"))
+            parts.append(("c", self.d.of(Part.LATE).get("threshold", c), "()"))
         explicit = sorted((a for a in (numerator + denominator).atoms(sp.Add) if _only_rates(a)), key=str)
         names = [sp.Symbol("time_term" + (str(k) if k else "")) for k in range(len(explicit))]
         parts += [(n.name, e, "()") for n, e in zip(names, explicit, strict=True)]
@@ -318,17 +319,18 @@ class ModuleWriter(StepWriter):
     @property
     def edge(self) -> dict[sp.Symbol, sp.Expr]:
         """The slow states that the edge fixes, in terms of the sharpness."""
-        return {s: self.d[f"edge_{s}"] for s in self.spec.state_updates if f"edge_{s}" in self.d}
+        found = self.d.of(Part.EDGE)
+        return {s: found[s.name] for s in self.spec.state_updates if s.name in found}
 
     # Naming
 
-    def name_parts(self, expr: sp.Expr) -> tuple[sp.Expr, list[Part]]:
+    def name_parts(self, expr: sp.Expr) -> tuple[sp.Expr, list[Assignment]]:
         """Name rates and contractions in an expression."""
         expr = name_rates(self.spec, debias(expr))
         parts = [(str(k), v, "()") for k, v in self.rates.items() if expr.has(k)]
         return expr, parts + self.debias_parts(expr) + contractions(expr)
 
-    def debias_parts(self, expr: sp.Expr) -> list[Part]:
+    def debias_parts(self, expr: sp.Expr) -> list[Assignment]:
         """Return the assignments of bias corrections, debias_beta2 = 1 - beta2**t."""
         names = sorted((s for s in expr.atoms(sp.Symbol) if s.name.startswith("debias_")), key=str)
         return [(self.code(s), rebias(s), "()") for s in names]

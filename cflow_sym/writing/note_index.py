@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cflow_sym.derivation.derivation import Derivation
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import symbols
 from cflow_sym.optimizers import optimizer
 from cflow_sym.theory.recipe import derive
@@ -54,7 +55,7 @@ def index(names: Iterable[str]) -> str:
 def index_row(name: str) -> str:
     """Return the row of one optimizer in the index."""
     d = derive(optimizer(name))
-    P, c = (d[f"late_{n}"] if f"late_{n}" in d else d[n] for n in ("preconditioner", "threshold"))
+    P, c = (d.of(Part.LATE).get(n, d[n]) for n in ("preconditioner", "threshold"))
     named = d["burst_index"].has(_s.bend_at_edge)
     index = IN_THE_NOTE if named or d.spec.memoryless else _cell(latex(d["burst_index"]))
     cells = [_cell(latex(e)) for e in (P, c, late_value(d.gain))]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import sympy as sp
 
 from cflow_sym.derivation.derivation import Derivation, Step
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import entry, latex_of
 from cflow_sym.theory import leapfrog
 from cflow_sym.theory.canonical_form import has_momentum
@@ -16,9 +17,9 @@ from cflow_sym.writing.results import results
 from cflow_sym.writing.typesetting import aligned, latex, math, shown
 
 CHAINED = (
-    "increment_",
-    "penalized_",
+    "penalized_step",
     "theorem_slope_positive",
+    "theorem_slope_positive_by_signs",
     "theorem_loss_rate",
     "theorem_descent",
     "theorem_program_slope",
@@ -26,12 +27,11 @@ CHAINED = (
 )  # shown with the expression before
 HIDDEN = ("stable_t", "ansatz_t", "central_t")  # a counter counts
 EXPLAINED = ("S", "u", "grad_S", "sigma_squared", "P", "c", "g_mean", "gradient_shift", "gradient_variance")
-LEAPFROG = ("centre_", "leap_", "memory_", "start_")  # its rates are not the published ones
 LAST = ("What the flow drops", leapfrog.SECTION, "Other closures", "Theorems")
 
 
 def _display(d: Derivation, step: Step, defined: bool) -> str:
-    named = defined and not step.key.startswith(LEAPFROG)
+    named = defined and step.section != leapfrog.SECTION  # its rates are not the published ones
     before, after = (shown(d, e) if named else e for e in (step.before, step.after))
     quantity, result = step.quantity, latex(after)
     if step.key == "threshold":
@@ -40,11 +40,11 @@ def _display(d: Derivation, step: Step, defined: bool) -> str:
         return aligned([(r"u^\top(cP-H)u", latex(before) + ","), (quantity, result)], gap="0pt")
     if step.key == "sigma_squared":
         return math(rf"\boxed{{{quantity}={result}}}")
-    if step.key.startswith(("remainder_", "limit_remainder_")) and "text" in quantity:
+    if step.result.part in (Part.REMAINDER, Part.LIMIT) and "text" in quantity:
         return math(rf"{quantity}:\quad {result}")
     if step.key == "theorem_remainder_bound":
         return math(f"{quantity} {result}")
-    if step.key.startswith(CHAINED) and step.before != step.after:
+    if (step.result.part is Part.INCREMENT or step.key in CHAINED) and step.before != step.after:
         return aligned([(quantity, latex(before)), ("", result)], gap="0pt")
     return math(rf"{quantity}={result}")
 
@@ -138,7 +138,7 @@ def _numbered(d: Derivation) -> Iterator[tuple[str, int, Step, bool, str]]:
     for title, steps in _sections(d).items():
         for step in steps:
             number += 1
-            begins = step.key.startswith("stable_") and bool(rate_names(d.spec)) and not defined
+            begins = step.result.part is Part.STABLE and bool(rate_names(d.spec)) and not defined
             names = ",\\quad ".join(rf"{latex_of(k)}={latex(v)}" for k, v in rate_names(d.spec).items())
             yield title if step is steps[0] else "", number, step, defined, names if begins else ""
             defined = defined or begins

@@ -6,6 +6,7 @@ import sympy as sp
 
 from cflow_sym.algebra import in_factors
 from cflow_sym.derivation.derivation import Derivation
+from cflow_sym.derivation.result import Part
 from cflow_sym.notation import latex_of, orient, symbols
 from cflow_sym.theory.canonical_form import CanonicalForm, canonical_form, has_momentum, memories, shorter
 from cflow_sym.theory.leapfrog import average_symbols, memory_left
@@ -117,9 +118,10 @@ def _plain(d: Derivation) -> list[str]:
 def _with_momentum(d: Derivation) -> list[str]:
     form = canonical_form(d.spec)
     centre = [(rf"\dot{{{latex_of(n)}}}", latex(e)) for n, e in d.centre_flow.items()]
+    averaged = d.of(Part.LEAP_AVERAGE)
     for name in d.spec.slow_states:
         if name != "t":
-            rate = d[f"leap_average_{name}"].xreplace(_read(form)).xreplace({_s.dt: sp.Integer(0)})
+            rate = averaged[name].xreplace(_read(form)).xreplace({_s.dt: sp.Integer(0)})
             centre.append((rf"\dot{{{latex_of(name)}}}", latex(_relaxing(rate, d.spec.state_symbols[name]))))
     tilde = ", ".join(f"${latex_of(n)}$" for n in d.centre_flow if n != "w")
     slow = " and slow states" if len(d.spec.slow_states) > 1 or d.preconditioner.has(_s.t) else ""
@@ -171,11 +173,8 @@ def _relaxing(rate: sp.Expr, state: sp.Symbol) -> sp.Expr:
 
 
 def _closed(d: Derivation) -> list[tuple[str, str]]:
-    rows = []
-    if "late_preconditioner" in d:
-        rows.append(("P", latex(d["late_preconditioner"])))
-    if "late_threshold" in d:
-        rows.append(("c", latex(d["late_threshold"])))
+    late = d.of(Part.LATE)
+    rows = [(sign, latex(late[n])) for sign, n in (("P", "preconditioner"), ("c", "threshold")) if n in late]
     return [*rows, ("v", latex(d["speed"])), *_flow(d), (r"\sigma^2", latex(shown(d, d.sigma_squared)))]
 
 

@@ -117,6 +117,8 @@ def test_the_reduced_flow():
     assert sp.simplify(found["step_limit"] - (1 - b) / (1 + b)) == 0  # 1/19 at 0.9
     assert found.sigma_squared == cs.derive("gradient_descent").sigma_squared
     assert sp.simplify(found.stable_flow["w"] + s.eta * s.g / (1 - b)) == 0
+    assert list(found.reduced_flow) == ["w"]
+    assert not cs.derive("adam").reduced_flow  # P has one entry for each weight
 
 
 def test_a_step_that_reads_the_average_before_its_update_is_the_same_optimizer():
