@@ -9,7 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SYMPY_CACHE_SIZE", "20000")  # expressions of a whole derivation; SymPy reads it at import
 # the compiler's older emitters: the same programs in half the time, which is what most of the tests' time is
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later versions end at a flag that they no longer know
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    _flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # a test has one core
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
 os.environ["CFLOW_CACHE"] = ""  # tests leave nothing in the user's cache
 # what tests compile is shared by all processes, and kept for the next time
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/programs"))
@@ -20,6 +21,8 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_set
     _cores = sorted(os.sched_getaffinity(0))  # threads of several processes would wait for each other
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
+import gc
+
 import hypothesis
 import jax
 import jaxtyping
@@ -29,6 +32,14 @@ jax.config.update("jax_enable_x64", True)
 hypothesis.settings.register_profile("cflow", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("cflow")
 _hook = jaxtyping.install_import_hook("cflow_num", "beartype.beartype")
+
+gc.set_threshold(100_000, 20, 100)  # expressions and programs are many and stay: looking through them is a tenth of all
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of the search for garbage."""
+    gc.freeze()
+
 
 MAPPINGS = Path("/proc/self/maps")
 MOST_MAPPINGS = 30_000  # Linux allows a process 65,530; every compiled program takes dozens
@@ -47,6 +58,6 @@ def _room_for_compiled_programs():
 @pytest.fixture(autouse=True)
 def _quick_compilation(request):
     """Compile with few optimizations: in all but the slow tests more time goes to compiling than to running."""
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
