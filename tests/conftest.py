@@ -11,6 +11,7 @@ os.environ.setdefault("SYMPY_CACHE_SIZE", "20000")  # expressions of a whole der
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later versions end at a flag that they no longer know
     _flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # a test has one core
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # more time goes to compiling than to running; subprocesses, too
 os.environ["CFLOW_CACHE"] = ""  # tests leave nothing in the user's cache
 # what tests compile is shared by all processes, and kept for the next time
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/programs"))
@@ -56,8 +57,9 @@ def _room_for_compiled_programs():
 
 
 @pytest.fixture(autouse=True)
-def _quick_compilation(request):
-    """Compile with few optimizations: in all but the slow tests more time goes to compiling than to running."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def _compilation(request):
+    """Compile as users do where a test says so."""
+    as_users = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not as_users)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -258,8 +258,15 @@ class Polynomial:
 
     def diff(self, i: int) -> Polynomial:
         """Return the derivative in the i-th variable."""
-        lowered = ((e, c, e[i]) for e, c in self.terms if e[i])
-        return Polynomial(tuple(((*e[:i], k - 1, *e[i + 1 :]), k * c) for e, c, k in lowered))
+        if i not in self._derivatives:
+            lowered = ((e, c, e[i]) for e, c in self.terms if e[i])
+            self._derivatives[i] = Polynomial(tuple(((*e[:i], k - 1, *e[i + 1 :]), k * c) for e, c, k in lowered))
+        return self._derivatives[i]
+
+    @cached_property
+    def _derivatives(self) -> dict[int, Polynomial]:
+        """Those that have been asked for: a model is evaluated at many points."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ for build in (
 
 
 def test_a_problem_on_eight_devices_has_the_same_central_flow():
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ | {"JAX_PLATFORMS": "cpu"}
+    flags["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, env=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5 examples cannot be split over 8 devices: use at most 5 of them" in done.stdout

@@ -36,7 +36,11 @@ def full_run():
     return get
 
 
-@pytest.mark.parametrize("title", verdicts.TESTED)
+DEMO = verdicts.PICTURED
+TITLES = [pytest.param(title, marks=[pytest.mark.optimized] * (title == DEMO)) for title in verdicts.TESTED]
+
+
+@pytest.mark.parametrize("title", TITLES)
 def test_the_central_flow_stays_on_the_edge_and_ahead_of_the_stable_flow(title, full_run):
     run, comparison = full_run(title)
     assert comparison.passed
