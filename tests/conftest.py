@@ -15,7 +15,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # more time goes to compi
 os.environ["CFLOW_CACHE"] = ""  # tests leave nothing in the user's cache
 # what tests compile is shared by all processes, and kept for the next time
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache/programs"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):

@@ -49,6 +49,8 @@ class RunCommand:
     """Further hyperparameters, numbers or schedules."""
     switches: tuple[str, ...] = ()
     """Switches of the optimizer to turn on, for instance bias_correction."""
+    start: Annotated[str | None, arg(metavar="RUN.nc")] = None
+    """Begin where that run ended: with its last weights and, if the optimizer is the same, states."""
     settings: Annotated[Settings, OmitArgPrefixes] = field(default_factory=Settings)
     """What is run."""
     dtype: str = "float64"
@@ -85,7 +87,7 @@ class RunCommand:
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = self._placed(_problem(self.problem))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
-        prepared = check(problem, optimizer, values, self.settings)
+        prepared = check(problem, optimizer, values, self.settings, self._begun())
         earlier = self._start(held, prepared.config) if first else None
         if earlier is not None:
             print("finished already: nothing to resume", file=sys.stderr)
@@ -100,6 +102,16 @@ class RunCommand:
 
             clear(self.out)  # only now: a kill before this loses nothing
         return self._conclude(result)
+
+    def _begun(self) -> Run | None:
+        """Return the run to begin with."""
+        from ..record.run import load
+
+        if self.start is None:
+            return None
+        if Path(self.start).resolve().parent == self.out.resolve():
+            raise InputError(f"--start {self.start} lies in the folder that is to be written: choose another --out")
+        return load(self.start)
 
     def _conclude(self, result: Run) -> int:
         """Print the verdict, or why the run ended early."""

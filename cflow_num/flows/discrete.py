@@ -14,7 +14,10 @@ class DiscreteOptimizer(Flow):
 
     def first(self, w: Float[Array, " n"]) -> FlowState:
         """Return the state at w before the first step: every state updated once, the weights not moved."""
-        slow = self.optimizer.initial_state(w, self.hp)
+        return self.updated(w, self.optimizer.initial_state(w, self.hp))
+
+    def updated(self, w: Float[Array, " n"], slow: dict[str, Array]) -> FlowState:
+        """Return the state at w with every state updated there."""
         return FlowState(w, self.optimizer.update_state(slow, self.gradient(w), self.hp))
 
     def steps(self, y: FlowState, length: int) -> FlowState:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -74,10 +75,10 @@ class Function(eqx.Module):
         assert self.fixed is not None, "only a traced loss has no parameters"
         return calls.of_arrays(self.loss, self.fixed, self.raveler.treedef)
 
-    def params(self, w: Float[Array, " n"]) -> PyTree:
+    def params(self, w: Float[Array | np.ndarray, " n"]) -> PyTree:
         """Return the pytree of parameters for the weight vector `w`."""
         assert self.fixed is not None, "a traced loss has the weights' arrays only"
-        return self.fixed.joined(self.raveler.unravel(w))
+        return self.fixed.joined(self.raveler.unravel(jnp.asarray(w)))
 
     def outputs(self, w: Float[Array, " n"]) -> PyTree:
         """Return the model's outputs at `w`; raises `InputError` where the problem has none."""

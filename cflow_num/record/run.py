@@ -6,7 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,12 +14,27 @@ import cflow_num  # for the verbs of later stages, by name
 
 from ..support.errors import InputError
 from ..support.files import replacing
+from .ends import GROUP, Ending
 from .stored import Stored
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from ..loss.problem import Problem
     from ..verdict.compare import Comparison
+
+
+@runtime_checkable
+class Origin(Protocol):
+    """What made a run, while the Python process that made it lives."""
+
+    def params(self, w: np.ndarray) -> Any:
+        """Return the parameters with these weights."""
+        ...
+
+    def longer(self, steps: int, quiet: bool) -> Run:
+        """Return the run with so many steps more."""
+        ...
 
 
 class Run:
@@ -32,6 +47,7 @@ class Run:
     def __init__(self, tree: xr.DataTree | Stored):
         self._tree = None if isinstance(tree, Stored) else tree
         self._stored = tree if isinstance(tree, Stored) else None
+        self._origin: Origin | None = None
 
     @property
     def tree(self) -> xr.DataTree:
@@ -86,6 +102,81 @@ class Run:
         """What the user was warned of while it ran."""
         return json.loads(self.attrs.get("notes", "[]"))
 
+    def ending(self, process: str) -> Ending:
+        """Return where a process ended, as plain arrays; raises `InputError` where the run does not know."""
+        if process not in self.processes:
+            raise InputError(f"the run has no {process} process: it has {', '.join(self.processes)}")
+        stored = self._stored
+        if stored is not None:
+            found = stored.ends.get(process)
+        else:
+            groups: Any = self.tree[process].children
+            group = groups.get(GROUP)
+            found = None if group is None else Ending(int(group.attrs["at_step"]), _arrays(group))
+        if found is None:
+            raise InputError("the file is of an earlier version, which kept no weights: run again")
+        return found
+
+    def weights(self, process: str, step: int | None = None, problem: Problem | None = None) -> Any:
+        """Return the weights of a process at the end, or at a step at which `keep_weights` kept them.
+
+        They are parameters like those that the problem was made with. Of a run that was read from a file: an array of
+        all of them, `(n,)`, unless that `problem` is passed.
+
+        **Raises:** `InputError` for a process or a step of which there are none.
+
+        >>> import jax.numpy as jnp, cflow_num as cn
+        >>> problem = cn.Problem(lambda p: jnp.sum(p["a"] ** 2) / 2, {"a": jnp.ones(2)})
+        >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.5), steps=2, quiet=True)
+        >>> run.weights("discrete")["a"].tolist()
+        [0.25, 0.25]
+        """
+        w = self.ending(process).weights(process, step)
+        if problem is None and self._origin is not None:
+            return self._origin.params(w)
+        return w if problem is None else problem.params(w)
+
+    def state(self, process: str) -> dict[str, np.ndarray]:
+        """Return the states of a process at the end, by name.
+
+        Of the discrete process they are the optimizer's own after its last step, `t` the number of steps taken; of a
+        flow, those of its equation. Raises `InputError` where they are not known.
+
+        >>> import jax.numpy as jnp, cflow_num as cn
+        >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+        >>> rmsprop = dict(learning_rate=0.01, beta2=0.9)
+        >>> run = cn.run(problem, "rmsprop", rmsprop, steps=3, processes=["discrete"], quiet=True)
+        >>> sorted(run.state("discrete")), run.state("discrete")["nu"].shape
+        (['nu', 't'], (2,))
+        """
+        return self.ending(process).states(process)
+
+    def more(self, steps: int, quiet: bool = False) -> Run:
+        """Return the same run, longer by so many steps: bit by bit what one long run gives, for every process.
+
+        **Raises:** `InputError` for a run that was read from a file (`cn.run(problem, ..., start=run)` goes on from
+        its weights) or whose optimizer failed.
+
+        >>> import jax.numpy as jnp, cflow_num as cn
+        >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+        >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.5), steps=2, quiet=True)
+        >>> run.more(1, quiet=True).size("central")
+        4
+        """
+        if self._origin is None:
+            raise InputError(
+                "more needs the problem, which a file does not hold: pass the run as start=run to cflow_num.run"
+            )
+        return self._origin.longer(steps, quiet)
+
+    def with_origin(self, origin: Origin) -> Run:
+        """Return the run, knowing what made it."""
+        self._origin = origin
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_origin": None}  # which holds functions, and arrays of a device
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one netCDF file, to a temporary name first; raises `InputError` where it cannot be written."""
         with replacing(Path(path)) as temporary:
@@ -108,6 +199,10 @@ class Run:
         config = self.config
         ended = f", ended early: {self.reason}" if self.reason else ""
         return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
+
+
+def _arrays(group: Any) -> dict[str, np.ndarray]:
+    return {str(name): x.values for name, x in group.to_dataset(inherit=False).variables.items()}
 
 
 def load(path: str | os.PathLike[str]) -> Run:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import h5py  # type: ignore[reportMissingTypeStubs]
 import numpy as np
 
+from .ends import GROUP, Ending
+
 
 class Stored(NamedTuple):
     """The bytes of a netCDF file, and what they say: attributes, arrays and sizes of dimensions by group."""
@@ -16,6 +18,7 @@ class Stored(NamedTuple):
     attrs: dict[str, Any]
     arrays: dict[str, dict[str, np.ndarray]]
     sizes: dict[str, dict[str, int]]
+    ends: dict[str, Ending]
 
     @classmethod
     def read(cls, content: bytes) -> Stored:
@@ -23,14 +26,19 @@ class Stored(NamedTuple):
         library: Any = h5py  # which has no annotations
         arrays: dict[str, dict[str, np.ndarray]] = {}
         sizes: dict[str, dict[str, int]] = {}
+        ends: dict[str, Ending] = {}
         with library.File(io.BytesIO(content), "r") as file:
             attrs = {name: _plain(x) for name, x in file.attrs.items() if name != "_NCProperties"}
             for process, group in file.items():
                 if not isinstance(group, library.Group):
                     continue
-                sizes[process] = {name: len(x) for name, x in group.items() if x.is_scale}
-                arrays[process] = {name: x[()] for name, x in group.items() if not x.is_scale}
-        return cls(content, attrs, arrays, sizes)
+                members = {name: x for name, x in group.items() if isinstance(x, library.Dataset)}
+                sizes[process] = {name: len(x) for name, x in members.items() if x.is_scale}
+                arrays[process] = {name: x[()] for name, x in members.items() if not x.is_scale}
+                if (end := group.get(GROUP)) is not None:
+                    step = int(_plain(end.attrs["at_step"]))
+                    ends[process] = Ending(step, {name: np.asarray(x[()]) for name, x in end.items()})
+        return cls(content, attrs, arrays, sizes, ends)
 
 
 def _plain(value: Any) -> Any:

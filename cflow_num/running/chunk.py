@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ..flows.base import Flow, FlowState, Observation
 from ..flows.central import CentralFlow
+from ..flows.discrete import DiscreteOptimizer
 from ..flows.piecewise import missed_by_signs
 from ..stepping import dropped_terms as budget
 from ..stepping.log import Log
@@ -30,10 +31,15 @@ class Records(NamedTuple):
     n_gradients: Array
     reason: Array
     missed: Array | None = None  # by signs that do not stay over a period
+    end: FlowState | None = None  # at the last step that is wanted, which may come before the end of the chunk
+    before: dict[str, Array] | None = None  # the optimizer's states that its update there starts from
 
 
 class Options(NamedTuple):
-    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver, time step, pace."""
+    """How a process advances: steps in a chunk, eigenvalues how often, coordinates kept, solver, time step, pace.
+
+    `last` is the step at which the run ends.
+    """
 
     chunk: int
     eig_every: int
@@ -41,6 +47,7 @@ class Options(NamedTuple):
     solver: type
     dt: Any
     pace: Pace = Pace()
+    last: Any = 0
 
 
 @eqx.filter_jit
@@ -53,6 +60,7 @@ def advance_chunk(
     solver: type,
     dt: Array,
     pace: Pace,
+    last: Array,
 ) -> tuple[Carry, Records]:
     """Advance by `length` steps and observe each; one compiled program for every chunk."""
     path = advance_path(flow, carry, length, solver, dt, pace)
@@ -84,7 +92,20 @@ def advance_chunk(
     missed = None
     if log is not None and flow.optimizer.PIECEWISE and isinstance(flow, CentralFlow):
         missed = missed_by_signs(flow, path.states, log.squared_gradient)
-    return after, Records(path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason, missed)
+    end, before = _ended(flow, carry, path, last - carry.step - 1)
+    return after, Records(
+        path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason, missed, end, before
+    )
+
+
+def _ended(flow: Flow, carry: Carry, path: Path, at: Array) -> tuple[FlowState, dict[str, Array] | None]:
+    """Return the state at a place in the chunk, or at its end, and those that the optimizer's update began with."""
+    at = jnp.clip(at, 0, len(path.states.w) - 1)
+    end = jax.tree.map(lambda x: x[at], path.states)
+    if not isinstance(flow, DiscreteOptimizer):
+        return end, None
+    last = {name: jnp.where(at > 0, x[at - 1], carry.y.slow[name]) for name, x in path.states.slow.items()}
+    return end, last
 
 
 def _spent(flow: CentralFlow, carry: Carry, path: Path, after: Carry, every: int) -> tuple[Carry, dict[str, Array]]:

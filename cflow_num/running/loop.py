@@ -16,6 +16,7 @@ from ..support.errors import InputError, RunError
 from .batch import advance_together
 from .checkpoints import Checkpoint, Checkpoints
 from .chunk import Records
+from .ends import End, Kept
 from .path import Carry
 from .process import Process
 from .recorder import Lockstep, Recorder
@@ -40,6 +41,7 @@ class _Boundary(NamedTuple):
     reasons: list[str]
     failed: dict[str, int]
     lockstep: dict[str, np.ndarray]
+    ends: dict[str, End]
 
 
 class Progress:
@@ -49,7 +51,9 @@ class Progress:
     stop.
     """
 
-    def __init__(self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int):
+    def __init__(
+        self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int, keep: int = 0
+    ):
         self.processes, self.steps = processes, steps
         self.chunk = next(iter(processes.values())).chunk
         self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
@@ -63,7 +67,12 @@ class Progress:
         self._chunk: dict[str, Records] = {}
         self._taken = 0
         self._begun: set[str] = set()
-        self._boundary = _Boundary(0, {}, [], {}, self._lockstep.state())
+        self.kept = {name: Kept(keep, [], []) for name in processes}
+        self._ends = {name: End.first(name, y, start) for name, y in self._starts.items()}
+        for name, y in self._starts.items():
+            self.kept[name].begin(y.w)
+        self._boundary = _Boundary(0, {}, [], {}, self._lockstep.state(), dict(self._ends))
+        self._whole = self._boundary  # the last one at the end of a whole chunk: from there a longer run goes on
 
     @property
     def reached(self) -> int:
@@ -93,24 +102,41 @@ class Progress:
     def _stand(self, reached: int = 0) -> None:
         """Note that the run can go on from here."""
         standings = {name: _Standing(carry, self.processes[name].capacity) for name, carry in self.carries.items()}
-        state = list(self._reasons), dict(self._failed), self._lockstep.state()
+        state = list(self._reasons), dict(self._failed), self._lockstep.state(), dict(self._ends)
         self._boundary = _Boundary(reached, standings, *state)
+        if reached % self.chunk == 0:
+            self._whole = self._boundary
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """The processes that failed, with the step at which they were good last."""
+        return self._failed
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """Where each process stands at the end."""
+        return self._boundary.ends
 
     def checkpoint(self) -> Checkpoint:
         """Return all that the run needs to go on from the end of its last whole chunk."""
-        last = self._boundary
+        last = self._whole
         arrays = {f"lockstep/{name}": x for name, x in last.lockstep.items()}
         for name, recorder in self.recorders.items():
             arrays |= {f"{name}/recorded/{key}": x[: last.reached + 1] for key, x in recorder.arrays.items()}
         for name, standing in last.standings.items():
             leaves = jax.tree.leaves(standing.carry)
             arrays |= {f"{name}/carry/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        kept = {name: list(some.upto(last.reached)) for name, some in self.kept.items() if some.every}
+        arrays |= {f"{name}/kept/{step}": w for name, rows in kept.items() for step, w in rows}
+        for name, end in last.ends.items():
+            arrays |= end.arrays(f"{name}/end/")
         return Checkpoint(
             arrays,
             {
                 "reached": last.reached,
                 "reasons": last.reasons,
                 "failed": last.failed,
+                "ends": {name: end.step for name, end in last.ends.items()},
                 "capacities": {name: standing.capacity for name, standing in last.standings.items()},
                 "seconds": {name: process.seconds for name, process in self.processes.items()},
                 "compile_seconds": {name: process.compile_seconds for name, process in self.processes.items()},
@@ -136,6 +162,11 @@ class Progress:
             process.compile_seconds += meta["compile_seconds"][name]
             for key in [key for key in arrays if key.startswith(f"{name}/recorded/")]:
                 self.recorders[name].put(key.split("/", 2)[2], 0, arrays[key])
+        for name, step in meta.get("ends", {}).items():
+            self._ends[name] = End.from_arrays(step, arrays, f"{name}/end/")
+            rows = [key for key in arrays if key.startswith(f"{name}/kept/")]
+            for step, key in sorted((int(key.rsplit("/", 1)[1]), key) for key in rows):
+                self.kept[name].resume(step, arrays[key])
         self._lockstep.resume({key.removeprefix("lockstep/"): x for key, x in arrays.items() if "lockstep/" in key})
         self._stand(meta["reached"])
 
@@ -168,6 +199,13 @@ class Progress:
     def end_chunk(self) -> int:
         """Compare the processes over the chunk; return how many steps it went on."""
         self._lockstep.add(self.reached, self._chunk)
+        for name, records in self._chunk.items():
+            good, to = self._failed.get(name, self.reached + self._taken), self.reached + self._taken
+            last = min(good, to)
+            self.kept[name].chunk(records.w, self.reached, last)
+            if last > self.reached:
+                known = min(self.processes[name].last, self.reached + self.chunk)
+                self._ends[name] = End.of(name, records, self.reached, last, known)
         for name, good in self._failed.items():
             self.recorders[name].forget_after(good)
             if name == "central" and "discrete" in self.recorders:

@@ -20,6 +20,7 @@ from ..optimizer.own_constants import has_own_decays
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
+from .continued import Given, given, source
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Closed
 from .process import Process
 from .settings import Settings
@@ -40,6 +41,8 @@ class Prepared(NamedTuple):
     config: dict[str, Any]
     notes: tuple[str, ...]  # about the problem, for the user
     programs: dict[str, str]  # digests of loss and schedules
+    problem: Problem  # as it was given, at the weights it starts from
+    given: Given | None = None  # states that the optimizer goes on with
 
 
 def prepare(
@@ -47,6 +50,7 @@ def prepare(
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
     settings: Settings,
+    start: Any = None,
 ) -> Prepared:
     """Check the input of a run; raises `InputError`."""
     if isinstance(hyperparameters, Mapping) and any(isinstance(x, Tracer) for x in hyperparameters.values()):
@@ -58,12 +62,17 @@ def prepare(
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_problem(problem)
     settings = settings.checked()
+    begun = None if start is None else source(problem, start)
+    problem = problem if begun is None else problem.replaced(w0=jax.device_put(begun.w, problem.w0.sharding))
     processes, end = settings.processes, settings.warm_start + settings.steps
     notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
     check_start(problem)
     own, problem = problem, problem.checked().traced()
-    floors = check_schedules(flow, hp, settings.warm_start, end, float(np.finfo(problem.w0.dtype).eps))
+    taken = 0 if begun is None or begun.optimizer not in (None, flow.NAME) else int((begun.states or {}).get("t", 0))
+    end += taken
+    floors = check_schedules(flow, hp, settings.warm_start + taken, end, float(np.finfo(problem.w0.dtype).eps))
     arrays = as_arrays(flow, hp, problem, floors)
+    states = None if begun is None else given(begun, flow, arrays, problem.w0)
     check_original(flow, arrays, own)
     _check_own_decays(flow, arrays, processes, settings.budget)
     edge = check_filter(flow, arrays, end)
@@ -81,6 +90,7 @@ def prepare(
             budget=settings.budget,
             onset=settings.onset,
             closure_step=settings.closure_step,
+            last=settings.steps,
         )
         for name in KINDS
         if name in processes
@@ -110,19 +120,23 @@ def prepare(
         "note": filters.warning(flow, edge),
         "eig_every": settings.eig_every,
         "budget": settings.budget,
-        "numbers": _numbers(problem),
+        "numbers": _numbers(problem, states),
         "optimizer_source": flow.SOURCE_HASH,
     }
+    if settings.keep_weights:
+        config["keep_weights"] = settings.keep_weights
+    if begun is not None:
+        config["start"] = begun.words if states is not None or begun.states is None else f"weights of {begun.words}"
     if any(isinstance(KINDS[name], Closed) for name in everything):
         config["closure_step"] = settings.closure_step
     functions = {"loss": problem.loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
-    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs)
+    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs, own, states)
 
 
-def _numbers(problem: Problem) -> str:
-    """Return a checksum of weights and data, empty where they lie on other machines too."""
-    arrays = problem.w0, problem.data
+def _numbers(problem: Problem, states: Given | None) -> str:
+    """Return a checksum of weights, data and given states, empty where they lie on other machines too."""
+    arrays = (problem.w0, problem.data) if states is None else (problem.w0, problem.data, states)
     here = all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(arrays))
     return fingerprint(arrays)[:16] if here else ""
 

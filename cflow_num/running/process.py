@@ -55,6 +55,7 @@ class Process:
         budget: bool = Settings.budget,
         onset: str = Settings.onset,
         closure_step: float = Settings.closure_step,
+        last: int = 0,
     ):
         check_one_of("process", name, KINDS)
         self._kind = KINDS[name]
@@ -65,6 +66,7 @@ class Process:
         self._kind.check(self._case)
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._eig_every, self.coordinates = eig_every, coordinates  # the weights whose own values are kept
+        self.last = last  # the step whose states are wanted
         self.method = self._kind.method(self._case)
         self.seconds, self.compile_seconds = 0.0, 0.0
         self._refusal: RunError | None = None  # known at the start, told in place of the first chunk
@@ -149,10 +151,10 @@ class Process:
 
     def arguments(self, carry: Carry) -> tuple:
         """Return what `advance_chunk` is called with."""
-        return (self.flow(), carry, *self._options(jnp.asarray(self.method.dt)))
+        return (self.flow(), carry, *self._options(jnp.asarray(self.method.dt), jnp.asarray(self.last, jnp.int32)))
 
-    def _options(self, dt: Any) -> Options:
-        return Options(self.chunk, self._eig_every, self.coordinates, self.method.solver, dt, self.method.pace)
+    def _options(self, dt: Any, last: Any = None) -> Options:
+        return Options(self.chunk, self._eig_every, self.coordinates, self.method.solver, dt, self.method.pace, last)
 
     def compile_ahead(self, carry: Carry) -> None:
         """Begin to compile the chunk, beside what goes on."""

@@ -88,6 +88,11 @@ def _no_calls_of_the_host() -> Iterator[None]:
         equinox._errors.EQX_ON_ERROR = before
 
 
+def kept() -> int:
+    """Return how many compiled programs are at hand."""
+    return len(_PROGRAMS)
+
+
 def forget_programs() -> None:
     """Drop every compiled program of this process, those of other users of JAX included.
 

@@ -9,20 +9,24 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
 from ..loss.problem import Problem
 from ..loss.weights import storable
+from ..record.ends import GROUP
 from ..record.run import Run
 from ..support.devices import full_precision
 from ..support.errors import ChangedWarning, GainWarning, GrowthWarning, InputError
 from ..support.jax_settings import default_settings
 from ..support.provenance import versions
 from .batch import alike, check_numbers_only
-from .checkpoints import INTERVAL, Checkpoints
+from .checkpoints import INTERVAL, Checkpoint, Checkpoints
+from .ends import dataset
 from .loop import Progress, advance_all
 from .prepare import CHANGED, Prepared, prepare
 from .settings import Settings
@@ -37,6 +41,7 @@ def run(
     hyperparameters: Mapping[str, Any],
     settings: Settings | None = None,
     *,
+    start: Any = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -65,11 +70,16 @@ def run(
         - `capture`: weights (their indices, or how many, spread evenly over those with a gradient) whose own states,
           squared gradient and its prediction are kept, along a dimension `coordinate`.
         - `memory`: what data and derivatives may take on each device, as in `"2GB"`: see `Problem.within`.
+        - `keep_weights`: keep the weights of every process at every so many steps, for `Run.weights`; 0: at the end
+          only.
         - `budget`: evaluate along the central flow what it drops, every `eig_every` steps: see
           `stepping/dropped_terms.py`.
         - `onset`: of the central and the ablated flow: `"published"`, at once where an eigenvalue reaches its
           threshold, or `"delayed"`, when the oscillation has grown from its initial value or from rounding; until then
           eigenvalues pass.
+    - `start`: where the optimizer begins, if not at the problem's own weights and with fresh states: a `Run`, from
+      whose end it goes on (the same optimizer with its states, another one afresh), `params`, or `(params, states)`
+      with states as `Run.state("discrete")` gives them.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
     - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
@@ -92,14 +102,16 @@ def run(
     >>> result.tree["central"]["loss"].dims, result.reason
     (('step',), '')
     """
-    prepared = prepare(problem, optimizer, hyperparameters, Settings.of(settings, fields))
+    chosen = Settings.of(settings, fields)
+    prepared = prepare(problem, optimizer, hyperparameters, chosen, start)
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=3)
     for note in prepared.notes:
         warnings.warn(note, ChangedWarning, stacklevel=3)
     if on_start is not None:
         on_start(prepared.config)
-    found = finish(prepared, quiet, checkpoints, checkpoint_every, resume)
+    kept = _kept(prepared, checkpoints, checkpoint_every)
+    (found,) = _finish([prepared], quiet, kept, resume, [Asked(problem, optimizer, hyperparameters, chosen, start)])
     for note in found.notes[len(prepared.notes) :]:
         warnings.warn(note, GrowthWarning, stacklevel=3)
     return found
@@ -112,10 +124,11 @@ def check(
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
     settings: Settings | None = None,
+    start: Any = None,
     **fields: Any,
 ) -> Prepared:
     """Check the input of a run, as `run` does before any work starts; `finish` runs it. Raises `InputError`."""
-    return prepare(problem, optimizer, hyperparameters, Settings.of(settings, fields))
+    return prepare(problem, optimizer, hyperparameters, Settings.of(settings, fields), start)
 
 
 @full_precision()
@@ -128,9 +141,12 @@ def finish(
     resume: bool = False,
 ) -> Run:
     """Run what was checked; arguments and result as of `run`."""
+    return _finish([prepared], quiet, _kept(prepared, checkpoints, checkpoint_every), resume)[0]
+
+
+def _kept(prepared: Prepared, folder: str | os.PathLike[str] | None, every: int | float) -> Checkpoints | None:
     about = prepared.config | {"programs": prepared.programs, "versions": _rounding()}
-    kept = None if checkpoints is None else Checkpoints(Path(checkpoints), about, checkpoint_every)
-    return _finish([prepared], quiet, kept, resume)[0]
+    return None if folder is None else Checkpoints(Path(folder), about, every)
 
 
 def _rounding() -> dict[str, str]:
@@ -202,25 +218,73 @@ def _finish(
     quiet: bool,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    asked: Sequence[Asked] = (),
+    last: Checkpoint | None = None,
 ) -> list[Run]:
-    """Run what was prepared, all at once; checkpoints are kept of the first."""
+    """Run what was prepared, all at once; checkpoints are kept of the first, which may go on from the `last` one."""
     began, found_versions = time.perf_counter(), versions()
-    last = checkpoints.read() if checkpoints is not None and resume else None
+    last = checkpoints.read() if checkpoints is not None and resume else last
     runs = []
     for one in prepared:
-        start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"])
+        start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"], one.given)
         check_preconditioner(one.discrete, start.here)
-        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"]))
+        keep = one.config.get("keep_weights", 0)
+        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"], keep))
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints)
     command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
     seconds = (time.perf_counter() - began) / len(runs)
-    return [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
+    found = [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
+    for i, (run, one, progress) in enumerate(zip(found, prepared, runs, strict=True)):
+        run.with_origin(Made(asked[i] if asked else None, one.problem, progress))
+    return found
+
+
+class Asked(NamedTuple):
+    """The arguments of a run."""
+
+    problem: Problem
+    optimizer: Any
+    hyperparameters: Mapping[str, Any]
+    settings: Settings
+    start: Any
+
+    def prepared(self, settings: Settings) -> Prepared:
+        """Return the run with other settings, checked."""
+        return prepare(self.problem, self.optimizer, self.hyperparameters, settings, self.start)
+
+
+class Made(NamedTuple):
+    """What made a run: what was asked for, and where its processes stood."""
+
+    asked: Asked | None  # None in a batch
+    problem: Problem
+    progress: Progress
+
+    def params(self, w: np.ndarray) -> Any:
+        """Return the parameters with these weights."""
+        return self.problem.params(w)
+
+    @full_precision()
+    @default_settings()
+    def longer(self, steps: int, quiet: bool) -> Run:
+        """Return the run with so many steps more; raises `InputError` where its optimizer failed."""
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise InputError(f"steps is {steps!r}, it must be a whole number of at least 1")
+        if self.asked is None:
+            raise InputError("more goes on with a single run: pass this one as start=run to cflow_num.run")
+        failed = self.progress.failed
+        if "discrete" in failed or failed.keys() >= self.progress.processes.keys():
+            raise InputError(f"there is nothing to go on from: {self.progress.reason}")
+        asked = self.asked._replace(settings=replace(self.asked.settings, steps=self.progress.reached + steps))
+        (found,) = _finish([asked.prepared(asked.settings)], quiet, asked=[asked], last=self.progress.checkpoint())
+        return found
 
 
 def _result(one: Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
-    groups = {
+    groups = {f"{name}/{GROUP}": dataset(end, progress.kept[name]) for name, end in progress.ends.items()}
+    groups |= {
         name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
         for name, recorder in progress.recorders.items()
     }

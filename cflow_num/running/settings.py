@@ -48,6 +48,8 @@ class Settings:
     """Record effective eigenvalues every so many steps, nan between."""
     capture: tuple[int, ...] | int = ()
     """Weights (their indices; in Python also how many) whose own states and squared gradients are kept and drawn."""
+    keep_weights: int = 0
+    """Keep the weights of every process at every so many steps; 0: at the end only."""
     memory: Annotated[str | int | float | None, arg(metavar="SIZE")] = None
     """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
     budget: bool = False
@@ -73,11 +75,11 @@ class Settings:
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of all fields in plain types; raises `InputError` for one that no run can have."""
     found = dict(given)
-    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 1)):
+    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 1), ("keep_weights", 0)):
         value = found[name]
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < low:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {low}")
-        if name != "eig_every" and int(value) > _MOST_STEPS:
+        if name in ("steps", "warm_start") and int(value) > _MOST_STEPS:
             raise InputError(f"{name} is {value}, it must be at most {_MOST_STEPS}: every step is kept in memory")
         found[name] = int(value)
     processes = found["processes"]

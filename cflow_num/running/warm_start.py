@@ -13,6 +13,7 @@ from jaxtyping import Array
 from ..flows.base import FlowState
 from ..flows.discrete import DiscreteOptimizer, midpoints
 from ..support.errors import NO_GRADIENT, InputError, RunError
+from .continued import Given
 
 
 class Start(NamedTuple):
@@ -28,18 +29,25 @@ class Start(NamedTuple):
 
 
 @eqx.filter_jit
-def _warm_start_path(discrete: DiscreteOptimizer, length: int) -> tuple[FlowState, FlowState]:
-    y = discrete.first(discrete.problem.w0)
+def _warm_start_path(
+    discrete: DiscreteOptimizer, length: int, states: dict[str, Array], updated: dict[str, Array] | None
+) -> tuple[FlowState, FlowState]:
+    w = discrete.problem.w0
+    y = discrete.updated(w, states) if updated is None else FlowState(w, updated)
     return y, discrete.steps(y, length)
 
 
-def warm_started(discrete: DiscreteOptimizer, warm_start: int, average: bool = False) -> Start:
-    """Return the start after `warm_start` discrete steps.
+def warm_started(
+    discrete: DiscreteOptimizer, warm_start: int, average: bool = False, given: Given | None = None
+) -> Start:
+    """Return the start after `warm_start` discrete steps, which go on with the states that are given.
 
     On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
     """
-    first, path = _warm_start_path(discrete, warm_start + average)
-    unmoved = discrete.optimizer.initial_state(first.w, discrete.hp)
+    if given is None:
+        given = Given(discrete.optimizer.initial_state(discrete.problem.w0, discrete.hp), None)
+    first, path = _warm_start_path(discrete, warm_start + average, *given)
+    unmoved = given.states
     points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
     for t, y in enumerate(points):
         if t and not bool(jnp.all(jnp.isfinite(y.w))):

@@ -116,7 +116,7 @@ def check(
 
     **Returns:** a `Battery`. **Raises:** nothing for a property that fails, `InputError` for bad hyperparameters.
     """
-    battery = _Tried(spec, quick, dict(hyperparameters or {}), on_row or (lambda name: None))
+    battery = Tried(spec, quick, dict(hyperparameters or {}), on_row or (lambda name: None))
     for name in only:
         check_one_of("property", name, PROPERTIES)
     return battery.run(flow, tuple(only) or PROPERTIES)
@@ -129,7 +129,9 @@ def assert_optimizer(spec: OptimizerSpec, **options: Any) -> None:
         raise AssertionError(f"\n{found}")
 
 
-class _Tried:
+class Tried:
+    """The properties of one optimizer, tried one after the other; `rows` are those that have been."""
+
     def __init__(
         self, spec: OptimizerSpec, quick: bool, hyperparameters: dict[str, Any], on_row: Callable[[str], None]
     ) -> None:
@@ -138,6 +140,7 @@ class _Tried:
         self.typical = {h.name: h.typical for h in spec.hyperparameters}
 
     def run(self, flow: CompiledFlow | None, names: tuple[str, ...]) -> Battery:
+        """Derive, compile and try the properties of these names."""
         derivation: Derivation | None = None
 
         def derive() -> str:
@@ -198,6 +201,7 @@ class _Tried:
         }
 
     def symmetries(self) -> str:
+        """Say which symmetries the optimizer has."""
         kinds = set(self.spec.slow_states.values())
         if kinds <= {"scalar", "counter"}:
             return "rotations of the weights"
@@ -236,6 +240,8 @@ class _Tried:
         return f"{EXAMPLES[self.quick]} examples"
 
     def autodiff(self, flow: CompiledFlow) -> str:
+        """Compare generated functions with automatic differentiation."""
+
         def test(values: dict, seed: int) -> None:
             case = witnesses.random_case(flow, seed, values)
             if flow.FILTERED_STATES:
@@ -246,6 +252,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS)
 
     def threshold(self, flow: CompiledFlow) -> str:
+        """Compare the threshold with where the optimizer begins to grow."""
+
         def test(values: dict, seed: int) -> None:
             case = witnesses.random_case(flow, seed, values)
             if flow.FILTERED_STATES:
@@ -256,6 +264,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS)
 
     def stable(self, flow: CompiledFlow) -> str:
+        """Compare with the stable flow below the edge."""
+
         def test(values: dict, seed: int, k: int, at: float) -> None:
             e = witnesses.edge_state(flow, seed, k, at, values)
             if flow.FILTERED_STATES:
@@ -266,6 +276,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3), at=_inside(0.1, 0.85))
 
     def edge(self, flow: CompiledFlow) -> str:
+        """Try what must hold at the edge."""
+
         def test(values: dict, seed: int, k: int) -> None:
             e = witnesses.edge_state(flow, seed, k, 1.0, values)
             if flow.FILTERED_STATES:
@@ -276,6 +288,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
 
     def frame(self, flow: CompiledFlow) -> str:
+        """Try what must hold within a frame."""
+
         def test(values: dict, seed: int, k: int) -> None:
             e = witnesses.edge_state(flow, seed, k, 1.0, values)
             frames.frame_is_dense(e, seed)
@@ -286,6 +300,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
 
     def steps(self, flow: CompiledFlow) -> str:
+        """Compare steps with finer ones."""
+
         def test(values: dict, seed: int, k: int) -> None:
             e = witnesses.edge_state(flow, seed, k, 1.0, values)
             if flow.FILTERED_STATES:
@@ -297,6 +313,8 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3))
 
     def symmetry(self, flow: CompiledFlow) -> str:
+        """Try the symmetries."""
+
         def test(values: dict, seed: int, k: int, turn: int) -> None:
             kept = phase_space.symmetries_of_a_step if flow.FILTERED_STATES else witnesses.symmetries_are_kept
             kept(witnesses.edge_state(flow, seed, k, 1.0, values), turn)
@@ -304,6 +322,7 @@ class _Tried:
         return self.search(test, flow, seed=_SEEDS, k=st.integers(1, 3), turn=_SEEDS)
 
     def update(self, flow: CompiledFlow) -> str:
+        """Compare the compiled update with the spec."""
         spec = self.spec.with_options()
 
         traced = spec.reference is not None and not spec.active_switches  # the original knows no switches

@@ -66,7 +66,7 @@ def _suite(name: str, *switches: str) -> str | None:
         if text == Path(flow.__file__ or "").read_text(encoding="utf-8"):
             return None  # the numbers are those of the committed module, whatever the battery runs
         flow = cs.optimizer(name).compile()
-    tried = battery._Tried(cs.optimizer(name), True, {}, lambda _: None)
+    tried = battery.Tried(cs.optimizer(name), True, {}, lambda _: None)
     with double_precision(), battery.fast_compilation(True):
         for row, (statement, run) in tried.numerical().items():
             tried.row(row, statement, lambda run=run: run(flow))
@@ -85,7 +85,7 @@ def _of_battery(flow: object, name: str, row: str) -> str | None:
     hypothesis.settings.register_profile("mutations", phases=[hypothesis.Phase.generate])  # no shrinking
     hypothesis.settings.load_profile("mutations")
     battery.EXAMPLES[True] = EXAMPLES
-    tried = battery._Tried(cs.optimizer(name), True, {}, lambda _: None)
+    tried = battery.Tried(cs.optimizer(name), True, {}, lambda _: None)
     with double_precision(), battery.fast_compilation(True):
         tried.row(row, "", lambda: tried.numerical()[row][1](flow))
     return None if tried.rows[0].passed else tried.rows[0].detail

@@ -35,6 +35,10 @@ def same(a, b, rtol=0.0):
             np.testing.assert_allclose(
                 b.tree[name][variable], a.tree[name][variable], rtol=rtol, atol=0, err_msg=f"{name} {variable}"
             )
+        ours, theirs = a.ending(name), b.ending(name)
+        assert (ours.step, ours.arrays.keys()) == (theirs.step, theirs.arrays.keys())
+        for variable, x in ours.arrays.items():
+            np.testing.assert_allclose(theirs.arrays[variable], x, rtol=rtol, atol=0, err_msg=f"{name} {variable}")
 
 
 def interrupt_after(monkeypatch, calls):

@@ -28,6 +28,7 @@ OTHER = {  # another value than the default, as a grid has it
     "closure_step": 0.125,
     "eig_every": 2,
     "capture": [1],
+    "keep_weights": 5,
     "memory": "2GB",
     "budget": True,
 }
