@@ -16,6 +16,7 @@ from ..support.errors import InputError
 from ..support.files import replacing
 from .ends import GROUP, Ending
 from .stored import Stored
+from .variables import VARIABLES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,6 +102,31 @@ class Run:
     def notes(self) -> list[str]:
         """What the user was warned of while it ran."""
         return json.loads(self.attrs.get("notes", "[]"))
+
+    def variables(self) -> dict[str, str]:
+        """Return what was recorded, by name: its units and meaning, and of which processes.
+
+        >>> import jax.numpy as jnp, cflow_num as cn
+        >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
+        >>> hp = dict(learning_rate=0.5)
+        >>> run = cn.run(problem, "gradient_descent", hp, steps=2, processes=["discrete", "central"], quiet=True)
+        >>> run.variables()["predicted_loss"]
+        'time-averaged loss predicted by the flow: L + <Sigma, H>/2 [loss] (central)'
+        """
+        found: dict[str, list[str]] = {}
+        for process in self.processes:
+            for name in self.names(process):
+                found.setdefault(name, []).append(process)
+        texts: dict[str, str] = {}
+        for name, processes in sorted(found.items()):
+            _, units, meaning = VARIABLES.get(name, ("", "1", name))
+            texts[name] = f"{meaning} [{units}] ({', '.join(processes)})"
+        return texts
+
+    def names(self, process: str) -> tuple[str, ...]:
+        """Return the names of the variables of a process."""
+        stored = self._stored
+        return tuple(str(name) for name in (self.tree[process].data_vars if stored is None else stored.arrays[process]))
 
     def ending(self, process: str) -> Ending:
         """Return where a process ended, as plain arrays; raises `InputError` where the run does not know."""

@@ -11,12 +11,14 @@ from jax.core import Tracer
 
 from ..flows.discrete import DiscreteOptimizer
 from ..loss.parameters import deleted, nonfinite
+from ..loss.parts import parse_memory, show_memory
 from ..loss.problem import Problem
 from ..optimizer import filter as filters
 from ..optimizer.filter import check_filter
 from ..optimizer.hyperparameters import Schedule, as_arrays, check_schedules, describe, resolve
 from ..optimizer.original import check_original
 from ..optimizer.own_constants import has_own_decays
+from ..support.devices import available_memory
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
@@ -64,6 +66,7 @@ def prepare(
     settings = settings.checked()
     begun = None if start is None else source(problem, start)
     problem = problem if begun is None else problem.replaced(w0=jax.device_put(begun.w, problem.w0.sharding))
+    _check_kept(problem, settings)
     processes, end = settings.processes, settings.warm_start + settings.steps
     notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
     check_start(problem)
@@ -132,6 +135,22 @@ def prepare(
     functions = {"loss": problem.loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
     return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs, own, states)
+
+
+def _check_kept(problem: Problem, settings: Settings) -> None:
+    """Refuse to keep more weights than there is memory for; they are kept beside what `memory` cuts into parts."""
+    if not settings.keep_weights:
+        return
+    times = settings.steps // settings.keep_weights + 1
+    kept = times * len(settings.processes) * problem.w0.nbytes
+    given = settings.memory is not None
+    limit = parse_memory(settings.memory) if given else (available_memory() or 2**62) // 2
+    if kept > limit:
+        what = "memory is" if given else "half of what is free is"
+        raise InputError(
+            f"keep_weights is {settings.keep_weights}: the weights of {len(settings.processes)} processes at {times} "
+            f"steps take {show_memory(kept)}, {what} {show_memory(limit)}: pass a larger keep_weights"
+        )
 
 
 def _numbers(problem: Problem, states: Given | None) -> str:

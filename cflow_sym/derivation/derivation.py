@@ -111,7 +111,7 @@ def of_part(part: Part, steps: Iterable[Step]) -> dict[str, sp.Expr]:
     return {s.result.name: s.after for s in steps if s.result.part is part}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Derivation:
     """The checked steps for one optimizer, and the results read off them.
 
@@ -119,6 +119,8 @@ class Derivation:
 
     >>> import cflow_sym as cs
     >>> d = cs.derive("gradient_descent")
+    >>> d
+    <Derivation of gradient_descent: ... checked steps>
     >>> d.threshold, d.sigma_squared
     (2, -2*grad_dot_grad_S/grad_S_sq_norm)
     """
@@ -136,6 +138,14 @@ class Derivation:
 
     def __contains__(self, key: str) -> bool:
         return any(step.key == key for step in self.steps)
+
+    def __repr__(self) -> str:
+        switches = "".join(f", {name}" for name in self.spec.active_switches)
+        return f"<Derivation of {self.spec.name}{switches}: {len(self.steps)} checked steps>"
+
+    def _repr_markdown_(self) -> str:
+        """Return the results, typeset in a notebook."""
+        return str(self.to_markdown("results"))
 
     def check(self) -> Derivation:
         """Check every step again, and what is printed of it; raises `StepError` naming the first one that fails."""

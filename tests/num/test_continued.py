@@ -162,6 +162,11 @@ def test_a_process_that_failed_leaves_its_last_good_weights():
         run.more(5)
 
 
+def part_kept(memory):
+    settings = dict(steps=21, keep_weights=1, memory=memory, quiet=True)
+    return cn.run(problem("gradient_descent"), "gradient_descent", dict(learning_rate=1.0), **settings)
+
+
 FAST = dict(steps=1, processes=["discrete"], quiet=True)
 REFUSED = {
     "another structure": (lambda: {"a": jnp.ones(3)}, "start is a dict unlike the problem's parameters"),
@@ -203,6 +208,7 @@ def test_what_a_run_has_not_kept_is_refused_in_one_sentence():
             "step is 7, weights of the central process were kept at 0, 5, 10, ...",
         ),
         (lambda: plain.weights("discrete", step=0), "pass keep_weights=N to the run for every N-th step"),
+        (lambda: part_kept("1kB"), "at 22 steps take 1.59kB, memory is 1kB: pass a larger keep_weights"),
         (lambda: kept.more(0), "steps is 0, it must be a whole number of at least 1"),
         (lambda: cn.run(cn.problem("ramp"), "gradient_descent", {"learning_rate": 1.0}, start=kept, **FAST), "weights"),
     ):
