@@ -203,8 +203,7 @@ def memory() -> list[dict[str, Any]]:
         flow = Process("central", problem, optimizer, arrays, chunk=CHUNK)
         start = warm_started(DiscreteOptimizer(problem, arrays, optimizer), 5)
         carry, _ = flow.start(start.flows, start.before)
-        length, _, _, *rest = flow.arguments(carry)[2:]
-        program = advance_path.lower(flow.flow(), carry, length, *rest).compile().compiled
+        program = advance_path.lower(*flow.path_arguments(carry)).compile().compiled
         used = program.memory_analysis()
         n = problem.n_weights
         rows.append(

@@ -139,8 +139,7 @@ def integrate(flow: Process, carry: Any, units: int) -> tuple[np.ndarray, Any, f
     path, taken, compiling, log = [], 0.0, 0.0, None
     for _ in range(units // CHUNK):
         while True:
-            length, _, _, *rest = flow.arguments(carry)[2:]
-            arguments = (flow.flow(), carry, length, *rest)
+            arguments = flow.path_arguments(carry)
             began = time.perf_counter()
             program = compiled_for(advance_path, arguments)
             compiling, began = compiling + time.perf_counter() - began, time.perf_counter()

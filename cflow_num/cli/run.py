@@ -197,7 +197,10 @@ class RunCommand:
 
     def asked(self) -> dict[str, Any]:
         """Return the command as plain data, without what `cflow resume` is told again."""
-        return {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")}
+        begun = None if self.start is None else str(Path(self.start).resolve())
+        return {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")} | {
+            "start": begun
+        }
 
 
 @dataclass(frozen=True)

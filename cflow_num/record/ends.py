@@ -8,12 +8,12 @@ import numpy as np
 
 from ..support.errors import InputError
 
-GROUP = "end"  # in the group of a process
-STATE, UPDATED = "state_{}", "updated_{}"
+GROUP = "ends"  # of a file, with a group for each process; not part of the tree of what is recorded step by step
+STATE = "state_"  # begins the name of a state
 
 
 class Ending(NamedTuple):
-    """What the group `end` of a process holds: arrays by name, and the step they are of."""
+    """Where a process ended: arrays by name, and the step they are of."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -34,12 +34,26 @@ class Ending(NamedTuple):
             raise InputError(f"step is {step}, weights of the {process} process were kept at {listed} and {self.step}")
         return self.arrays["kept"][at[0]]
 
-    def states(self, process: str, form: str = STATE) -> dict[str, np.ndarray]:
-        """Return the states by name; `InputError` where they are not known."""
-        begin = form.format("")
-        found = {name.removeprefix(begin): x for name, x in self.arrays.items() if name.startswith(begin)}
-        if not found:
-            raise InputError(
-                f"the states of the {process} process are not known where it stopped, step {self.step}: it failed there"
-            )
+    def variables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Return dimensions and values for a file."""
+        n = len(self.arrays["weights"])
+        found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+        for name, x in self.arrays.items():
+            first = {"kept": "kept_step", "kept_step": "kept_step"}.get(name)
+            dims = [f"{name}_{i}" for i in range(x.ndim)] if first is None else [first, "weight"][: x.ndim]
+            found[name] = (("weight",) if x.shape == (n,) and first is None else tuple(dims), x)
         return found
+
+    @property
+    def has_states(self) -> bool:
+        """Whether the states are known: not where a run stopped in the middle of a chunk."""
+        return any(name.startswith(STATE) for name in self.arrays)
+
+    def states(self, process: str) -> dict[str, np.ndarray]:
+        """Return the states by name; `InputError` where they are not known."""
+        if not self.has_states:
+            raise InputError(
+                f"the states of the {process} process are not known at step {self.step}, where a failure ended it: "
+                "its weights are"
+            )
+        return {name.removeprefix(STATE): x for name, x in self.arrays.items() if name.startswith(STATE)}

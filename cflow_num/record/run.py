@@ -45,9 +45,10 @@ class Run:
     `step` (0 is the state after the warm start) and `eig`. `reason` says why the run ended early, or is empty.
     """
 
-    def __init__(self, tree: xr.DataTree | Stored):
+    def __init__(self, tree: xr.DataTree | Stored, ends: dict[str, Ending] | None = None):
         self._tree = None if isinstance(tree, Stored) else tree
         self._stored = tree if isinstance(tree, Stored) else None
+        self._ends = tree.ends if isinstance(tree, Stored) else ends or {}
         self._origin: Origin | None = None
 
     @property
@@ -59,7 +60,9 @@ class Run:
 
             assert stored is not None
             arrays: Any = xarray  # whose annotations are incomplete
-            self._tree = arrays.load_datatree(io.BytesIO(stored.content), engine="h5netcdf")
+            self._tree = arrays.load_datatree(io.BytesIO(stored.content), engine="h5netcdf").drop_nodes(
+                GROUP, errors="ignore"
+            )
             self._stored = None  # what is put into the tree counts from here on
         return self._tree
 
@@ -132,13 +135,7 @@ class Run:
         """Return where a process ended, as plain arrays; raises `InputError` where the run does not know."""
         if process not in self.processes:
             raise InputError(f"the run has no {process} process: it has {', '.join(self.processes)}")
-        stored = self._stored
-        if stored is not None:
-            found = stored.ends.get(process)
-        else:
-            groups: Any = self.tree[process].children
-            group = groups.get(GROUP)
-            found = None if group is None else Ending(int(group.attrs["at_step"]), _arrays(group))
+        found = self._ends.get(process)
         if found is None:
             raise InputError("the file is of an earlier version, which kept no weights: run again")
         return found
@@ -146,8 +143,8 @@ class Run:
     def weights(self, process: str, step: int | None = None, problem: Problem | None = None) -> Any:
         """Return the weights of a process at the end, or at a step at which `keep_weights` kept them.
 
-        They are parameters like those that the problem was made with. Of a run that was read from a file: an array of
-        all of them, `(n,)`, unless that `problem` is passed.
+        They are parameters like those that the problem was made with. Of a run that was read from a file or unpickled:
+        an array of all of them, `(n,)`, unless that `problem` is passed.
 
         **Raises:** `InputError` for a process or a step of which there are none.
 
@@ -158,9 +155,19 @@ class Run:
         [0.25, 0.25]
         """
         w = self.ending(process).weights(process, step)
-        if problem is None and self._origin is not None:
-            return self._origin.params(w)
-        return w if problem is None else problem.params(w)
+        if problem is None:
+            return w if self._origin is None else self._origin.params(w)
+        config = self.config
+        if config.get("held") and hasattr(problem, "holding"):
+            problem = problem.holding(config["held"])
+        if not hasattr(problem, "w0") or problem.w0.shape != w.shape:
+            raise InputError(f"problem must be that of the run, {config['problem']} with {config['n_weights']} weights")
+        return problem.params(w)
+
+    @property
+    def live(self) -> bool:
+        """Whether the run knows what made it: not one that was read from a file, or copied to another process."""
+        return self._origin is not None
 
     def state(self, process: str) -> dict[str, np.ndarray]:
         """Return the states of a process at the end, by name.
@@ -180,8 +187,8 @@ class Run:
     def more(self, steps: int, quiet: bool = False) -> Run:
         """Return the same run, longer by so many steps: bit by bit what one long run gives, for every process.
 
-        **Raises:** `InputError` for a run that was read from a file (`cn.run(problem, ..., start=run)` goes on from
-        its weights) or whose optimizer failed.
+        **Raises:** `InputError` for a run that was read from a file or is one of a batch (`cn.run(problem, ...,
+        start=run)` goes on from its weights), whose optimizer failed, or whose loss has changed since.
 
         >>> import jax.numpy as jnp, cflow_num as cn
         >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
@@ -209,9 +216,20 @@ class Run:
             if self._stored is not None:
                 temporary.write_bytes(self._stored.content)
             else:
-                tree: Any = self.tree
-                tree.to_netcdf(temporary, engine="h5netcdf")
+                self._with_ends().to_netcdf(temporary, engine="h5netcdf")
         return Path(path)
+
+    def _with_ends(self) -> Any:
+        """Return the tree with a group for the ends, as a file has it."""
+        import xarray
+
+        library: Any = xarray  # whose annotations are incomplete
+        tree = self.tree.copy()
+        groups = {
+            name: library.Dataset(end.variables(), attrs={"at_step": end.step}) for name, end in self._ends.items()
+        }
+        tree[GROUP] = library.DataTree.from_dict(groups)
+        return tree
 
     def compare(self) -> Comparison:
         """Return the `Comparison` of the flows with the discrete run."""
@@ -225,10 +243,6 @@ class Run:
         config = self.config
         ended = f", ended early: {self.reason}" if self.reason else ""
         return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
-
-
-def _arrays(group: Any) -> dict[str, np.ndarray]:
-    return {str(name): x.values for name, x in group.to_dataset(inherit=False).variables.items()}
 
 
 def load(path: str | os.PathLike[str]) -> Run:

@@ -32,13 +32,19 @@ class Stored(NamedTuple):
             for process, group in file.items():
                 if not isinstance(group, library.Group):
                     continue
+                if process == GROUP:
+                    ends = {name: _ending(end) for name, end in group.items()}
+                    continue
                 members = {name: x for name, x in group.items() if isinstance(x, library.Dataset)}
                 sizes[process] = {name: len(x) for name, x in members.items() if x.is_scale}
                 arrays[process] = {name: x[()] for name, x in members.items() if not x.is_scale}
-                if (end := group.get(GROUP)) is not None:
-                    step = int(_plain(end.attrs["at_step"]))
-                    ends[process] = Ending(step, {name: np.asarray(x[()]) for name, x in end.items()})
         return cls(content, attrs, arrays, sizes, ends)
+
+
+def _ending(group: Any) -> Ending:
+    """Return an end, without what are mere dimensions."""
+    named = {name: np.asarray(x[()]) for name, x in group.items() if name == "kept_step" or not x.is_scale}
+    return Ending(int(_plain(group.attrs["at_step"])), named)
 
 
 def _plain(value: Any) -> Any:

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from ..flows.base import FlowState
-from ..record.ends import STATE, UPDATED
+from ..record.ends import STATE, Ending
 from .chunk import Records
 from .warm_start import Start
 
@@ -19,20 +17,18 @@ from .warm_start import Start
 class End(NamedTuple):
     """Where a process stands at a step: its weights, and its states where they are known.
 
-    Of the optimizer `states` are those that its update at these weights starts from, as the optimizer itself keeps
-    them; `updated` are those after it, which its next step uses. Of a flow they are one.
+    Of the optimizer the states are those that its update at these weights starts from, as the optimizer itself keeps
+    them; of a flow, those of its equation.
     """
 
     step: int
     w: np.ndarray
     states: dict[str, np.ndarray] | None = None
-    updated: dict[str, np.ndarray] | None = None
 
     @classmethod
     def first(cls, name: str, y: FlowState, start: Start) -> End:
         """Return the end of a process that has not moved."""
-        states = start.before if name == "discrete" else y.slow
-        return cls(0, np.asarray(y.w), _plain(states), _plain(y.slow))
+        return cls(0, np.asarray(y.w), _plain(start.own if name == "discrete" else y.slow))
 
     @classmethod
     def of(cls, name: str, records: Records, first: int, step: int, last: int) -> End:
@@ -40,25 +36,18 @@ class End(NamedTuple):
         w = np.asarray(records.w[step - first - 1])
         if step != last or records.end is None:
             return cls(step, w)
-        updated = _plain(records.end.slow)
-        return cls(step, w, _plain(records.before) if name == "discrete" else updated, updated)
+        return cls(step, w, _plain(records.before if name == "discrete" else records.end.slow))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """Return everything by name, for a checkpoint."""
-        found = {f"{prefix}w": self.w}
-        for part, states in (("states", self.states), ("updated", self.updated)):
-            found |= {f"{prefix}{part}/{name}": x for name, x in (states or {}).items()}
-        return found
+        return {f"{prefix}w": self.w} | {f"{prefix}state/{name}": x for name, x in (self.states or {}).items()}
 
     @classmethod
     def from_arrays(cls, step: int, arrays: Mapping[str, np.ndarray], prefix: str) -> End:
         """Return what `arrays` gave."""
-        parts: dict[str, dict[str, np.ndarray]] = {"states": {}, "updated": {}}
-        for name, x in arrays.items():
-            part, _, state = name.removeprefix(prefix).partition("/")
-            if name.startswith(prefix) and state:
-                parts[part][state] = x
-        return cls(step, arrays[f"{prefix}w"], parts["states"] or None, parts["updated"] or None)
+        begin = f"{prefix}state/"
+        states = {name.removeprefix(begin): x for name, x in arrays.items() if name.startswith(begin)}
+        return cls(step, arrays[f"{prefix}w"], states or None)
 
 
 class Kept(NamedTuple):
@@ -81,8 +70,9 @@ class Kept(NamedTuple):
 
     def chunk(self, w: Any, first: int, last: int) -> None:
         """Keep what is wanted of the steps after `first` up to `last`."""
-        for step in range(first + 1, last + 1):
-            self._put(step, w[step - first - 1])
+        for step in range(first + 1, last + 1) if self.every else ():
+            if step % self.every == 0:
+                self._put(step, w[step - first - 1])
 
     def _put(self, step: int, w: Any) -> None:
         if self.every and step % self.every == 0:
@@ -94,28 +84,15 @@ class Kept(NamedTuple):
         return ((step, w) for step, w in zip(self.steps, self.weights, strict=True) if step <= last)
 
 
-def dataset(end: End, kept: Kept) -> xr.Dataset:
-    """Return an end and what was kept as the group of a run file."""
-    variables: dict[str, Any] = {"weights": ("weight", end.w, {"units": "weight", "long_name": "weights at the end"})}
-    for form, states in ((STATE, end.states), (UPDATED, end.updated)):
-        for name, x in (states or {}).items():
-            dims = {0: (), 1: ("weight",) if x.shape == end.w.shape else (f"{name}_entry",)}.get(x.ndim)
-            dims = tuple(f"{name}_{i}" for i in range(x.ndim)) if dims is None else dims
-            variables[form.format(name)] = (dims, x)
+def ending(end: End, kept: Kept) -> Ending:
+    """Return an end and what was kept as a run has them."""
+    arrays = {"weights": end.w} | {STATE + name: x for name, x in (end.states or {}).items()}
     if kept.every:
         rows = list(kept.upto(end.step))
-        weights = np.stack([w for _, w in rows]) if rows else np.zeros((0, end.w.size))
-        variables["kept"] = (("kept_step", "weight"), weights, {"units": "weight", "long_name": "weights on the way"})
-    found = xr.Dataset(variables, attrs={"at_step": end.step})
-    if kept.every:
-        found = found.assign_coords(kept_step=("kept_step", np.array([step for step, _ in kept.upto(end.step)], int)))
-    return found
+        arrays["kept_step"] = np.array([step for step, _ in rows], int)
+        arrays["kept"] = np.stack([w for _, w in rows]) if rows else np.zeros((0, end.w.size))
+    return Ending(end.step, arrays)
 
 
 def _plain(states: Mapping[str, jax.Array] | None) -> dict[str, np.ndarray] | None:
     return None if states is None else {name: np.asarray(x) for name, x in states.items()}
-
-
-def as_states(states: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Return states as JAX has them."""
-    return {name: jnp.asarray(x) for name, x in states.items()}

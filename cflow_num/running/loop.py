@@ -44,6 +44,15 @@ class _Boundary(NamedTuple):
     ends: dict[str, End]
 
 
+class Standing(NamedTuple):
+    """Where a run stands at its end: whether it is over, why it ended early, and what a longer one goes on from."""
+
+    reached: int
+    over: bool
+    reason: str
+    checkpoint: Checkpoint
+
+
 class Progress:
     """One run under way: where its processes stand, what they recorded, and what went wrong.
 
@@ -107,10 +116,13 @@ class Progress:
         if reached % self.chunk == 0:
             self._whole = self._boundary
 
-    @property
-    def failed(self) -> dict[str, int]:
-        """The processes that failed, with the step at which they were good last."""
-        return self._failed
+    def standing(self) -> Standing | None:
+        """Return what a longer run goes on from; None where the processes are on other machines too."""
+        leaves = jax.tree.leaves([standing.carry for standing in self._whole.standings.values()])
+        if not all(getattr(x, "is_fully_addressable", True) for x in leaves):
+            return None
+        over = "discrete" in self._failed or self._failed.keys() >= self.processes.keys()
+        return Standing(self.reached, over, self.reason, self.checkpoint())
 
     @property
     def ends(self) -> dict[str, End]:
@@ -156,7 +168,10 @@ class Progress:
                 raise InputError(f"the checkpoint does not fit the {name} process: start anew without --resume")
             placed = [jax.device_put(x, leaf.sharding) for x, leaf in zip(saved, leaves, strict=True)]
             self.carries[name] = jax.tree.unflatten(structure, placed)
-        self._reasons, self._failed, self._begun = meta["reasons"], meta["failed"], set(self.processes)
+        self._reasons, self._failed = list(meta["reasons"]), dict(meta["failed"])  # of their own
+        self._begun = set(self.processes)
+        for name in self._failed.keys() - meta.get("ends", self._failed).keys():
+            self._ends.pop(name)  # an older checkpoint does not say where it ended
         for name, process in self.processes.items():
             process.seconds = meta["seconds"][name]
             process.compile_seconds += meta["compile_seconds"][name]
@@ -218,7 +233,8 @@ class Progress:
         self._reasons.append(f"interrupted at step {self.reached} of {self.steps}")
 
     def close(self) -> None:
-        """Forget what would need the step after the last one."""
+        """Forget what would need the step after the last one, and what the last chunk left."""
+        self._chunk = {}
         self._lockstep.close(self.reached)
 
     @property

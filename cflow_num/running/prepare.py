@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 from ..flows.discrete import DiscreteOptimizer
 from ..loss.parameters import deleted, nonfinite
@@ -22,7 +23,7 @@ from ..support.devices import available_memory
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
-from .continued import Given, given, source
+from .continued import Source, given, source
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Closed
 from .process import Process
 from .settings import Settings
@@ -44,7 +45,18 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...]  # about the problem, for the user
     programs: dict[str, str]  # digests of loss and schedules
     problem: Problem  # as it was given, at the weights it starts from
-    given: Given | None = None  # states that the optimizer goes on with
+    asked: Asked
+    given: dict[str, Array] | None = None  # states that the optimizer goes on with
+
+
+class Asked(NamedTuple):
+    """The arguments of a run; those that a user could change are copies."""
+
+    problem: Problem
+    optimizer: Any
+    hyperparameters: dict[str, Any]
+    settings: Settings
+    start: Source | None
 
 
 def prepare(
@@ -59,19 +71,21 @@ def prepare(
         raise InputError(TRACED.format("hyperparameters are"))
     flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
     frozen = getattr(flow, "FROZEN", ())
+    asked = problem
+    begun = None if start is None or not isinstance(problem, Problem) else source(problem, start)
+    if begun is not None:
+        problem = problem.replaced(w0=jax.device_put(begun.w, problem.w0.sharding))
     problem = problem.holding(frozen) if frozen and isinstance(problem, Problem) else problem
     memory = settings.memory
     problem = problem.within(memory) if memory is not None and isinstance(problem, Problem) else problem
     _check_problem(problem)
     settings = settings.checked()
-    begun = None if start is None else source(problem, start)
-    problem = problem if begun is None else problem.replaced(w0=jax.device_put(begun.w, problem.w0.sharding))
     _check_kept(problem, settings)
     processes, end = settings.processes, settings.warm_start + settings.steps
     notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
     check_start(problem)
     own, problem = problem, problem.checked().traced()
-    taken = 0 if begun is None or begun.optimizer not in (None, flow.NAME) else int((begun.states or {}).get("t", 0))
+    taken = 0 if begun is None else begun.steps_taken(flow)
     end += taken
     floors = check_schedules(flow, hp, settings.warm_start + taken, end, float(np.finfo(problem.w0.dtype).eps))
     arrays = as_arrays(flow, hp, problem, floors)
@@ -129,12 +143,15 @@ def prepare(
     if settings.keep_weights:
         config["keep_weights"] = settings.keep_weights
     if begun is not None:
-        config["start"] = begun.words if states is not None or begun.states is None else f"weights of {begun.words}"
+        config["start"] = begun.described(flow)
+    if frozen:
+        config["held"] = list(frozen)
     if any(isinstance(KINDS[name], Closed) for name in everything):
         config["closure_step"] = settings.closure_step
+    again = Asked(asked, optimizer, dict(hyperparameters), settings, begun)
     functions = {"loss": problem.loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
     programs = {name: function.digest[:16] for name, function in functions.items()}
-    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs, own, states)
+    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs, own, again, states)
 
 
 def _check_kept(problem: Problem, settings: Settings) -> None:
@@ -153,7 +170,7 @@ def _check_kept(problem: Problem, settings: Settings) -> None:
         )
 
 
-def _numbers(problem: Problem, states: Given | None) -> str:
+def _numbers(problem: Problem, states: dict[str, Array] | None) -> str:
     """Return a checksum of weights, data and given states, empty where they lie on other machines too."""
     arrays = (problem.w0, problem.data) if states is None else (problem.w0, problem.data, states)
     here = all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(arrays))

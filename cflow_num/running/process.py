@@ -153,6 +153,11 @@ class Process:
         """Return what `advance_chunk` is called with."""
         return (self.flow(), carry, *self._options(jnp.asarray(self.method.dt), jnp.asarray(self.last, jnp.int32)))
 
+    def path_arguments(self, carry: Carry) -> tuple:
+        """Return what `advance_path` is called with: the same without what is observed."""
+        options = self._options(jnp.asarray(self.method.dt))
+        return self.flow(), carry, options.chunk, options.solver, options.dt, options.pace
+
     def _options(self, dt: Any, last: Any = None) -> Options:
         return Options(self.chunk, self._eig_every, self.coordinates, self.method.solver, dt, self.method.pace, last)
 

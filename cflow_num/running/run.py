@@ -18,7 +18,6 @@ import xarray as xr
 
 from ..loss.problem import Problem
 from ..loss.weights import storable
-from ..record.ends import GROUP
 from ..record.run import Run
 from ..support.devices import full_precision
 from ..support.errors import ChangedWarning, GainWarning, GrowthWarning, InputError
@@ -26,8 +25,9 @@ from ..support.jax_settings import default_settings
 from ..support.provenance import versions
 from .batch import alike, check_numbers_only
 from .checkpoints import INTERVAL, Checkpoint, Checkpoints
-from .ends import dataset
-from .loop import Progress, advance_all
+from .continued import whole
+from .ends import ending
+from .loop import Progress, Standing, advance_all
 from .prepare import CHANGED, Prepared, prepare
 from .settings import Settings
 from .warm_start import check_preconditioner, warm_started
@@ -111,7 +111,7 @@ def run(
     if on_start is not None:
         on_start(prepared.config)
     kept = _kept(prepared, checkpoints, checkpoint_every)
-    (found,) = _finish([prepared], quiet, kept, resume, [Asked(problem, optimizer, hyperparameters, chosen, start)])
+    (found,) = _finish([prepared], quiet, kept, resume)
     for note in found.notes[len(prepared.notes) :]:
         warnings.warn(note, GrowthWarning, stacklevel=3)
     return found
@@ -194,6 +194,7 @@ def run_batch(
             f"{len(several)} problems and {len(rates)} sets of hyperparameters make no batch: pass equally many, or one"
         )
     changed = [CHANGED.format(p.name) for p in several if isinstance(p, Problem) and p.changed][:1]
+    given = several * (size // len(several))
     several = alike(several) * (size // len(several))
     rates = rates * (size // len(rates))
     names = {tuple(sorted(r)) for r in rates}
@@ -206,7 +207,8 @@ def run_batch(
         warnings.warn(note, GainWarning, stacklevel=3)
     for note in changed:
         warnings.warn(note, ChangedWarning, stacklevel=3)
-    found = _finish([one._replace(notes=tuple(changed)) for one in prepared], quiet)
+    prepared = [one._replace(notes=tuple(changed), problem=p) for one, p in zip(prepared, given, strict=True)]
+    found = _finish(prepared, quiet)
     for i, one in enumerate(found, start=1):
         for note in one.notes[len(changed) :]:
             warnings.warn(f"run {i} of the batch: {note}", GrowthWarning, stacklevel=3)
@@ -218,7 +220,6 @@ def _finish(
     quiet: bool,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
-    asked: Sequence[Asked] = (),
     last: Checkpoint | None = None,
 ) -> list[Run]:
     """Run what was prepared, all at once; checkpoints are kept of the first, which may go on from the `last` one."""
@@ -236,55 +237,54 @@ def _finish(
     command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
     seconds = (time.perf_counter() - began) / len(runs)
     found = [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
-    for i, (run, one, progress) in enumerate(zip(found, prepared, runs, strict=True)):
-        run.with_origin(Made(asked[i] if asked else None, one.problem, progress))
+    for run, one, progress in zip(found, prepared, runs, strict=True):
+        run.with_origin(Made(one, progress.standing() if len(runs) == 1 else None))
     return found
 
 
-class Asked(NamedTuple):
-    """The arguments of a run."""
-
-    problem: Problem
-    optimizer: Any
-    hyperparameters: Mapping[str, Any]
-    settings: Settings
-    start: Any
-
-    def prepared(self, settings: Settings) -> Prepared:
-        """Return the run with other settings, checked."""
-        return prepare(self.problem, self.optimizer, self.hyperparameters, settings, self.start)
+SAME = ("numbers", "optimizer_source", "hyperparameters", "problem")  # of the configurations of a run and a longer one
 
 
 class Made(NamedTuple):
-    """What made a run: what was asked for, and where its processes stood."""
+    """What made a run, and where its processes stood; None in a batch."""
 
-    asked: Asked | None  # None in a batch
-    problem: Problem
-    progress: Progress
+    prepared: Prepared
+    standing: Standing | None
 
     def params(self, w: np.ndarray) -> Any:
         """Return the parameters with these weights."""
-        return self.problem.params(w)
+        return self.prepared.problem.params(w)
 
     @full_precision()
     @default_settings()
     def longer(self, steps: int, quiet: bool) -> Run:
-        """Return the run with so many steps more; raises `InputError` where its optimizer failed."""
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"steps is {steps!r}, it must be a whole number of at least 1")
-        if self.asked is None:
-            raise InputError("more goes on with a single run: pass this one as start=run to cflow_num.run")
-        failed = self.progress.failed
-        if "discrete" in failed or failed.keys() >= self.progress.processes.keys():
-            raise InputError(f"there is nothing to go on from: {self.progress.reason}")
-        asked = self.asked._replace(settings=replace(self.asked.settings, steps=self.progress.reached + steps))
-        (found,) = _finish([asked.prepared(asked.settings)], quiet, asked=[asked], last=self.progress.checkpoint())
+        """Return the run with so many steps more.
+
+        **Raises:** `InputError` where its optimizer failed, or the loss or a schedule is not what it was.
+        """
+        more = whole(steps)
+        if self.standing is None:
+            raise InputError("more goes on with a single run, not with one of a batch: pass it as start=run to cn.run")
+        if self.standing.over:
+            raise InputError(f"there is nothing to go on from: {self.standing.reason}")
+        asked, before = self.prepared.asked, self.prepared
+        settings = replace(asked.settings, steps=self.standing.reached + more)
+        now = prepare(asked.problem, asked.optimizer, asked.hyperparameters, settings, asked.start)
+        changed = [name for name, digest in before.programs.items() if now.programs.get(name) != digest]
+        changed += [name for name in SAME if now.config[name] != before.config[name]]
+        if changed:
+            raise InputError(
+                f"the {changed[0]} of the run has changed since it was made: pass the run as start=run to cflow_num.run"
+            )
+        (found,) = _finish([now._replace(notes=before.notes)], quiet, last=self.standing.checkpoint)
+        for note in found.notes[len(before.notes) :]:
+            warnings.warn(note, GrowthWarning, stacklevel=4)
         return found
 
 
 def _result(one: Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
-    groups = {f"{name}/{GROUP}": dataset(end, progress.kept[name]) for name, end in progress.ends.items()}
-    groups |= {
+    ends = {name: ending(end, progress.kept[name]) for name, end in progress.ends.items()}
+    groups = {
         name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
         for name, recorder in progress.recorders.items()
     }
@@ -299,4 +299,4 @@ def _result(one: Prepared, progress: Progress, versions: dict[str, str], command
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "total_seconds": seconds,
     }
-    return Run(tree)
+    return Run(tree, ends)

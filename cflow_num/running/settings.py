@@ -16,7 +16,7 @@ from tyro.conf import arg
 from ..record.variables import PROCESSES
 from ..support.errors import InputError, check_flag, check_one_of
 
-_MOST_STEPS = 10_000_000
+MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         value = found[name]
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < low:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {low}")
-        if name in ("steps", "warm_start") and int(value) > _MOST_STEPS:
-            raise InputError(f"{name} is {value}, it must be at most {_MOST_STEPS}: every step is kept in memory")
+        if name in ("steps", "warm_start") and int(value) > MOST_STEPS:
+            raise InputError(f"{name} is {value}, it must be at most {MOST_STEPS}: every step is kept in memory")
         found[name] = int(value)
     processes = found["processes"]
     listed = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else ()

@@ -13,41 +13,37 @@ from jaxtyping import Array
 from ..flows.base import FlowState
 from ..flows.discrete import DiscreteOptimizer, midpoints
 from ..support.errors import NO_GRADIENT, InputError, RunError
-from .continued import Given
 
 
 class Start(NamedTuple):
     """Where a run starts: the optimizer, the point and states that flows start from, and those before their update.
 
-    `oscillation` is the optimizer, with its states before their update, minus that start: zero but for averages.
+    `oscillation` is the optimizer, with its states before their update, minus that start: zero but for averages; `own`
+    are those states.
     """
 
     here: FlowState
     flows: FlowState
     before: dict[str, Array]
     oscillation: FlowState
+    own: dict[str, Array]
 
 
 @eqx.filter_jit
-def _warm_start_path(
-    discrete: DiscreteOptimizer, length: int, states: dict[str, Array], updated: dict[str, Array] | None
-) -> tuple[FlowState, FlowState]:
-    w = discrete.problem.w0
-    y = discrete.updated(w, states) if updated is None else FlowState(w, updated)
+def _warm_start_path(discrete: DiscreteOptimizer, length: int, states: dict[str, Array]) -> tuple[FlowState, FlowState]:
+    y = discrete.updated(discrete.problem.w0, states)
     return y, discrete.steps(y, length)
 
 
 def warm_started(
-    discrete: DiscreteOptimizer, warm_start: int, average: bool = False, given: Given | None = None
+    discrete: DiscreteOptimizer, warm_start: int, average: bool = False, given: dict[str, Array] | None = None
 ) -> Start:
     """Return the start after `warm_start` discrete steps, which go on with the states that are given.
 
     On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
     """
-    if given is None:
-        given = Given(discrete.optimizer.initial_state(discrete.problem.w0, discrete.hp), None)
-    first, path = _warm_start_path(discrete, warm_start + average, *given)
-    unmoved = given.states
+    unmoved = discrete.optimizer.initial_state(discrete.problem.w0, discrete.hp) if given is None else given
+    first, path = _warm_start_path(discrete, warm_start + average, unmoved)
     points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
     for t, y in enumerate(points):
         if t and not bool(jnp.all(jnp.isfinite(y.w))):
@@ -62,11 +58,11 @@ def warm_started(
     states = [unmoved, *(y.slow for y in points)]  # states[t] is the one before the update at step t
     here, before = points[warm_start], states[warm_start]
     if not average:
-        return Start(here, here, before, jax.tree.map(jnp.zeros_like, FlowState(here.w, before)))
+        return Start(here, here, before, jax.tree.map(jnp.zeros_like, FlowState(here.w, before)), before)
     around = slice(warm_start - 1, warm_start + 2)
     flows = FlowState(_averaged([y.w for y in points[around]]), _averaged([y.slow for y in points[around]]))
     centre = FlowState(flows.w, _averaged(states[around]))
-    return Start(here, flows, centre.slow, jax.tree.map(jnp.subtract, FlowState(here.w, before), centre))
+    return Start(here, flows, centre.slow, jax.tree.map(jnp.subtract, FlowState(here.w, before), centre), before)
 
 
 def check_preconditioner(discrete: DiscreteOptimizer, y: FlowState, where: str = "the start") -> None:

@@ -6,9 +6,11 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import cflow_num as cn
+import cflow_sym as cs
 from cflow_num.cli import main as cli
 from cflow_num.running.process import Process
 
@@ -149,6 +151,102 @@ def test_an_interrupted_run_goes_on(monkeypatch):
     assert_same(run.more(8, quiet=True), part("gradient_descent", STEPS, "discrete", "central"))
 
 
+def bowl(scale=1.0):
+    return cn.Problem(lambda w: scale * jnp.sum(jnp.cosh(w)), jnp.arange(1.0, 4.0))
+
+
+PLAIN = dict(processes=["discrete"], quiet=True)
+
+
+def test_what_changes_after_a_run_changes_nothing_of_it_or_is_refused():
+    asked, scale = dict(learning_rate=0.1), [1.0]
+    run = cn.run(bowl(), "gradient_descent", asked, steps=3, **PLAIN)
+    asked["learning_rate"] = 0.4
+    long = cn.run(bowl(), "gradient_descent", dict(learning_rate=0.1), steps=5, **PLAIN)
+    assert_same(run.more(2, quiet=True), long)
+    states = {"t": np.array(4.0)}
+    begun = cn.run(bowl(), "gradient_descent", asked, steps=2, start=(jnp.ones(3), states), **PLAIN)
+    states["t"][...] = 9.0
+    assert begun.more(1, quiet=True).state("discrete")["t"] == 7
+    scaled = cn.Problem(lambda w: scale[0] * jnp.sum(jnp.cosh(w)), jnp.arange(1.0, 4.0))
+    run = cn.run(scaled, "gradient_descent", dict(learning_rate=0.1), steps=3, **PLAIN)
+    scale[0] = 3.0
+    with pytest.raises(cn.InputError, match="the loss of the run has changed since it was made: pass the run as start"):
+        run.more(2)
+
+
+def test_a_count_of_steps_is_a_state_however_it_is_written():
+    """A schedule goes on: a pair is not taken for parameters because its states hold no floating-point array."""
+    falling = dict(learning_rate=lambda t: 0.1 / (1 + t))
+    run = cn.run(bowl(), "gradient_descent", falling, steps=4, **PLAIN)
+    w, ends = run.weights("discrete"), []
+    for start in (run, (w, {"t": 4}), (w, {"t": np.int64(4)})):
+        ends.append(
+            cn.run(bowl(), "gradient_descent", falling, steps=3, start=start, **PLAIN).array("discrete", "loss")
+        )
+    long = cn.run(bowl(), "gradient_descent", falling, steps=7, **PLAIN).array("discrete", "loss")[4:]
+    for end in ends:
+        np.testing.assert_array_equal(end, long)
+
+
+def test_states_are_updated_on_the_loss_they_meet():
+    hp = dict(learning_rate=0.01, beta2=0.9)
+    run = cn.run(bowl(), "rmsprop", hp, steps=4, **PLAIN)
+    pair = run.weights("discrete"), run.state("discrete")
+    one, other = (cn.run(bowl(50.0), "rmsprop", hp, steps=3, start=start, **PLAIN) for start in (run, pair))
+    assert_same(one, other)
+
+
+def test_longer_runs_do_not_write_into_the_one_they_come_from(monkeypatch):
+    run = cn.run(bowl(), "gradient_descent", dict(learning_rate=0.1), steps=16, **PLAIN)
+
+    def interrupted(self, carry):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "advance", interrupted)
+        assert run.more(32, quiet=True).reason == "interrupted at step 16 of 48"
+    assert run.more(4, quiet=True).reason == ""
+
+
+def test_arrays_that_an_optimizer_holds_begin_where_they_are_told(tmp_path):
+    """Train all, then hold one array, and the other way round."""
+
+    def loss(p):
+        return jnp.sum((p["a"] - 2 * p["b"]) ** 2) + jnp.sum(p["b"] ** 2)
+
+    def hold_a(learning_rate):
+        kinds = {"train": optax.sgd(learning_rate), "hold": optax.set_to_zero()}
+        return optax.multi_transform(kinds, {"a": "hold", "b": "train"})
+
+    params = dict(a=jnp.ones(2), b=jnp.ones(2))
+    both, held = cn.Problem(loss, params), cs.from_optax(hold_a, params=params)
+    hp, plain = dict(learning_rate=0.05), dict(steps=3, **PLAIN)
+    first = cn.run(both, "gradient_descent", hp, **plain)
+    second = cn.run(both, held, hp, start=first, **plain)
+    begun, ended = first.weights("discrete"), second.weights("discrete")
+    np.testing.assert_array_equal(begun["a"], ended["a"])
+    assert np.all(np.asarray(begun["b"]) != np.asarray(ended["b"]))
+    np.testing.assert_allclose(second.array("discrete", "loss")[0], first.array("discrete", "loss")[-1], rtol=1e-12)
+    third = cn.run(both, "gradient_descent", hp, start=second, **plain)
+    np.testing.assert_allclose(third.array("discrete", "loss")[0], second.array("discrete", "loss")[-1], rtol=1e-12)
+    alone = cn.run(both, held, hp, **plain)
+    again = cn.load(alone.save(tmp_path / "run.nc")).weights("discrete", problem=both)
+    np.testing.assert_array_equal(again["b"], alone.weights("discrete")["b"])
+    np.testing.assert_array_equal(again["a"], np.ones(2))
+    with pytest.raises(cn.InputError, match="problem must be that of the run, custom with 2 weights"):
+        cn.load(tmp_path / "run.nc").weights("discrete", problem="valley")
+
+
+def test_runs_of_a_batch_have_parameters():
+    rates = [dict(learning_rate=rate) for rate in (0.1, 0.2)]
+    square = cn.Problem(lambda p: jnp.sum(p["a"] ** 2), dict(a=jnp.ones(2)))
+    runs = cn.run_batch(square, "gradient_descent", rates, steps=2, **PLAIN)
+    np.testing.assert_allclose([run.weights("discrete")["a"][0] for run in runs], [0.64, 0.36])
+    with pytest.raises(cn.InputError, match="not with one of a batch"):
+        runs[0].more(1)
+
+
 def test_a_process_that_failed_leaves_its_last_good_weights():
     failing = cn.Problem(lambda w: jnp.sum(w**4) / 4, jnp.array([1.0, 2.0]))
     run = cn.run(failing, "gradient_descent", dict(learning_rate=3.0), steps=20, quiet=True)
@@ -156,10 +254,12 @@ def test_a_process_that_failed_leaves_its_last_good_weights():
     end = run.ending("discrete")
     assert 0 < end.step < 20
     assert np.isfinite(end.weights("discrete")).all()
-    with pytest.raises(cn.InputError, match="the states of the discrete process are not known where it stopped"):
+    with pytest.raises(cn.InputError, match="the states of the discrete process are not known at step"):
         run.state("discrete")
     with pytest.raises(cn.InputError, match="there is nothing to go on from: the discrete process stopped"):
         run.more(5)
+    slower = cn.run(failing, "gradient_descent", dict(learning_rate=0.01), steps=2, start=run, **PLAIN)
+    assert slower.config["start"] == "weights where gradient_descent stopped"
 
 
 def part_kept(memory):
@@ -178,9 +278,25 @@ REFUSED = {
     "no such state": (lambda: _with_states(speed=np.zeros(2)), "it has no speed; its states are m, nu, t"),
     "a state of another shape": (lambda: _with_states(nu=np.zeros(2)), "nu has shape (2,) instead of"),
     "a state is missing": (lambda: _with_states(nu=None), "nu is missing"),
-    "no count": (lambda: _with_states(t=None), "t, the number of steps taken, is missing"),
+    "no count": (lambda: _with_states(t=None), "the states of start lack t, the number of steps taken"),
+    "no states": (lambda: (_with_states()[0], {}), "the states of start lack t"),
+    "a count that is none": (lambda: _with_states(t=-3.5), "t of start is -3.5, it must be a whole number of steps"),
+    "many counts": (lambda: _with_states(t=np.zeros(2)), "it must be a whole number of steps"),
+    "a state that is not finite": (
+        lambda: _with_states(nu=_with_states()[1]["nu"] * np.nan),
+        "nu of start is not finite",
+    ),
+    "a state that is no number": (lambda: _with_states(nu=["a"]), "the state nu of start is a list: states are arrays"),
+    "other names": (lambda: _renamed(), "start is a list unlike the problem's parameters"),
+    "other shapes": (lambda: jax.tree.map(jnp.transpose, _with_states()[0]), "unlike the problem's parameters"),
+    "one array of another size": (lambda: jnp.ones(8), "unlike the problem's parameters"),
     "a run of flows": (lambda: part("adam", 1, "central"), "start is a run without a discrete process"),
 }
+
+
+def _renamed():
+    first, *rest = _with_states()[0]
+    return [{f"{name}_": x for name, x in first.items()}, *rest]
 
 
 def _with_states(**changes):
