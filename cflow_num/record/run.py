@@ -173,7 +173,9 @@ class Run:
         """Return the states of a process at the end, by name.
 
         Of the discrete process they are the optimizer's own after its last step, `t` the number of steps taken; of a
-        flow, those of its equation. Raises `InputError` where they are not known.
+        flow, those of its equation, with momentum its averages of the gradient (`filtered`) among them.
+
+        **Raises:** `InputError` where they are not known.
 
         >>> import jax.numpy as jnp, cflow_num as cn
         >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ class End(NamedTuple):
     """Where a process stands at a step: its weights, and its states where they are known.
 
     Of the optimizer the states are those that its update at these weights starts from, as the optimizer itself keeps
-    them; of a flow, those of its equation.
+    them; of a flow, those of its equation, in phase space with its averages of the gradient, `filtered (F, n)`.
     """
 
     step: int
@@ -28,7 +28,7 @@ class End(NamedTuple):
     @classmethod
     def first(cls, name: str, y: FlowState, start: Start) -> End:
         """Return the end of a process that has not moved."""
-        return cls(0, np.asarray(y.w), _plain(start.own if name == "discrete" else y.slow))
+        return cls(0, np.asarray(y.w), _plain(start.own if name == "discrete" else _of_flow(y)))
 
     @classmethod
     def of(cls, name: str, records: Records, first: int, step: int, last: int) -> End:
@@ -36,7 +36,7 @@ class End(NamedTuple):
         w = np.asarray(records.w[step - first - 1])
         if step != last or records.end is None:
             return cls(step, w)
-        return cls(step, w, _plain(records.before if name == "discrete" else records.end.slow))
+        return cls(step, w, _plain(records.before if name == "discrete" else _of_flow(records.end)))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """Return everything by name, for a checkpoint."""
@@ -50,48 +50,34 @@ class End(NamedTuple):
         return cls(step, arrays[f"{prefix}w"], states or None)
 
 
-class Kept(NamedTuple):
-    """Weights at steps that are multiples of `every`; none for 0."""
+class Kept:
+    """Weights by step, at steps that are multiples of `every`; none for 0."""
 
-    every: int
-    steps: list[int]
-    weights: list[np.ndarray]
-
-    def begin(self, w: Any) -> None:
-        """Keep the start."""
-        self.steps.clear()
-        self.weights.clear()
-        self._put(0, np.asarray(w))
-
-    def resume(self, step: int, w: np.ndarray) -> None:
-        """Take over what a checkpoint has."""
-        if step:
-            self._put(step, w)
+    def __init__(self, every: int, start: Any):
+        self.every, self.weights = every, {0: np.asarray(start)} if every else {}
 
     def chunk(self, w: Any, first: int, last: int) -> None:
-        """Keep what is wanted of the steps after `first` up to `last`."""
-        for step in range(first + 1, last + 1) if self.every else ():
-            if step % self.every == 0:
-                self._put(step, w[step - first - 1])
+        """Keep what is wanted of the steps after `first`, whose weights are `w (T, n)`, up to `last`."""
+        if self.every:
+            wanted = range(first - first % self.every + self.every, last + 1, self.every)
+            self.weights |= {step: np.asarray(w[step - first - 1]) for step in wanted}
 
-    def _put(self, step: int, w: Any) -> None:
-        if self.every and step % self.every == 0:
-            self.steps.append(step)
-            self.weights.append(np.asarray(w))
-
-    def upto(self, last: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield steps and weights up to a step."""
-        return ((step, w) for step, w in zip(self.steps, self.weights, strict=True) if step <= last)
+    def upto(self, last: int) -> dict[int, np.ndarray]:
+        """Return weights by step up to a step."""
+        return {step: w for step, w in self.weights.items() if step <= last}
 
 
 def ending(end: End, kept: Kept) -> Ending:
     """Return an end and what was kept as a run has them."""
     arrays = {"weights": end.w} | {STATE + name: x for name, x in (end.states or {}).items()}
     if kept.every:
-        rows = list(kept.upto(end.step))
-        arrays["kept_step"] = np.array([step for step, _ in rows], int)
-        arrays["kept"] = np.stack([w for _, w in rows]) if rows else np.zeros((0, end.w.size))
+        weights = kept.upto(end.step)
+        arrays |= {"kept_step": np.array(list(weights)), "kept": np.stack(list(weights.values()))}
     return Ending(end.step, arrays)
+
+
+def _of_flow(y: FlowState) -> dict[str, jax.Array]:
+    return y.slow if y.filtered is None else y.slow | {"filtered": y.filtered}
 
 
 def _plain(states: Mapping[str, jax.Array] | None) -> dict[str, np.ndarray] | None:

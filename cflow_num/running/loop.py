@@ -76,10 +76,8 @@ class Progress:
         self._chunk: dict[str, Records] = {}
         self._taken = 0
         self._begun: set[str] = set()
-        self.kept = {name: Kept(keep, [], []) for name in processes}
+        self.kept = {name: Kept(keep, y.w) for name, y in self._starts.items()}
         self._ends = {name: End.first(name, y, start) for name, y in self._starts.items()}
-        for name, y in self._starts.items():
-            self.kept[name].begin(y.w)
         self._boundary = _Boundary(0, {}, [], {}, self._lockstep.state(), dict(self._ends))
         self._whole = self._boundary  # the last one at the end of a whole chunk: from there a longer run goes on
 
@@ -138,8 +136,8 @@ class Progress:
         for name, standing in last.standings.items():
             leaves = jax.tree.leaves(standing.carry)
             arrays |= {f"{name}/carry/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        kept = {name: list(some.upto(last.reached)) for name, some in self.kept.items() if some.every}
-        arrays |= {f"{name}/kept/{step}": w for name, rows in kept.items() for step, w in rows}
+        for name, kept in self.kept.items():
+            arrays |= {f"{name}/kept/{step}": w for step, w in kept.upto(last.reached).items()}
         for name, end in last.ends.items():
             arrays |= end.arrays(f"{name}/end/")
         return Checkpoint(
@@ -179,9 +177,8 @@ class Progress:
                 self.recorders[name].put(key.split("/", 2)[2], 0, arrays[key])
         for name, step in meta.get("ends", {}).items():
             self._ends[name] = End.from_arrays(step, arrays, f"{name}/end/")
-            rows = [key for key in arrays if key.startswith(f"{name}/kept/")]
-            for step, key in sorted((int(key.rsplit("/", 1)[1]), key) for key in rows):
-                self.kept[name].resume(step, arrays[key])
+            steps = sorted(int(key.rsplit("/", 1)[1]) for key in arrays if key.startswith(f"{name}/kept/"))
+            self.kept[name].weights = {step: arrays[f"{name}/kept/{step}"] for step in steps}
         self._lockstep.resume({key.removeprefix("lockstep/"): x for key, x in arrays.items() if "lockstep/" in key})
         self._stand(meta["reached"])
 
@@ -215,8 +212,7 @@ class Progress:
         """Compare the processes over the chunk; return how many steps it went on."""
         self._lockstep.add(self.reached, self._chunk)
         for name, records in self._chunk.items():
-            good, to = self._failed.get(name, self.reached + self._taken), self.reached + self._taken
-            last = min(good, to)
+            last = min(self._failed.get(name, self.steps), self.reached + self._taken)
             self.kept[name].chunk(records.w, self.reached, last)
             if last > self.reached:
                 known = min(self.processes[name].last, self.reached + self.chunk)

@@ -105,6 +105,7 @@ def test_weights_are_parameters_and_those_on_the_way_are_kept():
             loss = float(problem().value(problem().ravel(params)))
             np.testing.assert_allclose(run.array(process, "loss")[step], loss, rtol=1e-12)
     assert run.state("central")["nu"].shape == (problem().n_weights,)
+    assert part("adam", FIRST).state("central")["filtered"].shape == (1, problem().n_weights)
 
 
 def test_a_file_holds_weights_and_states(tmp_path):
