@@ -101,6 +101,19 @@ def check_loss(loss: Callable[..., Any], weights: list[Array], data: tuple[Any, 
         )
 
 
+def kinks_of(function: Callable[..., Any], w: Array, data: tuple[Any, ...]) -> str:
+    """Return the kinks and jumps of `function(w, *data)`, one number, with their places; empty where it is smooth.
+
+    >>> kinks_of(lambda w: jnp.sum(w**2), jnp.ones(2), ()), kinks_of(lambda w: jnp.argmax(w) + 0.0, jnp.ones(2), ())[:6]
+    ('', 'argmax')
+    """
+    closed = make_jaxpr(function)(w, *data)
+    known = followed(closed, 1)
+    if known.kinks and known.active:
+        known = without_shifts(closed, known, [w], jax.tree.leaves(data))
+    return _listed(known)
+
+
 def _traced(loss: Callable[..., Any], weights: list[Array], data: tuple[Any, ...]) -> Any:
     """Return the program of the loss; raises `InputError` where it has none or does not return one real number."""
 

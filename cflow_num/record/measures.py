@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .run import Run
+from .variables import DISCRETE
 
 SMOOTHING = 20  # standard deviation in steps of the Gaussian
 CRITICAL_GAP = 1e-3  # relative to the threshold: an effective eigenvalue that close is critical
@@ -65,6 +66,50 @@ def smoothed(series: Float[np.ndarray, "step ..."], width: float = SMOOTHING) ->
     with np.errstate(invalid="ignore", divide="ignore"):
         out = np.stack([average(x) / average(weight) for x, weight in zip(columns, weights, strict=True)], axis=-1)
     return np.where(known, out.reshape(series.shape), np.nan)
+
+
+def observed(run: Run, name: str) -> Float[np.ndarray, "step ..."]:
+    """Return the time average of an observable along the discrete run, like what flows predict of it.
+
+    The average (f[t-1] + 2 f[t] + f[t+1])/4, smoothed; nan where one of the three was not evaluated.
+    """
+    f = values(run, DISCRETE, name)
+    middle = np.full(f.shape, np.nan)
+    middle[1:-1] = (f[:-2] + 2 * f[1:-1] + f[2:]) / 4
+    return smoothed(middle)
+
+
+def ratio_of_sums(above: Float[np.ndarray, " step"], below: Float[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+    """Return the ratio of two sums around each step, Gaussian like all time averages, over steps with both known.
+
+    The sums fade out at both sides, or where they end would count: an oscillation is there at one phase.
+
+    >>> ratio_of_sums(np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 4.0, 6.0, 1.0])).tolist()
+    [0.5, 0.5, 0.5, nan]
+    """
+    unknown = ~(np.isfinite(above) & np.isfinite(below))
+    top, bottom = (smoothed(np.where(unknown, np.nan, x)) for x in (above, below))
+    return top / np.where(bottom == 0, np.nan, bottom)
+
+
+def not_kept(change: Float[np.ndarray, " step"], promise: Float[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+    """Return zeta around each step: the share of the decrease promised by the gradient that the loss does not keep."""
+    return 1 + ratio_of_sums(change, promise)
+
+
+def loss_changes(loss: Float[np.ndarray, " step"], of_flow: bool) -> Float[np.ndarray, " step"]:
+    """Return the change of a loss in the step that leaves each step, for a flow in the one that leads there."""
+    return np.diff(loss, prepend=np.nan) if of_flow else np.diff(loss, append=np.nan)
+
+
+def zeta_over(run: Run, process: str, first: int) -> float | None:
+    """Return zeta of all steps from `first` on; None where it was not recorded."""
+    of_flow = process != DISCRETE
+    loss = values(run, process, "predicted_loss" if of_flow else "loss")
+    change, promise = loss_changes(loss, of_flow), values(run, process, "first_order_decrease")
+    known = np.isfinite(change) & np.isfinite(promise)
+    top, bottom = (np.nansum(smoothed(np.where(known, x, np.nan))[first:]) for x in (change, promise))
+    return float(1 + top / bottom) if bottom else None
 
 
 def positive(run: Run) -> np.ndarray:

@@ -7,6 +7,8 @@ FLOWS = ("stable", "central", "ablated", "stationary")
 CLOSURES = ("rod", "edge", "envelope")  # other closures of the averages that the central flow takes
 PROCESSES = [DISCRETE, *FLOWS, *CLOSURES]  # and those that `running.kinds.register` adds
 
+PREDICTED = "predicted_{}"  # by a flow with an oscillation: the time average of an observable
+
 # the error budget's terms, and the variables that hold them
 TERMS = {
     "gradient": "fourth and higher order of the averaged gradient",
@@ -34,6 +36,16 @@ VARIABLES = {
     "nu": ("", "loss^2/weight^2", "second-moment state used in the step"),
     "optimization_speed": ("", "loss", "g' P^-1 g: decrease of the loss in one step, to first order"),
     "effective_step_size": ("", "weight^2/loss", "1/P: how far a step goes per unit of gradient"),
+    "first_order_decrease": ("", "loss", "-g's: decrease of the loss that the gradient promises for a step s"),
+    "zeta": ("", "1", "share of the promised decrease that is not kept, of smoothed sums"),
+    "curvature_along_step": ("", "loss", "s' H s along the step s"),
+    "gbs": ("", "1", "s' H s / -g's, of smoothed sums: twice zeta for a quadratic loss"),
+    "critical_step": ("", "1", "how many times the step leads to the same loss"),
+    "clipping_threshold": (
+        "",
+        "loss/weight",
+        "root of the average of |grad|^2: clipping at less moves the edge",
+    ),
     "midpoint_loss": ("", "loss", "loss at the second-order midpoint (w[t-1] + 2 w[t] + w[t+1])/4"),
     "distance_from_start": ("", "weight", "distance of the midpoint from step 0"),
     "displacement": ("eig", "weight * P^1/2", "w minus midpoint along the eigenvectors of Sigma, P metric"),

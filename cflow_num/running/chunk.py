@@ -17,6 +17,7 @@ from ..flows.piecewise import missed_by_signs
 from ..stepping import dropped_terms as budget
 from ..stepping.log import Log
 from ..stepping.pace import Pace
+from . import diagnostics
 from .path import Carry, Path, advance_path
 
 
@@ -82,7 +83,7 @@ def advance_chunk(
         predictions = {
             "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
             "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
-        }
+        } | diagnostics.of_flow(flow, path.states, carry.y.state, seen, log)
     after = path.after._replace(V=V, step=carry.step + length)
     if carry.budget is not None:
         assert isinstance(flow, CentralFlow)

@@ -75,7 +75,7 @@ INTEGRATORS = {  # of constrained flows
 class Case(NamedTuple):
     """What a process is of: problem, hyperparameters and optimizer, and the settings that choose flow and method.
 
-    `budget`: whether what the flow drops is evaluated along it.
+    `budget`: whether what the flow drops is evaluated along it; `diagnostics`: of the optimizer's steps.
     """
 
     problem: Problem
@@ -85,6 +85,7 @@ class Case(NamedTuple):
     onset: str
     closure_step: float
     budget: bool
+    diagnostics: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[Problem, dict[str, Any], CompiledFlow]:
@@ -182,7 +183,7 @@ class Discrete(Kind):
 
     def flow(self, case: Case, capacity: int) -> Flow:
         """Return the optimizer."""
-        return DiscreteOptimizer(*case.parts)
+        return DiscreteOptimizer(*case.parts, case.diagnostics)
 
     def started(self, case: Case, flow: Any, method: Method, at: Beginning) -> tuple[Carry, Method]:
         """Return its start: the states as they are."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from .batch import advance_together
 from .checkpoints import Checkpoint, Checkpoints
 from .chunk import Records
 from .ends import End, Kept
+from .observables import Observing
 from .path import Carry
 from .process import Process
 from .recorder import Lockstep, Recorder
@@ -53,6 +54,19 @@ class Standing(NamedTuple):
     checkpoint: Checkpoint
 
 
+class Latest(NamedTuple):
+    """What the last chunk added, for loggers: steps `first` to `last` of `steps`.
+
+    `values[process][name]` is what was recorded there, with a leading axis of `last - first + 1` steps; nan where
+    nothing is known, as of midpoints, which need the step after them.
+    """
+
+    first: int
+    last: int
+    steps: int
+    values: dict[str, dict[str, np.ndarray]]
+
+
 class Progress:
     """One run under way: where its processes stand, what they recorded, and what went wrong.
 
@@ -61,11 +75,20 @@ class Progress:
     """
 
     def __init__(
-        self, discrete: DiscreteOptimizer, processes: dict[str, Process], start: Start, steps: int, keep: int = 0
+        self,
+        discrete: DiscreteOptimizer,
+        processes: dict[str, Process],
+        start: Start,
+        steps: int,
+        keep: int,
+        observing: Observing,
     ):
-        self.processes, self.steps = processes, steps
+        self.processes, self.steps, self.observing = processes, steps, observing
         self.chunk = next(iter(processes.values())).chunk
-        self.recorders = {name: Recorder(steps, process.coordinates) for name, process in processes.items()}
+        self.recorders = {
+            name: Recorder(steps, process.coordinates, observing.about(process.constrained))
+            for name, process in processes.items()
+        }
         self.carries: dict[str, Carry] = {}
         self._before, self._oscillation = start.before, start.oscillation
         self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
@@ -103,6 +126,7 @@ class Progress:
         process = self.processes[name]
         self.carries[name], seen = process.start(self._starts[name], self._before, self._oscillation)
         self.recorders[name].start(seen, process.constrained)
+        self.observing.start(self.recorders[name], self._starts[name].w, process.constrained)
         self._begun.add(name)
         self._stand()
 
@@ -191,6 +215,7 @@ class Progress:
         self.carries[name], self._chunk[name] = after, records
         recorder = self.recorders[name]
         recorder.chunk(self.reached + 1, records, began, self.processes[name].seconds)
+        self.observing.chunk(name, recorder, self.reached + 1, records)
         failure = self.processes[name].failure(records)
         length = min(self.chunk, self.steps - self.reached)
         if failure and failure[0] < length:
@@ -224,14 +249,23 @@ class Progress:
         self._stand(self.reached + self._taken)
         return self._taken
 
-    def interrupt(self) -> None:
+    def interrupt(self, why: str = "interrupted") -> None:
         """Note that the user stopped the run."""
-        self._reasons.append(f"interrupted at step {self.reached} of {self.steps}")
+        self._reasons.append(f"{why} at step {self.reached} of {self.steps}")
+
+    def latest(self, taken: int) -> Latest:
+        """Return copies of what the last steps added, so many of them."""
+        first, last = self.reached - taken + 1, self.reached
+        recorded = {name: recorder.arrays.items() for name, recorder in self.recorders.items()}
+        values = {name: {key: x[first : last + 1].copy() for key, x in items} for name, items in recorded.items()}
+        return Latest(first, last, self.steps, values)
 
     def close(self) -> None:
         """Forget what would need the step after the last one, and what the last chunk left."""
         self._chunk = {}
         self._lockstep.close(self.reached)
+        for recorder in self.recorders.values():
+            recorder.diagnose()
 
     @property
     def done(self) -> bool:
@@ -239,9 +273,15 @@ class Progress:
         return self.reached >= self.steps or (self._begun == set(self.processes) and not self.carries)
 
 
-def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints | None = None) -> None:
+def advance_all(
+    runs: Sequence[Progress],
+    quiet: bool,
+    checkpoints: Checkpoints | None = None,
+    on_chunk: Callable[[Latest], Any] | None = None,
+) -> None:
     """Advance runs with the same processes to their ends, in one compiled call for each chunk and process.
 
+    `on_chunk` is told of the first run's progress; where it raises an exception that run ends there, with its data.
     With `checkpoints` the first run's are written where due and where the user stops the run; a run that has gone on
     from one already is not begun again.
     """
@@ -283,7 +323,14 @@ def advance_all(runs: Sequence[Progress], quiet: bool, checkpoints: Checkpoints 
                 results = advance_together(processes, carries, len(runs))
                 for run, result, seconds in zip(going, results, began, strict=True):
                     run.take(name, *result, seconds)
-            bar.update(max(run.end_chunk() for run in live))
+            taken = [run.end_chunk() for run in live]
+            bar.update(max(taken))
+            if on_chunk is not None and taken[0]:
+                try:
+                    on_chunk(runs[0].latest(taken[0]))
+                except Exception as error:  # the user's own function: hours of work are not lost with it
+                    runs[0].interrupt(f"on_chunk raised {type(error).__name__} ({error})")
+                    break
             if checkpoints is not None and checkpoints.due and not runs[0].done:
                 checkpoints.write(runs[0].reached, runs[0].checkpoint())
     except KeyboardInterrupt:

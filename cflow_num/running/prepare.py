@@ -25,6 +25,7 @@ from ..support.errors import NO_GRADIENT, InputError
 from .checkpoints import fingerprint
 from .continued import Source, given, source
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Closed
+from .observables import Observing, observables
 from .process import Process
 from .settings import Settings
 
@@ -46,6 +47,7 @@ class Prepared(NamedTuple):
     programs: dict[str, str]  # digests of loss and schedules
     problem: Problem  # as it was given, at the weights it starts from
     asked: Asked
+    observing: Observing
     given: dict[str, Array] | None = None  # states that the optimizer goes on with
 
 
@@ -57,6 +59,7 @@ class Asked(NamedTuple):
     hyperparameters: dict[str, Any]
     settings: Settings
     start: Source | None
+    observe: dict[str, Any]
 
 
 def prepare(
@@ -65,8 +68,9 @@ def prepare(
     hyperparameters: Mapping[str, Any],
     settings: Settings,
     start: Any = None,
+    observe: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Check the input of a run; raises `InputError`."""
+    """Check the input of a run, with functions to `observe`; raises `InputError`."""
     if isinstance(hyperparameters, Mapping) and any(isinstance(x, Tracer) for x in hyperparameters.values()):
         raise InputError(TRACED.format("hyperparameters are"))
     flow, hp = resolve(optimizer, hyperparameters, problem if isinstance(problem, Problem) else None)
@@ -94,6 +98,7 @@ def prepare(
     _check_own_decays(flow, arrays, processes, settings.budget)
     edge = check_filter(flow, arrays, end)
     coordinates = _coordinates(problem, settings.capture)
+    observed = observables(observe or {}, settings.observe, own, {*flow.initial_state(problem.w0, arrays)})
     everything = {
         name: Process(
             name,
@@ -107,6 +112,7 @@ def prepare(
             budget=settings.budget,
             onset=settings.onset,
             closure_step=settings.closure_step,
+            diagnostics=settings.diagnostics,
             last=settings.steps,
         )
         for name in KINDS
@@ -142,16 +148,23 @@ def prepare(
     }
     if settings.keep_weights:
         config["keep_weights"] = settings.keep_weights
+    if settings.diagnostics:
+        config["diagnostics"] = list(settings.diagnostics)
+    if observed:
+        config |= {"observe": {one.name: one.kinks for one in observed}, "observe_every": settings.observe_every}
     if begun is not None:
         config["start"] = begun.described(flow)
     if frozen:
         config["held"] = list(frozen)
     if any(isinstance(KINDS[name], Closed) for name in everything):
         config["closure_step"] = settings.closure_step
-    again = Asked(asked, optimizer, dict(hyperparameters), settings, begun)
+    again = Asked(asked, optimizer, dict(hyperparameters), settings, begun, dict(observe or {}))
     functions = {"loss": problem.loss} | {name: x.function for name, x in arrays.items() if isinstance(x, Schedule)}
+    functions |= {f"observable {one.name}": one.program for one in observed}
     programs = {name: function.digest[:16] for name, function in functions.items()}
-    return Prepared(everything, DiscreteOptimizer(problem, arrays, flow), config, notes, programs, own, again, states)
+    observing = Observing.of(observed, settings.observe_every, own)
+    discrete = DiscreteOptimizer(problem, arrays, flow)
+    return Prepared(everything, discrete, config, notes, programs, own, again, observing, states)
 
 
 def _check_kept(problem: Problem, settings: Settings) -> None:

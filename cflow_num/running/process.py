@@ -55,12 +55,20 @@ class Process:
         budget: bool = Settings.budget,
         onset: str = Settings.onset,
         closure_step: float = Settings.closure_step,
+        diagnostics: tuple[str, ...] = Settings.diagnostics,
         last: int = 0,
     ):
         check_one_of("process", name, KINDS)
         self._kind = KINDS[name]
         self._case = Case(
-            problem, hp, optimizer, integrator or DEFAULT_INTEGRATOR, onset, closure_step, budget and name == "central"
+            problem,
+            hp,
+            optimizer,
+            integrator or DEFAULT_INTEGRATOR,
+            onset,
+            closure_step,
+            budget and name == "central",
+            diagnostics,
         )
         self._case.check()
         self._kind.check(self._case)

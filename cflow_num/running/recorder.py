@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,13 +15,23 @@ from ..flows.base import Flow, Observation
 from ..flows.discrete import midpoints
 from ..record.variables import VARIABLES
 from .chunk import Records
+from .diagnostics import summed
+
+
+class About(NamedTuple):
+    """What is said of a variable that is not in `VARIABLES`: its dimensions after `step`, meaning, attributes."""
+
+    dims: tuple[str, ...]
+    meaning: str
+    attrs: dict[str, Any]
 
 
 class Recorder:
     """Arrays over steps 0..steps for one process, filled as chunks arrive; nan where nothing is known."""
 
-    def __init__(self, steps: int, coordinates: tuple[int, ...] = ()):
-        self.steps, self.coordinates, self.arrays = steps, coordinates, {}
+    def __init__(self, steps: int, coordinates: tuple[int, ...] = (), own: dict[str, About] | None = None):
+        self.steps, self.coordinates, self.own = steps, coordinates, own or {}
+        self.arrays: dict[str, np.ndarray] = {}
 
     def put(self, name: str, first: int, values: Any) -> None:
         """Store `values` (leading axis: steps from `first` on), cutting what reaches beyond the last step."""
@@ -78,6 +88,11 @@ class Recorder:
         for name, values in seen.scalars.items():
             self.put(name, first, values)
 
+    def diagnose(self) -> None:
+        """Store what follows from sums over steps."""
+        for name, values in summed(self.arrays).items():
+            self.put(name, 0, values)
+
     def forget_after(self, last: int, *names: str) -> None:
         """Make everything (or the variables named) after step `last` unknown: what a failed process left there."""
         for name in names or tuple(self.arrays):
@@ -89,8 +104,9 @@ class Recorder:
         variables = {}
         for name, values in self.arrays.items():
             dim, units, meaning = VARIABLES.get(name, ("", "1", name))
-            dims = ("step", dim or "coordinate") if values.ndim == 2 else ("step",)
-            variables[name] = xr.Variable(dims, values[: end + 1], {"units": units, "long_name": meaning})
+            about = self.own.get(name) or About((dim or "coordinate",) * (values.ndim - 1), meaning, {"units": units})
+            told = about.attrs | {"long_name": about.meaning}
+            variables[name] = xr.Variable(("step", *about.dims), values[: end + 1], told)
         widest = max((v.sizes["eig"] for v in variables.values() if "eig" in v.dims), default=0)
         for name, variable in variables.items():
             if "eig" in variable.dims:

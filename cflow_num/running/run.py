@@ -27,7 +27,8 @@ from .batch import alike, check_numbers_only
 from .checkpoints import INTERVAL, Checkpoint, Checkpoints
 from .continued import whole
 from .ends import ending
-from .loop import Progress, Standing, advance_all
+from .loop import Latest, Progress, Standing, advance_all
+from .observables import functions_of
 from .prepare import CHANGED, Prepared, prepare
 from .settings import Settings
 from .warm_start import check_preconditioner, warm_started
@@ -42,8 +43,10 @@ def run(
     settings: Settings | None = None,
     *,
     start: Any = None,
+    observe: Any = None,
     quiet: bool = False,
     on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_chunk: Callable[[Latest], Any] | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int | float = INTERVAL,
     resume: bool = False,
@@ -80,8 +83,14 @@ def run(
     - `start`: where the optimizer begins, if not at the problem's own weights and with fresh states: a `Run`, from
       whose end it goes on (the same optimizer with its states, another one afresh), `params`, or `(params, states)`
       with states as `Run.state("discrete")` gives them.
+    - `observe`: functions by name, of the parameters or of parameters and data, that return a number or an array; or
+      `["outputs"]`, the problem's own. They are recorded along every process, under these names, every
+      `observe_every` steps (a field of the settings), and for flows whose Sigma is known as `predicted_NAME` what
+      the time average over the oscillation is, to second order; not where a function has kinks or jumps.
     - `quiet`: no progress bar.
     - `on_start`: called with the run's configuration after the input was checked, before anything is compiled.
+    - `on_chunk`: called after every chunk of steps with what it added, a `running.loop.Latest`, for loggers. Where it
+      raises an exception the run ends there, with that as its reason.
     - `checkpoints`: a folder in which the last two checkpoints are left, for the caller to delete
       (`checkpoints.clear(folder)`) once the run is saved.
     - `checkpoint_every`: seconds between them.
@@ -102,8 +111,9 @@ def run(
     >>> result.tree["central"]["loss"].dims, result.reason
     (('step',), '')
     """
-    chosen = Settings.of(settings, fields)
-    prepared = prepare(problem, optimizer, hyperparameters, chosen, start)
+    functions, names = functions_of(observe)
+    chosen = Settings.of(settings, fields | ({"observe": names} if names else {}))
+    prepared = prepare(problem, optimizer, hyperparameters, chosen, start, functions)
     if prepared.config["note"]:
         warnings.warn(prepared.config["note"], GainWarning, stacklevel=3)
     for note in prepared.notes:
@@ -111,7 +121,7 @@ def run(
     if on_start is not None:
         on_start(prepared.config)
     kept = _kept(prepared, checkpoints, checkpoint_every)
-    (found,) = _finish([prepared], quiet, kept, resume)
+    (found,) = _finish([prepared], quiet, kept, resume, on_chunk=on_chunk)
     for note in found.notes[len(prepared.notes) :]:
         warnings.warn(note, GrowthWarning, stacklevel=3)
     return found
@@ -201,6 +211,8 @@ def run_batch(
     if len(names) > 1:
         raise InputError(f"the runs of a batch must have the same hyperparameters, these have {sorted(names)}")
     chosen = Settings.of(settings, fields)
+    if chosen.observe:
+        raise InputError("the runs of a batch observe nothing: run them one by one, or as a sweep")
     prepared = [prepare(p, optimizer, r, chosen) for p, r in zip(several, rates, strict=True)]
     check_numbers_only([one.processes for one in prepared])
     for note in {p.config["note"] for p in prepared if p.config["note"]}:
@@ -221,6 +233,7 @@ def _finish(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     last: Checkpoint | None = None,
+    on_chunk: Callable[[Latest], Any] | None = None,
 ) -> list[Run]:
     """Run what was prepared, all at once; checkpoints are kept of the first, which may go on from the `last` one."""
     began, found_versions = time.perf_counter(), versions()
@@ -230,10 +243,10 @@ def _finish(
         start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"], one.given)
         check_preconditioner(one.discrete, start.here)
         keep = one.config.get("keep_weights", 0)
-        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"], keep))
+        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"], keep, one.observing))
     if last is not None:
         runs[0].resume(last)
-    advance_all(runs, quiet, checkpoints)
+    advance_all(runs, quiet, checkpoints, on_chunk)
     command = storable(" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)))
     seconds = (time.perf_counter() - began) / len(runs)
     found = [_result(one, run, found_versions, command, seconds) for one, run in zip(prepared, runs, strict=True)]
@@ -269,7 +282,7 @@ class Made(NamedTuple):
             raise InputError(f"there is nothing to go on from: {self.standing.reason}")
         asked, before = self.prepared.asked, self.prepared
         settings = replace(asked.settings, steps=self.standing.reached + more)
-        now = prepare(asked.problem, asked.optimizer, asked.hyperparameters, settings, asked.start)
+        now = prepare(asked.problem, asked.optimizer, asked.hyperparameters, settings, asked.start, asked.observe)
         changed = [name for name, digest in before.programs.items() if now.programs.get(name) != digest]
         changed += [name for name in SAME if now.config[name] != before.config[name]]
         if changed:
@@ -282,11 +295,18 @@ class Made(NamedTuple):
         return found
 
 
+def _spent(one: Prepared, name: str) -> dict[str, float]:
+    """Return seconds of a process beside those of its steps."""
+    observed = one.observing.seconds.get(name)
+    return {"compile_seconds": one.processes[name].compile_seconds} | (
+        {} if observed is None else {"observe_seconds": observed}
+    )
+
+
 def _result(one: Prepared, progress: Progress, versions: dict[str, str], command: str, seconds: float) -> Run:
     ends = {name: ending(end, progress.kept[name]) for name, end in progress.ends.items()}
     groups = {
-        name: recorder.dataset(progress.reached, {"compile_seconds": one.processes[name].compile_seconds})
-        for name, recorder in progress.recorders.items()
+        name: recorder.dataset(progress.reached, _spent(one, name)) for name, recorder in progress.recorders.items()
     }
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {

@@ -17,6 +17,8 @@ from ..record.variables import PROCESSES
 from ..support.errors import InputError, check_flag, check_one_of
 
 MOST_STEPS = 10_000_000
+OFFERED = ("outputs",)  # what a problem offers to observe
+DIAGNOSTICS = ("gbs", "critical_step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,14 @@ class Settings:
     """Weights (their indices; in Python also how many) whose own states and squared gradients are kept and drawn."""
     keep_weights: int = 0
     """Keep the weights of every process at every so many steps; 0: at the end only."""
+    observe: tuple[str, ...] = ()
+    """What of the problem's own is recorded at every step: outputs (in Python also any functions of the parameters)."""
+    observe_every: int = 1
+    """Evaluate observables every so many steps, nan between; the optimizer at the steps beside these, too."""
     memory: Annotated[str | int | float | None, arg(metavar="SIZE")] = None
     """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
+    diagnostics: tuple[str, ...] = ()
+    """Of the optimizer's steps, beyond zeta: gbs (a Hessian-vector product a step), critical_step (eight losses)."""
     budget: bool = False
     """Evaluate what the central flow drops, every eig-every steps: the error budget."""
 
@@ -75,13 +83,19 @@ class Settings:
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of all fields in plain types; raises `InputError` for one that no run can have."""
     found = dict(given)
-    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 1), ("keep_weights", 0)):
+    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 1), ("keep_weights", 0), ("observe_every", 1)):
         value = found[name]
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < low:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {low}")
         if name in ("steps", "warm_start") and int(value) > MOST_STEPS:
             raise InputError(f"{name} is {value}, it must be at most {MOST_STEPS}: every step is kept in memory")
         found[name] = int(value)
+    for name, known in (("observe", OFFERED), ("diagnostics", DIAGNOSTICS)):
+        if isinstance(found[name], str) or not isinstance(found[name], Iterable):
+            raise InputError(f"{name} is {found[name]!r}, it must list names: pass for instance {[known[0]]}")
+        found[name] = tuple(found[name])
+        for one in found[name]:
+            check_one_of(name, one, known)
     processes = found["processes"]
     listed = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else ()
     if not listed:

@@ -23,7 +23,7 @@ class Log(NamedTuple):
     Of the last step, which may be shorter than one optimizer step:
 
     - `sigma_eigenvalues (k,)`: x in Sigma = V diag(x) V', averaged over the step, V'PV = I, falling;
-    - `sigma_covectors (n, k)`: P V, so that (P V)' delta are the oscillation's coordinates;
+    - `sigma_covectors (n, k)`: P V, so that (P V)' delta are the oscillation's coordinates; `metric (n,)`: that P;
     - `oscillation_energy ()`: <Sigma, H>; `squared_gradient (n,)`: predicted time average of the squared gradient.
 
     Of all steps since flow time was last a whole number:
@@ -38,6 +38,7 @@ class Log(NamedTuple):
 
     sigma_eigenvalues: Float[Array, " k"]
     sigma_covectors: Float[Array, "n k"]
+    metric: Float[Array, " n"]
     oscillation_energy: Float[Array, ""]
     squared_gradient: Float[Array, " n"]
     residual: Float[Array, ""]
@@ -61,7 +62,9 @@ def empty_log(flow: CentralFlow | StationaryFlow, y: FlowState) -> Log:
     k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
     vector, matrix = jnp.zeros((k,), y.w.dtype), jnp.zeros((y.w.size, k), y.w.dtype)
     unknown = jnp.full_like(zero, jnp.nan)
-    return Log(vector, matrix, zero, jnp.zeros_like(y.w), zero, zero, zero, unknown, zero, zero, zero)
+    P = jnp.broadcast_to(flow.optimizer.preconditioner(y.slow, flow.hp), y.w.shape)   # (n,)
+    P = P.astype(y.w.dtype)
+    return Log(vector, matrix, P, zero, jnp.zeros_like(y.w), zero, zero, zero, unknown, zero, zero, zero)
 
 
 def fresh(log: Log, whole: Array) -> Log:
@@ -103,10 +106,12 @@ def described(
     x, Y = jnp.linalg.eigh(symmetric_part(R @ X @ R.T))
     x, Y = x[::-1], Y[:, ::-1]                                                # falling
     V = product(frame.U, solve_triangular(R, Y))                              # (n, k)
+    metric = jnp.broadcast_to(P, (len(V),)).astype(V.dtype)                   # (n,)
     H = jnp.diag(frame.pairs.eigenvalues[: len(X)]) + frame.turned(y)         # (k, k) U'H(y)U
     return log._replace(
         sigma_eigenvalues=x,
-        sigma_covectors=jnp.broadcast_to(P, (len(V),))[:, None] * V,
+        sigma_covectors=metric[:, None] * V,
+        metric=metric,
         oscillation_energy=jnp.sum(X * H),
         squared_gradient=flow.optimizer.averaged_squared_gradient(g, frame.moments_of(X)),
     )

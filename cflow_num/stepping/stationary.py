@@ -53,6 +53,7 @@ def _logged_rest(flow: StationaryFlow, log: Log, rest: Rest, squared_gradient: A
     return log._replace(
         sigma_eigenvalues=x[:k],
         sigma_covectors=(PV @ unit)[:, :k],
+        metric=jnp.broadcast_to(rest.P, log.metric.shape),
         oscillation_energy=jnp.sum(rest.V * rest.HV),
         squared_gradient=squared_gradient,
         residual=jnp.maximum(log.residual, rest.change),

@@ -8,14 +8,16 @@ from ..record.measures import (
     critical_count,
     edge_step_size,
     gradient_equivalents,
+    observed,
     positive,
     smoothed,
     threshold,
     title,
     values,
+    zeta_over,
 )
 from ..record.run import Run
-from ..record.variables import DISCRETE, FLOWS, TOTAL
+from ..record.variables import DISCRETE, FLOWS, PREDICTED, TOTAL
 from ..support.errors import InputError
 from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, Comparison, Limits, Row
 from .error_budget import closure_distance, has_budget, largest_dropped
@@ -44,7 +46,7 @@ def compare(run: Run) -> Comparison:
     rows = [_steps(run), _crossing(window), *_distances(run, window), *_predictions(run, window)]
     rows += [*_variance(run, window), _onset_lag(run, window), *_critical(run)]
     rows += [*_constraints(run, window), _effective_step_size(run, window), _discrete_sharpness(run, window)]
-    rows += [*_budget(run), *_gain(run), _cost(run)]
+    rows += [*_observables(run, window), _zeta(run, window), *_budget(run), *_gain(run), _cost(run)]
     passed, verdict = _verdict(run, window, {row.name: row for row in rows})
     return Comparison(title(run), verdict, passed, tuple(rows))
 
@@ -136,6 +138,29 @@ def _predictions(run: Run, window: Window) -> list[Row]:
         ),
         Row("predicted_squared_gradient_norm", error["predicted_squared_gradient_norm"], note=why),
     ]
+
+
+def _observables(run: Run, window: Window) -> list[Row]:
+    """Return how well the time average of each observable is predicted, one of several numbers by its norm."""
+    rows: list[Row] = []
+    for name, kinks in run.config.get("observe", {}).items():
+        if kinks:
+            rows.append(Row(PREDICTED.format(name), None, note=f"not predicted, it is not smooth: {kinks}"))
+            continue
+        series = values(run, "central", PREDICTED.format(name)), observed(run, name)
+        predicted, measured = (window.averaged(x.reshape(len(x), -1)) for x in series)
+        off, size = np.linalg.norm(predicted - measured, axis=1), np.linalg.norm(measured, axis=1)
+        error = None if window.unsettled else _relative_rms(off + size, size)
+        note = window.unsettled or ("not recorded" if error is None else "")
+        rows.append(Row(PREDICTED.format(name), error, note=note))
+    return rows
+
+
+def _zeta(run: Run, window: Window) -> Row:
+    if window.unsettled:
+        return Row("zeta", None, note=window.unsettled)
+    measured, own = (zeta_over(run, name, window.settled) for name in (DISCRETE, "central"))
+    return Row("zeta", measured, note="not recorded" if measured is None or own is None else f"central flow {own:.4g}")
 
 
 def _variance(run: Run, window: Window) -> list[Row]:

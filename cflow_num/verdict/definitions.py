@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..record.measures import CRITICAL_GAP, POSITIVE, SMOOTHING
-from ..record.variables import CLOSURES
+from ..record.variables import CLOSURES, PREDICTED
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,12 @@ DEFINITIONS = {
         "Mean, over the steps on which predictions are compared, of the discrete optimizer's largest effective "
         "eigenvalue over the threshold: 1 where the edge is what the derivation says.",
     ),
+    "zeta": (
+        "decrease not kept, ζ",
+        "1 − ΣΔL/Σg·s over the steps s on which predictions are compared: the share of the decrease promised by the "
+        "gradient that the discrete optimizer does not keep; 1 for an oscillation alone. Beside it the central flow's "
+        "own, from 2⟨Σ, H⟩ − ḡ·v and its predicted loss.",
+    ),
     "gain": (
         "gain at the edge",
         "How fast the oscillation grows per relative excess of the curvature: 2 without momentum. Above 10 expect "
@@ -171,13 +177,20 @@ DEFINITIONS = {
 
 
 def defined(name: str) -> tuple[str, str]:
-    """Return the quantity in words and how it is defined, of a flow of one's own too.
+    """Return the quantity in words and how it is defined, of a flow or an observable of one's own too.
 
     >>> defined("mine_ratio")[0], defined("cost")[0]
     ('distance mine / stable', 'cost [gradients per step]')
     """
     if name in DEFINITIONS:
         return DEFINITIONS[name]
+    if name.startswith(PREDICTED.format("")):
+        observable = name.removeprefix(PREDICTED.format(""))
+        return (
+            f"predicted {observable}, relative RMS",
+            f"As predicted loss, for the observable {observable}: f + ⟨Σ, D²f⟩/2 against the discrete average "
+            "(f[t−1] + 2f[t] + f[t+1])/4, smoothed. For information.",
+        )
     flow = name.removesuffix("_predicted_loss").removesuffix("_ratio")
     return (_distance if name == f"{flow}_ratio" else _prediction)(flow, f"the {flow} flow")
 

@@ -141,8 +141,9 @@ def test_checkpoints_of_other_runs_and_versions_are_refused(tmp_path, capsys, mo
         Checkpoints(tmp_path, ABOUT | {"steps": 4}).read()
     assert Checkpoints(tmp_path, ABOUT | {"versions": {"jax": "2"}}).read().meta == {"reached": 16}
     assert "began with jax 1 and goes on with 2" in capsys.readouterr().err
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
-    with pytest.raises(InputError, match="format 1, this version of cflow continues format 2"):
+    now = checkpoints.FORMAT
+    monkeypatch.setattr(checkpoints, "FORMAT", now + 1)
+    with pytest.raises(InputError, match=f"format {now}, this version of cflow continues format {now + 1}"):
         Checkpoints(tmp_path, ABOUT).read()
 
 

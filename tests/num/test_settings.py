@@ -29,6 +29,9 @@ OTHER = {  # another value than the default, as a grid has it
     "eig_every": 2,
     "capture": [1],
     "keep_weights": 5,
+    "observe": ["outputs"],
+    "observe_every": 3,
+    "diagnostics": ["gbs"],
     "memory": "2GB",
     "budget": True,
 }
