@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ..support.errors import InputError, RunError
+from .cite import Cite
 from .figures import Animate, Reproduce
 from .machine import Doctor
 from .run import ResumeCommand, RunCommand
@@ -128,6 +129,7 @@ COMMANDS = {
     "reproduce": Reproduce,
     "animate": Animate,
     "doctor": Doctor,
+    "cite": Cite,
 }
 
 
