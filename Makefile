@@ -6,7 +6,7 @@ WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick smoke derivations generated numbers bench budget closures limits mutations study notebooks stress constraints clean
+.PHONY: help setup demo test lint quick smoke derivations generated numbers bench budget closures limits mutations study notebooks stress constraints wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -90,5 +90,9 @@ constraints:  ## renew constraints.txt (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --extra notebooks pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
 	@sed -i '1i # Pinned versions for a repeatable set-up with plain pip, on Python 3.11 and newer. Regenerate: make constraints' constraints.txt
 
+wheel: $(STAMP)  ## build the wheel and the source distribution into dist/ (needs no network)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
 clean:  ## remove the environment and all outputs
-	rm -rf .venv .venv-newest out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest dist out .pytest_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ..support.errors import InputError, RunError
+from .cite import Cite
 from .figures import Animate, Reproduce
 from .machine import Doctor
 from .run import ResumeCommand, RunCommand
@@ -28,7 +29,7 @@ from .symbolic import BAD_INPUT, DONE, ENDED_EARLY, Check, Codegen, Derive, Opti
 
 @dataclass(frozen=True)
 class Problems:
-    """List the problems with their options."""
+    """List the problems with their options, and the data that networks learn."""
 
     def __call__(self) -> int:
         """Print the list."""
@@ -36,11 +37,15 @@ class Problems:
         import inspect
 
         from ..problems import PROBLEMS
+        from ..problems.datasets import DATASETS
 
         for name, (module, function, meaning) in PROBLEMS.items():
             build = getattr(importlib.import_module(f"cflow_num.problems.{module}"), function)
             options = ", ".join(f"{k}={p.default}" for k, p in inspect.signature(build).parameters.items())
             print(f"{name:<12} {meaning}\n{'':<12} options: {options}")
+        print("\ndata of networks, as in mlp:data=NAME")
+        for name, (_, _, meaning) in DATASETS.items():
+            print(f"{name:<14} {meaning}")
         return DONE
 
 
@@ -124,6 +129,7 @@ COMMANDS = {
     "reproduce": Reproduce,
     "animate": Animate,
     "doctor": Doctor,
+    "cite": Cite,
 }
 
 

@@ -135,7 +135,7 @@ def conic_preconditioner(
     """Solve RMSProp's convex program with the conic solver Clarabel; return the diagonal of P and the optimal value.
 
     For dense Hessians of up to 100 weights: the oracle for `stationary_preconditioner`. Needs `pip install
-    'cflow[conic]'`.
+    'cflow-jax[conic]'`.
 
     >>> P, value = conic_preconditioner(np.diag([4.0, 1.0]), np.array([0.0, 1.0]), 1.0)
     >>> [round(float(p), 4) for p in P], round(value, 4)
@@ -146,7 +146,7 @@ def conic_preconditioner(
 
         solver: Any = importlib.import_module("clarabel")
     except ImportError as error:
-        raise InputError("the conic solver is missing: pip install 'cflow[conic]'") from error
+        raise InputError("the conic solver is missing: pip install 'cflow-jax[conic]'") from error
     H, n = np.asarray(H, float), len(g)
     if n > LARGEST_CONIC:
         raise InputError(

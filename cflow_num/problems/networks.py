@@ -27,6 +27,7 @@ def network(
     loss: str = "mse",
     size: str = "small",
     n: int = 0,
+    classes: int = 0,
     noise: float = 0.0,
     seed: int = 0,
     folder: str = "",
@@ -38,10 +39,12 @@ def network(
     **Arguments:**
 
     - `name`: of the network, one of `architectures.ARCHITECTURES`.
-    - `data`: one of `datasets.DATASETS`; `folder` and `download` are for `cifar10`, `path` for `npz`.
+    - `data`: one of `datasets.DATASETS`; `folder` is for `cifar10`, `fashion-mnist` and `mnist`, `download` for
+      `cifar10`, `path` for `npz`.
     - `loss`: `mse` (to one-hot targets), `cross-entropy`, or `binary` (whether the label is odd, logistic loss).
     - `size`: `small` or `paper`.
     - `n`: how many examples; 0 for the data's own number.
+    - `classes`: of how many classes, for data with a `folder`; 0 for the data's own number.
     - `noise`: the share of labels, at random, that are replaced by random ones: training sharpens for longer.
     - `seed`: of the weights.
 
@@ -52,7 +55,7 @@ def network(
     (2128, (20, 10))
     """
     loss_of, error = find_loss(loss)
-    options = {"n": n, "folder": folder, "path": path, "download": download}
+    options = {"n": n, "classes": classes, "folder": folder, "path": path, "download": download}
     found = dataset(data, **{option: value for option, value in options.items() if value})
     if not 0 <= noise <= 1:
         raise InputError(f"noise is {noise}, the share of random labels must be between 0 and 1")

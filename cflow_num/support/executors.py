@@ -102,8 +102,8 @@ def opener(executor: Any) -> Opener:
         check_one_of("executor", name, EXECUTORS)
         if name == "dask" and importlib.util.find_spec("distributed") is None:
             raise InputError(
-                "executor \"dask\" needs dask.distributed, which is not installed: pip install 'cflow[dask]', or use "
-                'the executor "processes"'
+                "executor \"dask\" needs dask.distributed, which is not installed: pip install 'cflow-jax[dask]', or "
+                'use the executor "processes"'
             )
         return EXECUTORS[name]
     if callable(executor):

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import jax
 
+DISTRIBUTION = "cflow-jax"  # what pip calls cflow
+
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run depends on, the device, and the commit where cflow runs from a checkout."""
-    packages = ("cflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "xarray")
-    found = {name: metadata.version(name) for name in packages}
+    """Return the versions that a run depends on, the device, and the commit where cflow runs from a checkout.
+
+    >>> list(versions())[:3]
+    ['cflow', 'jax', 'jaxlib']
+    """
+    packages = ("jax", "jaxlib", "diffrax", "equinox", "numpy", "xarray")
+    found = {"cflow": own_version()} | {name: metadata.version(name) for name in packages}
     device = jax.devices()[0]
     return found | {
         "python": platform.python_version(),
@@ -20,6 +26,14 @@ def versions() -> dict[str, str]:
         "device": f"{device.platform} {device.device_kind}",
         "commit": _commit(),
     }
+
+
+def own_version() -> str:
+    """Return the version of cflow, or "unknown" where it runs from a checkout that is not installed."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _commit() -> str:

@@ -146,7 +146,7 @@ def test_bad_arguments(tmp_path):
 
 def test_dask_is_asked_for_in_one_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'cflow\[dask\]'"):
+    with pytest.raises(InputError, match=r"pip install 'cflow-jax\[dask\]'"):
         opener("dask")
 
 

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 # name: (module, function, one line for listings)
 DATASETS = {
     "digits": ("digits", "digits", "handwritten digits, 8 x 8 pixels, bundled with scikit-learn"),
-    "cifar10": ("cifar10", "cifar10", "photographs of four classes, 32 x 32 pixels in color, from a local folder"),
+    "cifar10": ("cifar10", "cifar10", "photographs, 32 x 32 pixels in color, from a local folder"),
+    "fashion-mnist": (
+        "mnist",
+        "fashion_mnist",
+        "clothes, 28 x 28 grey pixels, from a local folder or Debian's package",
+    ),
+    "mnist": ("mnist", "mnist", "handwritten digits, 28 x 28 grey pixels, from a local folder"),
     "sorting": ("sorting", "sorting", "sequences of eight tokens, to be sorted"),
     "npz": ("npz", "npz", "arrays x and y of an .npz file"),
 }

@@ -8,8 +8,6 @@ it consists of pickles, which can run code when they are opened.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tarfile
 import urllib.request
 import zlib
@@ -22,23 +20,23 @@ import numpy as np
 from ...support.errors import InputError
 from ...support.files import replacing
 from .base import Dataset, Images
+from .images import PIECE, VARIABLE, check_classes, first_of_each, md5_of, place_of, standardized
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # of that archive, as published on its page
 ARCHIVE, INSIDE = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
 BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)]
 RECORD = 1 + 3 * 32 * 32
-CLASSES = ("airplane", "automobile", "bird", "cat")  # the first four of ten
+CLASSES = 10
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the channels, over the training images
-VARIABLE = "CFLOW_DATA"
-_PIECE = 1 << 20  # bytes at a time
 
 
-def cifar10(*, n: int = 1000, folder: str = "", download: bool = False) -> Dataset:
-    """Return n training images of the first four classes, the first n/4 of each, every channel standardized.
+def cifar10(*, n: int = 1000, classes: int = 4, folder: str = "", download: bool = False) -> Dataset:
+    """Return n training images of the first classes, the first n/classes of each, every channel standardized.
 
     **Arguments:**
 
+    - `classes`: 2 to 10, the first that many of airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
     - `folder`: where `cifar-10-binary.tar.gz` or the files in it lie; by default the environment variable `CFLOW_DATA`.
     - `download`: fetch that archive (170 MB) into the folder if it is not there.
 
@@ -48,27 +46,13 @@ def cifar10(*, n: int = 1000, folder: str = "", download: bool = False) -> Datas
     Traceback (most recent call last):
     cflow_num.support.errors.InputError: there is no cifar-10-binary.tar.gz and no data_batch_1.bin in "nowhere": ...
     """
-    if n < len(CLASSES):
-        raise InputError(f"n is {n}, it must be at least {len(CLASSES)}: one image of each class")
+    check_classes(classes, n, CLASSES)
     place = _place(folder)
     if download and not _has_data(place):
         fetch(place)
-    needed = [n // len(CLASSES) + (c < n % len(CLASSES)) for c in range(len(CLASSES))]
-    found: list[np.ndarray] = []
-    for name, content in _batches(place):
-        records = _records(name, content)
-        chosen = [np.flatnonzero(records[:, 0] == c)[:k] for c, k in enumerate(needed)]
-        needed = [k - len(indices) for k, indices in zip(needed, chosen, strict=True)]
-        found.append(records[np.sort(np.concatenate(chosen))])
-        if not any(needed):
-            break
-    records = np.concatenate(found)
-    if any(needed):
-        raise InputError(f"n is {n}, but {place} has only {len(records)} of them, equally many a class: pass fewer")
-    pixels = records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1) / 255
-    x = (pixels - np.array(MEAN)) / np.array(DEVIATION)
-    description = f"{n} CIFAR-10 images of {len(CLASSES)} classes"
-    return Dataset(Images(32, 32, 3), x, records[:, 0].astype(np.int64), len(CLASSES), description)
+    labels, planes = first_of_each((_records(*batch) for batch in _batches(place)), n, classes, str(place))
+    x = standardized(planes.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), MEAN, DEVIATION)
+    return Dataset(Images(32, 32, 3), x, labels, classes, f"{n} CIFAR-10 images of {classes} classes")
 
 
 def fetch(folder: Path) -> Path:
@@ -80,7 +64,7 @@ def fetch(folder: Path) -> Path:
     with replacing(path) as temporary:
         try:
             with urllib.request.urlopen(URL, timeout=60) as source, temporary.open("wb") as file:
-                while piece := source.read(_PIECE):
+                while piece := source.read(PIECE):
                     file.write(piece)
         except OSError as error:
             raise InputError(f"cannot download {URL} ({error}): get it by hand and put it into {folder}") from error
@@ -90,13 +74,13 @@ def fetch(folder: Path) -> Path:
 
 
 def _place(folder: str) -> Path:
-    chosen = folder or os.environ.get(VARIABLE, "")
-    if not chosen:
+    place = place_of(folder)
+    if place is None:
         raise InputError(
             f"data cifar10 lies in a folder of yours: pass folder=FOLDER or set {VARIABLE}, and download=true "
             f"to fetch {ARCHIVE} (170 MB) into it"
         )
-    return Path(chosen).expanduser()
+    return place
 
 
 def _has_data(place: Path) -> bool:
@@ -151,27 +135,24 @@ def _from_archive(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_sum(file: BinaryIO, name: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    if digest.hexdigest() != MD5:
+    if (found := md5_of(file)) != MD5:
         raise InputError(
-            f"{name} has the md5 checksum {digest.hexdigest()} and must have {MD5}: it is incomplete or not the binary "
+            f"{name} has the md5 checksum {found} and must have {MD5}: it is incomplete or not the binary "
             f"version, get it again from {URL}"
         )
 
 
-def _records(name: str, content: bytes) -> np.ndarray:
-    """Return the records (n, 3073) of a file."""
+def _records(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels (n,) and color planes (n, 3072) of a file."""
     if not content or len(content) % RECORD:
         raise InputError(
             f"{name} has {len(content)} bytes, which is not a number of records of {RECORD}: it is incomplete, get it "
             f"again from {URL}"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
-    if records[:, 0].max() > 9:
+    if records[:, 0].max() >= CLASSES:
         raise InputError(
             f"{name} has the label {records[:, 0].max()}, labels of CIFAR-10 are 0 to 9: it is damaged or of another "
             f"data set, get it again from {URL}"
         )
-    return records
+    return records[:, 0], records[:, 1:]
