@@ -21,18 +21,23 @@ def loss(params, data):
     return jnp.mean(jnp.sum((outputs(params, data) - jax.nn.one_hot(data[1], 10)) ** 2, axis=1)) / 2
 
 
+def problem(width=20, seed=0):
+    """Return the problem; on the command line it is `--problem examples/own_jax.py:width=10`."""
+    images, labels = load_digits(return_X_y=True)
+    a, b = jax.random.split(jax.random.key(seed))
+    params = {
+        "in": jax.random.normal(a, (64, width)) / 8,
+        "bias": jnp.zeros(width),
+        "out": jax.random.normal(b, (width, 10)) / width**0.5,
+    }
+    return cn.Problem(loss, params, data=(images[:200] / 16, labels[:200]), examples=True, outputs=outputs)
+
+
 def main(steps=300):
     """Return the run."""
-    images, labels = load_digits(return_X_y=True)
-    a, b = jax.random.split(jax.random.key(0))
-    params = {
-        "in": jax.random.normal(a, (64, 20)) / 8,
-        "bias": jnp.zeros(20),
-        "out": jax.random.normal(b, (20, 10)) / 20**0.5,
-    }
-    problem = cn.Problem(loss, params, data=(images[:200] / 16, labels[:200]), examples=True, outputs=outputs)
     rmsprop = cs.from_optax(optax.rmsprop)
-    return cn.run(problem, rmsprop, {"learning_rate": 0.002, "beta2": 0.99, "epsilon": 1e-8}, steps=steps, warm_start=5)
+    values = {"learning_rate": 0.002, "beta2": 0.99, "epsilon": 1e-8}
+    return cn.run(problem(), rmsprop, values, steps=steps, warm_start=5)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,7 @@ class Problems:
             build = getattr(importlib.import_module(f"cflow_num.problems.{module}"), function)
             options = ", ".join(f"{k}={p.default}" for k, p in inspect.signature(build).parameters.items())
             print(f"{name:<12} {meaning}\n{'':<12} options: {options}")
+        print(f"{'FILE.py':<12} one of your own\n{'':<12} options: the arguments of the file's problem(width=32, ...)")
         print("\ndata of networks, as in mlp:data=NAME")
         for name, (_, _, meaning) in DATASETS.items():
             print(f"{name:<14} {meaning}")
@@ -153,7 +155,9 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT if stop.code else DONE
     stop = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
     try:
-        return command()
+        with warnings.catch_warnings():
+            _warn_in_a_line()
+            return command()
     except (InputError, RunError) as error:
         return _refuse(error)
     except (ValueError, LookupError) as error:
@@ -179,6 +183,19 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if stop is not None:
             signal.signal(signal.SIGTERM, stop)
+
+
+def _warn_in_a_line() -> None:
+    """Print our own warnings as sentences, without the line of code that gave rise to them."""
+    others = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("cflow_"):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _named(arguments: list[str]) -> str:

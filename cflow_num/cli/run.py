@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from ..loss.problem import Problem
     from ..record.run import Run
 
+PROBLEM = (
+    "A problem (see `cflow problems`), with options as in digits-mlp:width=32,n=500. Or a Python file of your own with "
+    "a function problem(width=32, seed=0) that returns a cflow_num.Problem: its arguments, all with defaults, are the "
+    "options, as in my_model.py:width=16. A run is of the file as it is when it starts, and is not resumed once the "
+    "file has changed."
+)
+
 
 @dataclass(frozen=True)
 class RunCommand:
@@ -33,8 +41,7 @@ class RunCommand:
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
     out: Path
     """Folder for config.json and run.nc; an earlier run there is replaced when this one is done."""
-    problem: str = "digits-mlp"
-    """A problem (see `cflow problems`), with options as in digits-mlp:width=32,n=500."""
+    problem: Annotated[str, arg(metavar="NAME|FILE.py[:OPTION=VALUE,...]", help=PROBLEM)] = "digits-mlp"
     learning_rate: Annotated[str | None, arg(metavar="NUMBER|SCHEDULE")] = None
     """Learning rate; a schedule is an expression in t, the number of steps taken, as in "0.1*exp(-t/500)"."""
     beta1: float | None = None
@@ -85,7 +92,7 @@ class RunCommand:
         from ..running.run import check, finish
 
         optimizer, values = self._optimizer(), self._hyperparameters()
-        problem = self._placed(_problem(self.problem))
+        problem = self._placed(_problem(self.problem, self.dtype))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
         prepared = check(problem, optimizer, values, self.settings, self._begun())
         earlier = self._start(held, prepared.config) if first else None
@@ -172,7 +179,7 @@ class RunCommand:
     def _start(self, held: contextlib.ExitStack | None, config: dict[str, Any]) -> Run | None:
         """Take the folder, look at what it holds, write config.json; return the run where nothing is left to do."""
         from ..record.run import load
-        from ..running.checkpoints import found, writing_alone
+        from ..running.checkpoints import found, refuse_changed_file, writing_alone
         from ..support.files import write_text
 
         if held is not None:
@@ -180,7 +187,9 @@ class RunCommand:
         unfinished, path = found(self.out), self.out / "run.nc"
         if self.resume and not unfinished and path.is_file():
             earlier = load(path)
-            if earlier.config != json.loads(json.dumps(config)):
+            plain = json.loads(json.dumps(config))
+            refuse_changed_file(path, earlier.config, plain)
+            if earlier.config != plain:
                 raise InputError(f"{path} is a finished run with other settings: choose another folder")
             if "interrupted" not in earlier.reason:
                 return earlier
@@ -196,11 +205,10 @@ class RunCommand:
         return None
 
     def asked(self) -> dict[str, Any]:
-        """Return the command as plain data, without what `cflow resume` is told again."""
+        """Return the command as plain data, without what `cflow resume` is told again, which may be elsewhere."""
+        said = {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")}
         begun = None if self.start is None else str(Path(self.start).resolve())
-        return {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")} | {
-            "start": begun
-        }
+        return said | {"start": begun, "problem": _anywhere(self.problem), "optimizer": _anywhere(self.optimizer)}
 
 
 @dataclass(frozen=True)
@@ -242,11 +250,16 @@ def _with_tuples(plain: dict[str, Any], kind: type) -> dict[str, Any]:
     return found
 
 
-def _problem(text: str) -> Problem:
-    from ..problems import parsed, problem
+def _anywhere(text: str) -> str:
+    """Return a name, or the whole path of a file with what follows it."""
+    name, rest = re.fullmatch(r"(.*?\.(?:py|toml)(?=:|$)|)(.*)", text, re.DOTALL).groups()  # pyright: ignore
+    return f"{Path(name).resolve()}{rest}" if name else text
 
-    name, options = parsed(text)
-    return problem(name, **options)
+
+def _problem(text: str, dtype: str) -> Problem:
+    from ..problems import in_precision, parsed
+
+    return in_precision(*parsed(text), dtype)
 
 
 def _use_dtype(dtype: str) -> None:

@@ -158,18 +158,22 @@ def storable(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Label:
-    """Texts for reports; all are equal, so that compiled programs do not depend on them."""
+    """Texts for reports; all are equal, so that compiled programs do not depend on them.
+
+    `origin` is a checksum of the file that a problem comes from, empty for others.
+    """
 
     name: str
     description: str
+    origin: str = ""
 
     @classmethod
-    def of(cls, name: Any, description: Any) -> Label:
+    def of(cls, name: Any, description: Any, origin: str = "") -> Label:
         """Return the texts as they can be stored; raises `InputError` for what is no text."""
         for what, text in (("name", name), ("description", description)):
             if not isinstance(text, str):
                 raise InputError(f"{what} is {text!r}, it must be a text")
-        return cls(storable(name), storable(description))
+        return cls(storable(name), storable(description), origin)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Label)

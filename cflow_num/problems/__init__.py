@@ -1,13 +1,19 @@
-"""Named problems: `problem("digits-mlp", width=32)`. One problem a file; importing this package imports none."""
+"""Named problems: `problem("digits-mlp", width=32)`, or `problem("my_model.py", width=32)` of a file of one's own.
+
+One problem a file; importing this package imports none.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
-from ..support.errors import InputError, check_one_of, nearest
+from ..support.errors import InputError, PrecisionWarning, check_one_of, nearest
+from .files import ENDING, builder, is_file
 
 if TYPE_CHECKING:
     from ..loss.problem import Problem
@@ -32,30 +38,64 @@ PROBLEMS = {
 }
 
 
-def problem(name: str, **options: Any) -> Problem:
+def problem(name: str | os.PathLike[str], **options: Any) -> Problem:
     """Return the named problem; `options` are the keyword arguments of its function.
 
-    **Raises:** `InputError` for an unknown name or option (with the nearest one) and for values out of range.
+    A name that ends in `.py` is that of a file with a function `problem(width=32, ...)` that returns a `Problem`, and
+    `options` are its arguments. What the file sets of JAX's precision is undone.
+
+    **Raises:** `InputError` for an unknown name or option (with the nearest one) and for values out of range; for a
+    file with the line that is wrong.
 
     >>> problem("digits-mlp", n=50, width=8).n_weights
     610
+    >>> import tempfile, pathlib
+    >>> text = '''import jax.numpy as jnp, cflow_num as cn
+    ... def problem(n=2):
+    ...     return cn.Problem(lambda w: jnp.sum(w**2), jnp.ones(n))'''
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "my_model.py"
+    ...     path.write_text(text) and problem(path, n=3).name
+    'my_model(n=3)'
     """
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     build = _builder(name)
     known = inspect.signature(build).parameters
+    types = _annotations(build)
     for option, value in options.items():
         if option not in known:
-            raise InputError(
-                f'problem {name} has no option "{option}", it has {", ".join(known)}{nearest(option, known)}'
-            )
-        expected = type(known[option].default)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            has = f"it has {', '.join(known)}{nearest(option, known)}" if known else "it has none"
+            raise InputError(f'problem {name} has no option "{option}", {has}')
+        default = known[option].default
+        allowed = _allowed(default, types.get(option))
+        if float in allowed and int not in allowed and isinstance(value, int) and not isinstance(value, bool):
             options[option] = float(value)
-        elif not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
+        elif allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
+            expected = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
             raise InputError(
-                f"option {option} of problem {name} is {value!r}, it must be of type {expected.__name__} "
-                f"like its default {known[option].default!r}"
+                f"option {option} of problem {name} is {value!r}, it must be of type {expected} "
+                f"like its default {default!r}"
             )
     return build(**options)
+
+
+def in_precision(name: str, options: Mapping[str, Any], dtype: str) -> Problem:
+    """Return a problem whose weights and data have a floating-point type, also where a file makes them of another one.
+
+    **Raises:** `InputError` as `problem` does, and where the loss has captured arrays of the other type.
+
+    >>> in_precision("quadratic", {"n": 2}, "float32").w0.dtype.name
+    'float32'
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrecisionWarning)
+        found = problem(name, **options)
+    if found.w0.dtype != dtype and not found.castable:
+        raise InputError(
+            f"the weights of {found.name} are {found.w0.dtype.name} and its loss has captured arrays of that type: "
+            f"pass these as data, or ask for dtype {found.w0.dtype.name}"
+        )
+    return found.astype(dtype)
 
 
 def parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -63,8 +103,13 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
 
     >>> parsed("digits-mlp:width=8,noise=0.4,parity=true")
     ('digits-mlp', {'width': 8, 'noise': 0.4, 'parity': True})
+    >>> parsed("my_model.py:width=8")
+    ('my_model.py', {'width': 8})
     """
-    name, _, rest = text.partition(":")
+    file, ending, after = text.partition(f"{ENDING}:")  # a path may have colons, too
+    name, _, rest = (file + ending[:-1], ":", after) if ending else (text, "", "")
+    if not is_file(name):
+        name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
@@ -86,9 +131,31 @@ def known_options(name: str) -> dict[str, Any]:
 
 
 def _builder(name: str) -> Callable[..., Problem]:
-    check_one_of("problem", name, PROBLEMS)
+    if isinstance(name, str) and is_file(name):
+        return builder(name)
+    check_one_of("problem", name, [*PROBLEMS, f"FILE{ENDING}"])
     module, function, _ = PROBLEMS[name]
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+
+
+def _annotations(build: Callable[..., Problem]) -> dict[str, Any]:
+    """Return the types of a function's arguments; none where they name what is not there."""
+    try:
+        return inspect.get_annotations(build, eval_str=True)
+    except Exception:  # whatever evaluating a text raises
+        return {}
+
+
+def _allowed(default: Any, annotation: Any) -> tuple[type, ...]:
+    """Return the types that an option may have: those it is declared with, or that of its default; empty for any.
+
+    >>> _allowed(8, int | None), _allowed(1, float), _allowed(8, None), _allowed(None, None)
+    ((<class 'int'>, <class 'NoneType'>), (<class 'float'>,), (<class 'int'>,), ())
+    """
+    declared = get_args(annotation) or (annotation,)
+    if annotation is not None and all(kind in (bool, int, float, str, type(None)) for kind in declared):
+        return declared
+    return () if default is None else (type(default),)
 
 
 def _value(text: str) -> Any:

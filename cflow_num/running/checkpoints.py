@@ -12,7 +12,7 @@ import json
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ class Checkpoints:
                 "version that wrote it, or start anew without --resume"
             )
         theirs, ours = header["about"], self.about
+        refuse_changed_file(path, theirs, ours)
         apart = {"versions"} if theirs.get("versions") == ours.get("versions") else {"versions", "programs"}
         for name in sorted((theirs.keys() | ours.keys()) - apart):
             if theirs.get(name) != ours.get(name):
@@ -109,6 +110,24 @@ class Checkpoints:
             if (before := theirs.get("versions", {}).get(name)) != version:
                 change = f"{name} {before} and goes on with {version}"
                 print(f"warning: the run began with {change}: numbers agree to rounding", file=sys.stderr)
+
+
+def refuse_changed_file(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise `InputError` where the same problem comes from a file that is not as it was when the run began.
+
+    >>> refuse_changed_file(Path("a.nc"), {"problem": "mine", "problem_file": "1"}, {"problem": "mine"})
+    >>> was, now = ({"problem": "mine", "problem_file": digest} for digest in "12")
+    >>> refuse_changed_file(Path("a.nc"), was, now)
+    Traceback (most recent call last):
+    cflow_num.support.errors.InputError: the file of the problem mine (or one beside it that it imports) has changed \
+    since the run of a.nc began: restore it, or start anew without --resume
+    """
+    was, now = theirs.get("problem_file"), ours.get("problem_file")
+    if theirs.get("problem") == ours.get("problem") and was and now and was != now:
+        raise InputError(
+            f"the file of the problem {ours['problem']} (or one beside it that it imports) has changed since the run "
+            f"of {path} began: restore it, or start anew without --resume"
+        )
 
 
 def found(folder: Path) -> list[Path]:

@@ -146,6 +146,8 @@ def prepare(
         "numbers": _numbers(problem, states),
         "optimizer_source": flow.SOURCE_HASH,
     }
+    if problem.label.origin:
+        config["problem_file"] = problem.label.origin[:16]
     if settings.keep_weights:
         config["keep_weights"] = settings.keep_weights
     if settings.diagnostics:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cflow_sym.python_file import digest
+
 from ..running.settings import Settings
 from ..support.errors import GainWarning, GrowthWarning, InputError, RunError
 
@@ -85,10 +87,14 @@ def numbers(run: Run) -> dict[str, Any]:
 
 
 def fingerprint(name: str) -> str:
-    """Return a digest of the file with an optimizer or data, empty for others: a cell of an older file is not done."""
+    """Return a digest of the file with an optimizer, a problem or data, empty for others.
+
+    A cell of an older file is not done.
+    """
     path = Path(name)
-    is_file = path.suffix in (".toml", ".py", ".npz") and path.is_file()
-    return hashlib.sha256(path.read_bytes()).hexdigest() if is_file else ""
+    if path.suffix not in (".toml", ".py", ".npz") or not path.is_file():
+        return ""
+    return digest(path) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -96,7 +102,7 @@ def _ready(settings: Mapping[str, Any]) -> Iterator[tuple[Problem, Any, dict[str
     """Return what `run` takes, within the precision of the cell."""
     import jax
 
-    from ..problems import problem
+    from ..problems import in_precision
     from ..support.cache import keep_programs
 
     chosen = Settings.of(None, {name: x for name, x in settings.items() if name in RUN})
@@ -108,7 +114,7 @@ def _ready(settings: Mapping[str, Any]) -> Iterator[tuple[Problem, Any, dict[str
         warnings.simplefilter("ignore", GainWarning)  # in the run's configuration
         warnings.simplefilter("ignore", GrowthWarning)  # in its notes
         optimizer, values = _optimizer(settings)
-        yield problem(settings["problem"], **settings["options"]), optimizer, values, chosen
+        yield in_precision(settings["problem"], settings["options"], dtype), optimizer, values, chosen
 
 
 def _optimizer(settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -66,8 +66,9 @@ def read_grid(grid: str | os.PathLike[str] | Mapping[str, Any]) -> Grid:
 
     A key is a word of `cflow run` (`optimizer`, `problem`, `steps`, `warm_start`, ...), a hyperparameter or switch of
     an optimizer in the grid, or an option of a problem in it; likewise the keys of the table `axes`, whose lists are
-    multiplied. A hyperparameter or option holds where there is one of its name: cells that differ only in what they
-    do not have are one cell.
+    multiplied. Optimizers and problems may be files of one's own, `my_model.py:width=8`; paths are relative to where
+    the command runs, as those of `cflow run` are. A hyperparameter or option holds where there is one of its name:
+    cells that differ only in what they do not have are one cell.
 
     **Raises:** `InputError` for a file that cannot be read, an unknown key (with the nearest known one), an axis that
     is no list, is empty or says something twice.
@@ -228,6 +229,7 @@ class _Reader:
         settings = RUN | {"dtype": "float64"} | general
         settings |= {"optimizer": optimizer, "problem": problem, "options": options}
         settings |= {"hyperparameters": hyperparameters, "fingerprint": fingerprint(optimizer)}
-        if data := fingerprint(str(options.get("path", ""))):
-            settings["data_fingerprint"] = data
+        for what, file in (("problem", problem), ("data", str(options.get("path", "")))):
+            if found := fingerprint(file):
+                settings[f"{what}_fingerprint"] = found
         return Cell(values, settings)

@@ -151,6 +151,7 @@ def _sentence(error: BaseException) -> str:
 def _title(grid: Grid) -> str:
     def which(name: str) -> str:
         names = list(dict.fromkeys(cell.settings[name] for cell in grid.cells))
+        names = [Path(text).stem if text.endswith(".py") else text for text in names]
         return names[0] if len(names) == 1 else f"{len(names)} {name}s"
 
     return f"{which('optimizer')} on {which('problem')}, {len(grid.cells)} runs"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import math
-import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ import sympy as sp
 from cflow_sym.notation import NEW, OLD, SCHEDULE, TABLE, symbols
 from cflow_sym.optimizers import _common as common
 from cflow_sym.optimizers import optimizer
+from cflow_sym.python_file import PythonFileError, run_file
 from cflow_sym.reading.expressions import FUNCTIONS, ExpressionError, parse
 from cflow_sym.spec.optimizer import OptimizerSpec
 from cflow_sym.spec.parts import Hyperparameter, SpecError, State, Switch
@@ -267,20 +266,10 @@ def _text_of(path: str) -> str:
 
 def _from_python(path: Path) -> OptimizerSpec:
     """Run a Python file and return its `SPEC`, or its only spec."""
-    if not path.is_file():
-        raise SpecError(f"{path} is not a file: pass a Python file that defines SPEC = cflow_sym.OptimizerSpec(...)")
-    module_spec = importlib.util.spec_from_file_location(f"cflow_user_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise SpecError(f"{path} is not a Python module: give it another name")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses look their module up
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # not what was compiled a moment ago
-    except SpecError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = _line_in(path, error)
-        raise SpecError(f"{path}{line} fails with {type(error).__name__}: {error}; correct the file") from error
+        module = run_file(path, "SPEC = cflow_sym.OptimizerSpec(...)")
+    except PythonFileError as error:
+        raise SpecError(str(error)) from error
     found = getattr(module, "SPEC", None)
     if isinstance(found, OptimizerSpec):
         return found
@@ -289,17 +278,6 @@ def _from_python(path: Path) -> OptimizerSpec:
         many = f"several specs ({', '.join(specs)})" if specs else "no OptimizerSpec"
         raise SpecError(f"{path} defines {many}: call the one that is meant SPEC")
     return next(iter(specs.values()))
-
-
-def _line_in(path: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f", line {error.lineno},"
-    found, trace = "", error.__traceback__
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
-            found = f", line {trace.tb_lineno},"
-        trace = trace.tb_next
-    return found
 
 
 def _from_optax(name: str) -> OptimizerSpec:
