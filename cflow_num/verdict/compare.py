@@ -26,6 +26,9 @@ from .window import Window
 __all__ = ["DEFINITIONS", "LIMITS", "Comparison", "Limits", "Row", "compare", "require"]
 
 
+SETTLES = ("distance_ratio", "predicted_loss")  # what a long stay at the edge brings below its limit, or is judged for
+
+
 def compare(run: Run) -> Comparison:
     """Return the verdict on a run: every number of `DEFINITIONS` that it has, with its limit where `LIMITS` has one.
 
@@ -39,7 +42,7 @@ def compare(run: Run) -> Comparison:
     >>> comparison.passed, comparison["first_crossing"].value
     (None, None)
     >>> print(comparison.verdict)
-    no edge reached: the largest effective eigenvalue is 5.0% of the threshold; use ... more steps
+    no edge reached in 10 steps: the largest effective eigenvalue is 5.0% of the threshold; use ... more steps
     """
     require(run)
     window = Window.of(run)
@@ -293,16 +296,18 @@ def _cost(run: Run) -> Row:
 
 def _verdict(run: Run, window: Window, rows: dict[str, Row]) -> tuple[bool | None, str]:
     judged = [row for row in rows.values() if row.passed is not None]
+    reached = run.size("central") - 1
     early = f", compared up to step {rows['steps'].value:g}: {run.reason}" if run.reason else ""
     failed = [f"{row.quantity} is {row.texts()[1]}, limit {row.limit}" for row in judged if not row.passed]
     if failed:
-        return False, f"failed{early}: {'; '.join(failed)}"
+        with_time = any(rows[name].passed is False for name in SETTLES) and rows["steps"].passed is not False
+        remedy = window.late(reached, failed=True) if with_time else ""
+        return False, f"failed{early}: {'; '.join(failed)}{remedy}"
     if window.crossing is None:
         ratio = rows["largest_eigenvalue"].value
         seen = "" if ratio is None else f" the largest effective eigenvalue is {ratio:.1%} of the threshold;"
-        return None, f"no edge reached{early}:{seen} use a larger learning rate or more steps"
-    for name in ("distance_ratio", "predicted_loss"):
+        return None, f"no edge reached in {reached} steps{early}:{seen} use a larger learning rate or more steps"
+    for name in SETTLES:
         if rows[name].passed is None:
-            remedy = "; use more steps" if window.unsettled else ""
-            return None, f"not judged{early}: {rows[name].quantity}: {rows[name].note}{remedy}"
+            return None, f"not judged{early}: {rows[name].quantity}: {rows[name].note}{window.late(reached)}"
     return True, f"passed{early}: all {len(judged)} limits are kept"

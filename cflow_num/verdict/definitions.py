@@ -29,6 +29,7 @@ class Limits:
 
 LIMITS = Limits()
 SETTLING = 150  # steps after the first crossing from which averages are compared; SMOOTHING from an established edge
+LONG = 2 * SETTLING  # steps at the edge after which distances no longer fall much: before, a limit may be missed for it
 ROUNDING = 1000  # times the type's precision is what residuals and smallest eigenvalues may be of, if that is more
 LAST = 40  # steps over which final distances are averaged
 

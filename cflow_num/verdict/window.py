@@ -8,7 +8,7 @@ import numpy as np
 
 from ..record.measures import SMOOTHING, first_crossing
 from ..record.run import Run
-from .definitions import LIMITS, SETTLING
+from .definitions import LIMITS, LONG, SETTLING
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,24 @@ class Window:
         needed, after = SMOOTHING if at_once else SETTLING, run.size("central") - 1 - crossing
         short = f"{after} steps after the first crossing, more than {needed} are needed"
         return cls(crossing, crossing + needed, "" if after > needed else short)
+
+    def late(self, steps: int, failed: bool = False) -> str:
+        """Return what to do where a run of so many steps met the edge too late; empty where it did not.
+
+        `failed` says that it misses a limit: then a stay that is not long may be the reason.
+
+        >>> Window(100, 250, "20 steps after the first crossing, more than 150 are needed").late(120)
+        '; the edge is first met at step 100 of 120: take at least 251 steps'
+        >>> Window(100, 250, "").late(300), Window(100, 250, "").late(300, failed=True)
+        ('', '; the edge is first met at step 100 of 300, which may be too late: try 400 steps or more')
+        """
+        if self.crossing is None:
+            return ""
+        met = f"; the edge is first met at step {self.crossing} of {steps}"
+        if self.unsettled:
+            return f"{met}: take at least {self.settled + 1} steps"
+        short = failed and steps < self.crossing + LONG
+        return f"{met}, which may be too late: try {self.crossing + LONG} steps or more" if short else ""
 
     def averaged(self, series: np.ndarray) -> np.ndarray:
         """Return what averages are taken of."""

@@ -10,7 +10,7 @@ from cflow_num.record.measures import first_crossing, smoothed, values
 from cflow_num.record.run import Run
 from cflow_num.support.errors import InputError
 from cflow_num.verdict.compare import compare
-from cflow_num.verdict.definitions import LIMITS, SETTLING
+from cflow_num.verdict.definitions import LIMITS, LONG, SETTLING
 
 from .synthetic import CROSSING, OSCILLATION, STEPS, C, synthetic, without
 
@@ -92,7 +92,7 @@ def test_onset_lag_is_the_time_until_the_central_flow_stays_closer():
 def test_a_run_that_stays_below_the_edge_is_not_judged():
     comparison = compare(synthetic(crossing=None))
     assert comparison.passed is None
-    assert comparison.verdict.startswith("no edge reached")
+    assert comparison.verdict.startswith(f"no edge reached in {STEPS} steps: ")
     assert "90.0%" in comparison.verdict
     assert "larger learning rate or more steps" in comparison.verdict
     assert comparison["predicted_loss"].value is None
@@ -104,8 +104,28 @@ def test_a_run_that_is_short_after_the_crossing_is_not_judged():
     assert comparison.passed is None
     assert comparison["predicted_loss"].texts()[1:4] == ("—", "≤ 0.07", "—")
     assert "150 steps after the first crossing" in comparison["predicted_loss"].note
-    assert "use more steps" in comparison.verdict
-    assert compare(synthetic(steps=CROSSING + SETTLING + 1)).passed is True
+    enough = CROSSING + SETTLING + 1
+    assert comparison.verdict.endswith(
+        f"the edge is first met at step {CROSSING} of {CROSSING + SETTLING}: take at least {enough} steps"
+    )
+    assert compare(synthetic(steps=enough)).passed is True
+    last = compare(synthetic(steps=CROSSING, off=0.1)).verdict
+    assert f"first met at step {CROSSING} of {CROSSING}: take at least {enough} steps" in last
+
+
+def test_a_limit_missed_soon_after_the_crossing_may_be_for_want_of_steps():
+    late, said = CROSSING + SETTLING + 20, f"step {CROSSING} of {CROSSING + SETTLING + 20}, which may be too late"
+    failed = compare(synthetic(steps=late, ratio=0.5))
+    assert failed.passed is False
+    assert failed.verdict.endswith(f"first met at {said}: try {CROSSING + LONG} steps or more")
+    assert said in compare(synthetic(steps=late, off=0.5)).verdict
+    for other in (
+        synthetic(steps=CROSSING + LONG, ratio=0.5),
+        synthetic(steps=late, central={"residual": np.ones(late + 1)}),
+        synthetic(steps=late, ratio=0.5, asked=900, reason="the discrete process stopped: it diverges"),
+    ):
+        assert compare(other).passed is False
+        assert "too late" not in compare(other).verdict, "a long stay, a limit of another kind, no way to go on"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
