@@ -113,14 +113,21 @@ def canvas(run: Run, heading: str, height: float = HEIGHT) -> Figure:
     return headed(heading, title(run), height)
 
 
-def headed(heading: str, whose: str, height: float = HEIGHT) -> Figure:
+def headed(heading: str, whose: str, height: float = HEIGHT, width: float = WIDTH) -> Figure:
     """Return an empty figure with a heading and, at the right, whose it is."""
-    fig = Figure(figsize=(WIDTH, height), dpi=DPI)
+    fig = Figure(figsize=(width, height), dpi=DPI)
     fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEADER / height), w_pad=0.08, h_pad=0.05))
     y = 1 - 0.22 / height
     fig.text(0.012, y, heading, fontsize=12.5, fontweight="bold")
+    fits = 80 - round(16 * (WIDTH - width))  # characters
     fig.text(
-        0.988, y, textwrap.shorten(whose, 80, placeholder=" …"), ha="right", color=PALE, fontsize=8.5, parse_math=False
+        0.988,
+        y,
+        textwrap.shorten(whose, fits, placeholder=" …"),
+        ha="right",
+        color=PALE,
+        fontsize=8.5,
+        parse_math=False,
     )
     return fig
 

@@ -83,6 +83,8 @@ def numbers(run: Run) -> dict[str, Any]:
         comparison = run.compare()
         found["passed"], found["judged"] = comparison.passed, comparison["distance_ratio"].passed is not None
         found |= {row.name: row.value for row in comparison.rows}
+        found["verdict"] = comparison.verdict
+        found["notes"] = {row.name: row.note for row in comparison.rows if row.value is None and row.note}
     return found
 
 

@@ -1,7 +1,8 @@
 """The figure of a sweep: how much closer than the stable flow the central flow is, over the axes of the grid.
 
-One axis runs along x, one is told by colour, the others by panels; seeds are repetitions: a dot each, a line through
-their medians.
+One axis runs along x, one is told by colour, the others by panels. Lines go through judged runs only; others are marked
+and stand alone. Seeds are repetitions: a line through the medians of the judged ones, bars to the smallest and the
+largest, a pale dot each.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from ..report.canvas import COLOURS, EDGE, HEADER, HEIGHT, PALE, SOFT, headed, styled
+from ..report.canvas import COLOURS, EDGE, HEADER, HEIGHT, PALE, SOFT, WIDTH, headed, styled
 from ..verdict.definitions import LIMITS
 from .grid import shown
-from .summary import Outcome, Sweep
+from .outcome import REPEATED, Outcome
+from .summary import Sweep
 
-REPEATED = "seed"
 _CATEGORIES = ("#2f7ebc", "#a2449c", "#2e8b57", "#8c6d31", "#16202c", "#d16ba5", "#1aa6a6", "#7f8c99")
+_BAR = "$|$"  # of a legend
 _STABLE: dict[str, Any] = dict(color=COLOURS["stable"], linewidth=1.2)
 _LIMIT: dict[str, Any] = dict(color=EDGE, linewidth=1, linestyle=(0, (4, 1.6)))
 _MOST_PANELS, _PANELS_A_ROW = 12, 3
 _CLOSEST = 0.05  # of an axis' length: values that lie closer are spread evenly
+_APART = 0.008  # of an axis' length: between series whose bars would lie on each other
+_NARROW = 6.0  # inches: the width of a single panel, which is then legible on a phone
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,16 @@ def figure(sweep: Sweep) -> Figure | None:
     columns = min(last if last in (2, 3) else _PANELS_A_ROW, len(panels))
     lines = math.ceil(len(panels) / columns)
     repeated = REPEATED not in (roles.x, roles.colour) and len(sweep.axes.get(REPEATED, [])) > 1
-    whose = sweep.title + f"; lines: medians over {REPEATED}s" * repeated
-    whose += f"; first {len(panels)} of {len(combinations)} panels" * (len(panels) < len(combinations))
-    fig = headed("Distance from the optimizer", whose, HEIGHT + 0.3 if lines == 1 else HEADER + 0.3 + 2.5 * lines)
+    whose = sweep.title + f"; first {len(panels)} of {len(combinations)} panels" * (len(panels) < len(combinations))
+    height = HEIGHT + 0.3 if lines == 1 else HEADER + 0.3 + 2.5 * lines
+    width = _NARROW if columns == 1 else WIDTH
+    fig = headed("Distance from the optimizer", whose, height, width)
     grid = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax, panel in itertools.zip_longest(grid.flat, panels):
         if panel is None:
             ax.set_visible(False)
             continue
-        _draw(ax, sweep, roles, panel)
+        _draw(ax, sweep, roles, panel, repeated)
         if panel:
             title = ", ".join(f"{axis} = {shown(value)}" for axis, value in panel.items())
             ax.set_title(title, fontsize=9, color=SOFT, loc="left")
@@ -77,7 +82,7 @@ def figure(sweep: Sweep) -> Figure | None:
             ax.set_xlabel(roles.x)
     for ax in grid[:, 0]:
         ax.set_ylabel(r"$D_{\mathrm{central}}\,/\,D_{\mathrm{stable}}$")
-    return _with_legends(fig, grid[0, 0], sweep)
+    return _with_legends(fig, grid[0, 0], sweep, repeated)
 
 
 def _roles(axes: dict[str, list[Any]]) -> _Roles:
@@ -91,9 +96,9 @@ def _roles(axes: dict[str, list[Any]]) -> _Roles:
     return _Roles(x, colour, tuple(name for name in rest if name != colour))
 
 
-def _draw(ax: Axes, sweep: Sweep, roles: _Roles, panel: dict[str, Any]) -> None:
+def _draw(ax: Axes, sweep: Sweep, roles: _Roles, panel: dict[str, Any], repeated: bool) -> None:
     values = sweep.axes[roles.x]
-    places, joined = _places(ax, values), _numeric(values)
+    places, numeric = _places(ax, values), _numeric(values)
     series = sweep.axes[roles.colour] if roles.colour else [None]
     colours = _colours(series)
     ax.axhline(1, zorder=1, **_STABLE)
@@ -102,26 +107,50 @@ def _draw(ax: Axes, sweep: Sweep, roles: _Roles, panel: dict[str, Any]) -> None:
         chosen = panel | ({roles.colour: value} if roles.colour else {})
         # A row that lacks an axis (its optimizer has no such hyperparameter) belongs to all values of it.
         rows = [row for row in sweep.rows if all(row.values.get(k, v) == v for k, v in chosen.items())]
-        dodge = 0.0 if joined else (i - (len(series) - 1) / 2) * 0.5 / len(series)
-        medians = []
-        for x, place in zip(values, places, strict=True):
-            here = [row for row in rows if row.values.get(roles.x, x) == x]
-            found = [(r, row) for row in here if (r := _ratio(row)) is not None]
-            for r, row in found:
-                filled = row.numbers.get("judged") and not row.reason
-                ax.plot(place + dodge, r, "o", color=colour, markersize=4.5, markerfacecolor=colour if filled else "w")
-            if len(here) > len(found):
-                height = 0.035 + 0.045 * i
-                ax.plot(
-                    place + dodge, height, "x", color=colour, markersize=5, transform=ax.get_xaxis_transform(), zorder=3
-                )
-            medians.append(np.median([r for r, _ in found]) if found else np.nan)
-        look: dict[str, Any] = {} if joined else dict(linestyle="none", marker="_", markersize=16, markeredgewidth=1.5)
-        ax.plot(np.add(places, dodge), medians, color=colour, **look)
+        at = _aside(ax, places, i - (len(series) - 1) / 2, 0.5 / len(series) if not numeric else _APART * repeated)
+        of_places = [[row for row in rows if row.values.get(roles.x, x) == x] for x in values]
+        line = numeric and roles.x != REPEATED
+        _draw_series(ax, at, of_places, colour, line, repeated)
+        missing = [place for place, here in zip(at, of_places, strict=True) if not all(map(_ratio, here))]
+        look: dict[str, Any] = dict(color=colour, markersize=5, transform=ax.get_xaxis_transform(), zorder=3)
+        ax.plot(missing, [0.035 + 0.045 * i] * len(missing), "x", **look)
         label = "central flow" if roles.colour is None else shown(value)
         if roles.colour and not isinstance(value, str):
             label = f"{roles.colour} = {label}"
-        ax.plot([], [], "o-" if joined else "o", color=colour, markersize=4.5, label=label)
+        ax.plot([], [], "o-" if line else "o", color=colour, markersize=4.5, label=label)
+
+
+def _draw_series(
+    ax: Axes,
+    places: np.ndarray,
+    of_places: Sequence[Sequence[Outcome]],
+    colour: Any,
+    line: bool,
+    repeated: bool,
+) -> None:
+    """Draw judged runs with a line through their medians, and bars where they are repeated; others stand alone."""
+    spreads = []
+    for place, here in zip(places, of_places, strict=True):
+        judged = [r for row in here if row.judged and (r := _ratio(row)) is not None]
+        others = [r for row in here if not row.judged and (r := _ratio(row)) is not None]
+        spreads.append([np.median(judged), min(judged), max(judged)] if judged else [np.nan] * 3)
+        own: dict[str, Any] = dict(color=colour, linestyle="none")
+        ax.plot([place] * len(others), others, marker="o", markersize=4.5, markerfacecolor="w", **own)
+        faint: dict[str, Any] = dict(markersize=3.5, alpha=0.35) if repeated else dict(markersize=4.5)
+        ax.plot([place] * len(judged), judged, marker="o", markeredgewidth=0 if repeated else 1, **faint, **own)
+    median, low, high = np.transpose(spreads)
+    if repeated:
+        ax.vlines(places, low, high, color=colour, linewidth=1.6)
+    look: dict[str, Any] = dict(marker="o" if line else "_", markersize=5 if line else 16) if repeated else {}
+    drawn = "-" if line else "none"
+    ax.plot(places, median, color=colour, linestyle=drawn, markeredgewidth=1.5, **look)
+
+
+def _aside(ax: Axes, places: Sequence[float], by: float, share: float) -> np.ndarray:
+    """Return places `by` times a share of their range aside; of the distance between names, which are one apart."""
+    x = np.log(places) if ax.get_xscale() == "log" else np.asarray(places, float)
+    x = x + by * share * (np.ptp(x) if share == _APART else 1.0)
+    return np.exp(x) if ax.get_xscale() == "log" else x
 
 
 def _places(ax: Axes, values: Sequence[Any]) -> list[float]:
@@ -158,10 +187,10 @@ def _scale(ax: Axes, ratios: list[float], room: float) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _with_legends(fig: Figure, ax: Axes, sweep: Sweep) -> Figure:
+def _with_legends(fig: Figure, ax: Axes, sweep: Sweep, repeated: bool) -> Figure:
     """Return the figure with its series named in the header, which grows with them, and its marks below."""
     series, labels = ax.get_legend_handles_labels()
-    columns = max(1, int(7.8 / (0.55 + 0.078 * max(map(len, labels)))))
+    columns = max(1, int((fig.get_figwidth() - 0.2) / (0.55 + 0.078 * max(map(len, labels)))))
     height, more = fig.get_figheight(), 0.19 * (math.ceil(len(labels) / columns) - 1)
     engine = fig.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
@@ -173,12 +202,22 @@ def _with_legends(fig: Figure, ax: Axes, sweep: Sweep) -> Figure:
         "as far as the stable flow": Line2D([], [], **_STABLE),
         f"limit {LIMITS.distance_ratio:g}": Line2D([], [], **_LIMIT),
     }
-    if any(_ratio(row) is not None and not row.numbers.get("judged") for row in sweep.rows):
+    if repeated:
+        marks[f"{REPEATED}s: median, smallest, largest"] = Line2D(
+            [], [], linestyle="none", marker=_BAR, markersize=11, markeredgewidth=1.3, color=PALE
+        )
+    if any(_ratio(row) is not None and not row.judged for row in sweep.rows):
         marks["not judged"] = circle
     if any(_ratio(row) is None for row in sweep.rows):
         marks["no number"] = cross
     fig.legend(
-        list(marks.values()), list(marks), loc="outside lower left", ncols=4, labelcolor=SOFT, fontsize=8.8, **look
+        list(marks.values()),
+        list(marks),
+        loc="outside lower left",
+        ncols=int(fig.get_figwidth() / 1.9),
+        labelcolor=SOFT,
+        fontsize=8.8,
+        **look,
     )
     return fig
 

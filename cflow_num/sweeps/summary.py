@@ -1,50 +1,27 @@
-"""What became of a grid's cells: rows, the table of them, and their file of comma-separated values."""
+"""What became of a grid: its cells, their tables, and their file of comma-separated values."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..support.files import write_text
 from .grid import shown
+from .outcome import DONE, ENDED_EARLY, FAILED, NOT_RUN, REPEATED, WORDS, Outcome, Repeated, together
+from .tables import tables
 
-DONE, ENDED_EARLY, FAILED, NOT_RUN = "done", "ended early", "failed", "not run"
-WORDS = {True: "pass", False: "fail", None: "—"}
+__all__ = ["DONE", "ENDED_EARLY", "FAILED", "NOT_RUN", "Outcome", "Sweep", "write_csv"]
 
-# heading of the printed table: (number of a row, format)
-COLUMNS = {
-    "D_central/D_stable": ("distance_ratio", ".3g"),
-    "loss error": ("predicted_loss", ".1%"),
-    "crossing": ("first_crossing", ".0f"),
-    "onset lag": ("onset_lag", ".0f"),
-    "≥ 2 critical": ("critical_2", ".0f"),
-    "final loss": ("final_loss", ".3g"),
-    "seconds": ("seconds", ".0f"),
-}
+
 NUMBERS = (
     *("distance_ratio", "judged", "distance_travelled", "ablated_ratio", "stationary_ratio", "predicted_loss"),
     *("predicted_squared_gradient_norm", "variance_slope", "variance_correlation", "first_crossing", "onset_lag"),
     *("critical_1", "critical_2", "critical_3", "largest_eigenvalue", "residual", "smallest_sigma"),
     *("effective_step_size", "discrete_sharpness", "gain", "cost", "final_loss", "steps", "seconds"),
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one cell.
-
-    `status` is `done`, `ended early` (a run with its data and a `reason`, such as a divergence), `failed` (there is no
-    run, for a `reason`) or `not run` (the sweep was interrupted). `numbers` are those of `Comparison`, by name.
-    """
-
-    values: dict[str, Any]
-    status: str
-    reason: str = ""
-    path: Path | None = None
-    numbers: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,51 +52,34 @@ class Sweep:
         """The summary's files that there are."""
         return [path for name in ("summary.csv", "summary.png") if (path := self.folder / name).is_file()]
 
+    @property
+    def repetitions(self) -> list[Repeated]:
+        """The cells that differ in their seed alone, together; empty where there are not several seeds."""
+        if len(self.axes.get(REPEATED, [])) < 2:
+            return []
+        return together(self.rows)
+
     def __str__(self) -> str:
-        heads = [head for head, (name, _) in COLUMNS.items() if any(_known(row, name) for row in self.rows)]
-        table = [[*self.axes, "status", "verdict", *heads, ""]]
-        for row in self.rows:
-            values = [_short(row.values[axis]) if axis in row.values else "—" for axis in self.axes]
-            cells = [
-                format(row.numbers[COLUMNS[h][0]], COLUMNS[h][1]) if _known(row, COLUMNS[h][0]) else "—" for h in heads
-            ]
-            table.append([*values, row.status, WORDS[row.numbers.get("passed")], *cells, row.reason])
-        wide = [max(len(texts[i]) for texts in table) for i in range(len(table[0]) - 1)]
-        left = {len(self.axes), len(self.axes) + 1}  # status and verdict
-        lines = [
-            "  ".join(
-                f"{t:<{w}}" if i in left else f"{t:>{w}}" for i, (t, w) in enumerate(zip(texts, wide, strict=False))
-            )
-            + f"  {texts[-1]}"
-            for texts in table
-        ]
-        return "\n".join([self.title, "", *(line.rstrip() for line in lines)])
+        return f"{self.title}\n\n{tables(self.axes, self.rows, self.repetitions)}"
 
 
 def write_csv(sweep: Sweep, path: Path) -> Path:
-    """Write one line a cell: axes, status, verdict, every number, file, reason; unknown values are empty."""
+    """Write one line a cell: axes, status, verdict, every number, file, reason; unknown values are empty.
+
+    The reason is why a cell ended early or not at all, or what keeps its verdict from being a pass.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*sweep.axes, "status", "verdict", *(_head(name, sweep) for name in NUMBERS), "file", "reason"])
     for row in sweep.rows:
         values = [shown(row.values[axis]) if axis in row.values else "" for axis in sweep.axes]
         verdict = "" if row.numbers.get("passed") is None else WORDS[row.numbers["passed"]]
-        found = [row.numbers[name] if _known(row, name) else "" for name in NUMBERS]
+        found = ["" if (x := row.number(name)) is None else x for name in NUMBERS]
         file = "" if row.path is None else row.path.relative_to(sweep.folder)
-        writer.writerow([*values, row.status, verdict, *found, file, row.reason])
+        writer.writerow([*values, row.status, verdict, *found, file, row.why])
     return write_text(path, text.getvalue())
 
 
 def _head(name: str, sweep: Sweep) -> str:
     """Return a column's name: that of the number, told apart from an axis (`steps`)."""
     return f"{name}_found" if name in sweep.axes else name
-
-
-def _known(row: Outcome, name: str) -> bool:
-    value = row.numbers.get(name)
-    return value is not None and value == value
-
-
-def _short(value: Any) -> str:
-    text = shown(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -339,17 +339,112 @@ def test_the_table_shows_what_is_known_and_the_reasons():
     assert lines[4].endswith("failed  —                         —  it was too large")
 
 
-def test_the_figure_has_the_numeric_axis_along_x_and_medians_over_seeds():
+LATE = dict(judged=False, passed=None, verdict="not judged: met late", notes={"predicted_loss": "20 steps"})
+STILL = dict(onset_lag=None, notes={"onset_lag": "the stable flow is still closer"})
+
+
+def with_numbers(axes, numbers):
+    """A sweep of two optimizers (one has no beta2), with what `numbers` says of each seed and the rest made up."""
+    rows = []
+    for cell in read_grid({"learning_rate": 0.1, "problem": "digits-mlp", "axes": axes}).cells:
+        found = {"distance_ratio": 0.1, "onset_lag": 3.0, "predicted_loss": 0.02, "judged": True, "passed": True}
+        rows.append(Outcome(cell.values, DONE, path=Path("a"), numbers=found | numbers(cell.values["seed"])))
+    return Sweep("made up", axes, rows, Path())
+
+
+def test_every_dash_of_the_table_has_a_reason(tmp_path):
+    axes = {"optimizer": ["gradient_descent", "scalar_rmsprop"], "beta2": [0.9], "seed": [0, 1]}
+    late = LATE | dict(distance_ratio=0.7, predicted_loss=None)
+    sweep = with_numbers(axes, lambda seed: (STILL, late)[seed])
+    lines = str(sweep).splitlines()
+    assert lines[3].split()[:5] == ["gradient_descent", "—", "[1]", "0", "done"]
+    assert lines[3].split()[-3:] == ["2.0%", "—", "[2]"]
+    assert lines[4].split()[-6:] == ["—", "[3]", "0.7", "—", "[3]", "3"]
+    assert lines[-3:] == [
+        "[1] the optimizer or the problem has no such setting",
+        "[2] the stable flow is still closer",
+        "[3] not judged: met late",
+    ]
+    for row in sweep.rows:
+        assert row.numbers.get("passed") or row.why == "not judged: met late"
+    marks = {text for line in lines for text in re.findall(r"\[\d\]", line)}
+    assert marks == {"[1]", "[2]", "[3]"}
+    discrete = [Outcome({"seed": 0}, DONE, path=Path("a"), numbers={"passed": None, "final_loss": 1.0})]
+    only = str(Sweep("made up", {"seed": [0]}, discrete, Path())).splitlines()
+    assert only[3].split() == ["0", "done", "—", "[1]", "1"]
+    assert only[-1] == "[1] a verdict needs the processes discrete, stable and central"
+
+
+def test_a_run_that_is_not_judged_says_why_in_the_file(tmp_path, threads):
+    grid = {"optimizer": "gradient_descent", "problem": "quadratic:n=2", "steps": 3, "axes": {"learning_rate": [0.1]}}
+    result = cn.sweep(grid, tmp_path, threads, quiet=True)
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["reason"].startswith("no edge reached in 3 steps: ")
+    assert row["reason"] in str(result)
+    assert "onset_lag" in result.rows[0].numbers["notes"]
+
+
+def test_over_seeds_there_are_medians_and_ranges_of_the_judged_runs():
+    axes = {"optimizer": ["scalar_rmsprop"], "beta2": [0.9, 0.99], "seed": [0, 1, 2, 3]}
+    more = [dict(distance_ratio=0.2), dict(distance_ratio=0.1), dict(distance_ratio=0.7, passed=False), LATE]
+    sweep = with_numbers(axes, lambda seed: more[seed] | {"onset_lag": seed})
+    one, other = sweep.repetitions
+    assert (one.values["beta2"], other.values["beta2"], len(one.rows), len(one.judged)) == (0.9, 0.99, 4, 3)
+    assert one.spread("distance_ratio") == (0.2, 0.1, 0.7), "of the judged ones"
+    assert one.spread("onset_lag") == (1.5, 0, 3), "of all"
+    lines = str(sweep).splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("over seeds: median (smallest–largest)")]
+    assert lines[at + 3].split() == [
+        *("scalar_rmsprop", "0.9", "3", "of", "4", "2", "of", "3", "0.2", "(0.1–0.7)", "2.0%", "2", "(0–3)"),
+        *("not", "judged:", "seed", "3", "[2]"),
+    ]
+    assert "[2] not judged: met late" in lines
+    assert "over seeds" not in str(made_up({"learning_rate": [0.1, 0.2], "seed": [0]})), "one seed is no repetition"
+    none = with_numbers({**axes, "beta2": [0.9]}, lambda seed: LATE)
+    assert none.repetitions[0].spread("distance_ratio") is None
+    assert "0 of 4" in str(none)
+
+
+def drawn(ax, marker):
+    """Where points with that marker are, with whether they are filled and a line joins them."""
+    return [
+        (round(float(y), 6), line.get_markerfacecolor() != "w", line.get_linestyle() == "-")
+        for line in ax.get_lines()
+        if line.get_marker() == marker
+        for y in line.get_ydata()
+    ]
+
+
+def test_the_figure_has_medians_and_ranges_over_seeds():
     axes = {"beta2": [0.9, 0.99], "learning_rate": [0.01, 0.1, 1.0], "seed": [0, 1, 2]}
     sweep = made_up(axes, lambda beta2, learning_rate, seed: learning_rate * 10.0**-seed * beta2)
     (ax,) = figure(sweep).axes
     assert ax.get_xlabel() == "learning_rate"
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert [text.get_text() for legend in ax.figure.legends for text in legend.get_texts()] == [
-        *("beta2 = 0.9", "beta2 = 0.99", "as far as the stable flow", "limit 0.25")
+        *("beta2 = 0.9", "beta2 = 0.99", "as far as the stable flow", "limit 0.25"),
+        "seeds: median, smallest, largest",
     ]
-    (median, *_) = [line for line in ax.get_lines() if len(line.get_xdata()) == 3]
+    median, _ = [line for line in ax.get_lines() if len(line.get_xdata()) == 3 and line.get_linestyle() == "-"]
     assert median.get_ydata() == pytest.approx([0.0009, 0.009, 0.09])
+    bars = [segment[:, 1] for collection in ax.collections for segment in collection.get_segments()]
+    assert np.ravel(bars[:3]) == pytest.approx([9e-5, 0.009, 9e-4, 0.09, 9e-3, 0.9])
+
+
+def test_no_line_goes_through_points_that_are_not_judged():
+    axes = {"optimizer": ["scalar_rmsprop"], "beta2": [0.5, 0.7, 0.8, 0.9], "seed": [0]}
+    sweep = with_numbers(axes, lambda seed: {})
+    for ratio, row in zip((0.1, 0.2, 0.3, 0.4), sweep.rows, strict=True):
+        row.numbers.update(distance_ratio=ratio, judged=ratio != 0.2)
+    (ax,) = figure(sweep).axes
+    assert (0.2, False, False) in drawn(ax, "o"), "it is marked"
+    (joined,) = [line for line in ax.get_lines() if len(line.get_xdata()) == 4]
+    assert joined.get_linestyle() == "-"
+    assert list(np.isnan(joined.get_ydata())) == [False, True, False, False]
+    assert "not judged" in [text.get_text() for legend in ax.figure.legends for text in legend.get_texts()]
+    (ax,) = figure(made_up({"seed": [0, 1, 2]})).axes
+    assert not any(line.get_linestyle() == "-" and len(line.get_xdata()) == 3 for line in ax.get_lines())
 
 
 def test_more_axes_become_panels_and_missing_numbers_crosses():
@@ -358,10 +453,7 @@ def test_more_axes_become_panels_and_missing_numbers_crosses():
     panels = [ax for ax in fig.axes if ax.get_visible()]
     assert len(panels) == 4
     assert panels[0].get_title(loc="left") == "width = 4, bias_correction = false"
-    crosses = [
-        sum(line.get_marker() == "x" and line.get_ydata()[0] > 0 for line in ax.get_lines() if len(line.get_ydata()))
-        for ax in panels
-    ]
+    crosses = [sum(len(line.get_ydata()) for line in ax.get_lines() if line.get_marker() == "x") for ax in panels]
     assert crosses == [4, 4, 0, 0]
 
 
