@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,8 @@ from ..support.errors import InputError
 @dataclass(frozen=True)
 class Reproduce:
     """Make figures of the paper again: data, PNG, SVG and a paragraph with the numbers for each."""
+
+    INTERRUPTED: ClassVar[str] = "before all figures were made: what is done is kept, call it again to go on"
 
     figures: Annotated[Positional[tuple[str, ...]], arg(metavar="FIGURE ...")] = ()
     """Names of figures (see --list)."""
@@ -62,6 +64,8 @@ class Reproduce:
 @dataclass(frozen=True)
 class Animate:
     """Write the cycle view of a run as a short film: displacement, effective sharpness and loss by step."""
+
+    INTERRUPTED: ClassVar[str] = "before the film was whole: none was written"
 
     run: Annotated[Positional[Path], arg(metavar="RUN.nc")]
     """A run file."""

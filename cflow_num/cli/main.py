@@ -9,18 +9,17 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
-import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ..support.errors import InputError, RunError
+from ..support.interrupts import interruptible, told
 from .cite import Cite
 from .figures import Animate, Reproduce
 from .machine import Doctor
@@ -74,6 +73,8 @@ class Compare:
 class Report:
     """Write one self-contained page, verdict first, with every figure, for one or more runs."""
 
+    INTERRUPTED: ClassVar[str] = "before the page was written: call it again"
+
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN.nc ...")] = field()
     """Run files."""
     out: Path = Path("out/report")
@@ -93,7 +94,12 @@ class Report:
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """Run a grid of settings on many workers, one file a run; a second call goes on where the first one ended."""
+    """Run a grid of settings on many workers, one file a run; a second call goes on where the first one ended.
+
+    With an axis seed the table also has medians and ranges over seeds, and the figure bars.
+    """
+
+    INTERRUPTED: ClassVar[str] = "before the cells began or after they ended: those that are done are kept"
 
     grid: Annotated[Positional[Path], arg(metavar="GRID.toml")]
     """Fixed settings in the words of `cflow run`, and a table [axes] whose lists are multiplied."""
@@ -114,9 +120,12 @@ class SweepCommand:
         result = sweep(self.grid, self.out, self.executor, workers=self.workers, quiet=self.quiet)
         print(result)
         print(f"\nsaved {', '.join(str(path) for path in result.files)}")
+        if any(row.status == "not run" for row in result.rows):
+            print("cflow: interrupted: cells that are done are kept, call it again to go on", file=sys.stderr)
         return DONE if result.complete else ENDED_EARLY
 
 
+NOTHING = "before it was done: nothing was written"
 COMMANDS = {
     "optimizers": Optimizers,
     "problems": Problems,
@@ -153,9 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except SystemExit as stop:  # tyro has printed what is wrong
         return BAD_INPUT if stop.code else DONE
-    stop = signal.signal(signal.SIGTERM, _terminated) if _in_main_thread() else None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), interruptible(), told(getattr(command, "INTERRUPTED", NOTHING)):
             _warn_in_a_line()
             return command()
     except (InputError, RunError) as error:
@@ -164,8 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not type(error).__module__.startswith("cflow_"):
             raise
         return _refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"cflow: interrupted{f' {error}' if error.args else ''}", file=sys.stderr)
         return ENDED_EARLY
     except RuntimeError as error:
         if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
@@ -180,9 +188,6 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or "the output"
         return _refuse(RunError(f"cannot use {place} ({error.strerror or error}): make room or choose another place"))
-    finally:
-        if stop is not None:
-            signal.signal(signal.SIGTERM, stop)
 
 
 def _warn_in_a_line() -> None:
@@ -202,15 +207,6 @@ def _named(arguments: list[str]) -> str:
     """Say which of the arguments is empty."""
     at = arguments.index("")
     return f"the value of {arguments[at - 1]}" if at and arguments[at - 1].startswith("-") else f"argument {at + 1}"
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _terminated(number: int, frame: Any) -> None:
-    """Stop as on Ctrl-C: what was computed is saved."""
-    raise KeyboardInterrupt
 
 
 def _command_type() -> Any:

@@ -12,13 +12,14 @@ import sys
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..optimizer.words import hyperparameters, is_external
 from ..running.settings import Settings
 from ..support.errors import GainWarning, InputError
+from ..support.interrupts import told
 from .symbolic import DONE, ENDED_EARLY, OPTIMIZER
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ PROBLEM = (
 @dataclass(frozen=True)
 class RunCommand:
     """Run an optimizer and its flows side by side, save everything, print the verdict."""
+
+    INTERRUPTED: ClassVar[str] = "before the first step: there is nothing to save"
 
     optimizer: Annotated[str, arg(metavar=OPTIMIZER)]
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
@@ -103,6 +106,11 @@ class RunCommand:
         result = finish(prepared, self.quiet or not first, kept, self.checkpoint_every, self.resume)
         if not first:
             return ENDED_EARLY if result.reason else DONE
+        with told(f"after the last step: what is in {self.out} is whole, add --resume to go on"):
+            return self._saved(result)
+
+    def _saved(self, result: Run) -> int:
+        """Write the run file and say what it says."""
         result.save(self.out / "run.nc")
         if "interrupted" not in result.reason and not self.distributed:
             from ..running.checkpoints import clear
@@ -214,6 +222,8 @@ class RunCommand:
 @dataclass(frozen=True)
 class ResumeCommand:
     """Go on with the run in a folder as it was asked for: its own config.json says how."""
+
+    INTERRUPTED: ClassVar[str] = "before it went on: what is in the folder is as it was"
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
     """The folder of an unfinished run, the --out of `cflow run`."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
 
@@ -43,6 +43,8 @@ class Optimizers:
 class Derive:
     """Derive an optimizer's flows and print the derivation, every step checked."""
 
+    INTERRUPTED: ClassVar[str] = "before the derivation was done: files that were written before are whole"
+
     name: Annotated[Positional[str], arg(metavar=OPTIMIZER)] = ""
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
     all: bool = False
@@ -75,6 +77,8 @@ class Derive:
 class Codegen:
     """Print the generated JAX module of an optimizer, or write it into a folder."""
 
+    INTERRUPTED: ClassVar[str] = "before the code was done: files that were written before are whole"
+
     name: Annotated[Positional[str], arg(metavar=OPTIMIZER)] = ""
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
     all: bool = False
@@ -101,7 +105,12 @@ class Codegen:
 
 @dataclass(frozen=True)
 class Check:
-    """Try properties that every optimizer's flow must have; print a table, with counterexamples."""
+    """Try properties that every optimizer's flow must have; print a table, with counterexamples.
+
+    An interrupt ends it with the rows so far.
+    """
+
+    INTERRUPTED: ClassVar[str] = "before the first property was tried"
 
     name: Annotated[Positional[str], arg(metavar=OPTIMIZER)]
     """A built-in optimizer (see `cflow optimizers`), a file that defines one, or one of optax."""
@@ -119,7 +128,7 @@ class Check:
     """No progress."""
 
     def __call__(self) -> int:
-        """Check; exit code 1 where a property fails."""
+        """Check; exit code 1 where a property fails, 2 where it was interrupted."""
         from cflow_sym.reading.files import load_optimizer
 
         from ..support.devices import default
@@ -135,6 +144,9 @@ class Check:
         with default(self.device):
             found = check(spec, quick=self.quick, hyperparameters=values, only=self.only, on_row=tell)
         print(found)
+        if found.reason:
+            print(f"cflow: {found.reason}", file=sys.stderr)
+            return ENDED_EARLY
         return DONE if found.passed else BAD_INPUT
 
 

@@ -62,10 +62,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Battery:
-    """The result of `check`: `print` it for the table."""
+    """The result of `check`: `print` it for the table. `reason` says why it ended early, empty where it did not."""
 
     title: str
     rows: tuple[Row, ...]
+    reason: str = ""
 
     @property
     def passed(self) -> bool:
@@ -91,7 +92,7 @@ class Battery:
             end = "; ".join(
                 f"{what}: {', '.join(names)}" for what, names in (("failed", failed), ("not tried", missing)) if names
             )
-        return "\n".join([*lines, "", end])
+        return "\n".join([*lines, "", f"{self.reason}; {end}" if self.reason else end])
 
 
 def check(
@@ -114,7 +115,8 @@ def check(
     - `only`: names of properties, to try no others (the derivation is always checked).
     - `on_row`: called with a property's name before it is tried.
 
-    **Returns:** a `Battery`. **Raises:** nothing for a property that fails, `InputError` for bad hyperparameters.
+    **Returns:** a `Battery`, after an interrupt with the rows so far. **Raises:** nothing for a property that fails,
+    `InputError` for bad hyperparameters.
     """
     battery = Tried(spec, quick, dict(hyperparameters or {}), on_row or (lambda name: None))
     for name in only:
@@ -125,6 +127,8 @@ def check(
 def assert_optimizer(spec: OptimizerSpec, **options: Any) -> None:
     """Raise `AssertionError` with the table where a property of `check(spec, **options)` does not hold."""
     found = check(spec, **options)
+    if found.reason:
+        raise KeyboardInterrupt(found.reason)
     if not found.passed:
         raise AssertionError(f"\n{found}")
 
@@ -151,18 +155,27 @@ class Tried:
                     derivation.check()
             return f"{len(derivation.steps)} steps"
 
+        first = "derivation", "every step holds at fresh random exact points"
+        chosen = {name: row for name, row in self.numerical().items() if name in names}
+        reason = ""
         with double_precision(), fast_compilation(self.quick):
-            self.row("derivation", "every step holds at fresh random exact points", derive)
-            chosen = {name: row for name, row in self.numerical().items() if name in names}
-            if derivation is None:
-                self.rows += [Row(n, row[0], None, "there is no derivation", 0.0) for n, row in chosen.items()]
-            else:
-                compiled = self.spec.compile() if flow is None else flow
-                resolve(compiled, {"learning_rate": 1.0} | _defaults(compiled) | self.hyperparameters)  # refuses early
-                for name, (statement, tried) in chosen.items():
-                    self.row(name, statement, lambda tried=tried: tried(compiled))
+            try:
+                self.row(*first, derive)
+                if derivation is not None:
+                    compiled = self.spec.compile() if flow is None else flow
+                    resolve(compiled, {"learning_rate": 1.0} | _defaults(compiled) | self.hyperparameters)  # early
+                    for name, (statement, tried) in chosen.items():
+                        self.row(name, statement, lambda tried=tried: tried(compiled))
+            except KeyboardInterrupt:
+                reason = f"interrupted after {len(self.rows)} of {1 + len(chosen)} properties"
+        said = reason or "there is no derivation"
+        statements = dict([first]) | {name: row[0] for name, row in chosen.items()}
+        have = {row.name for row in self.rows}
+        self.rows += [
+            Row(name, statement, None, said, 0.0) for name, statement in statements.items() if name not in have
+        ]
         on = f" with {', '.join(self.spec.active_switches)}" if self.spec.active_switches else ""
-        return Battery(f"{self.spec.title}{on}", tuple(self.rows))
+        return Battery(f"{self.spec.title}{on}", tuple(self.rows), reason)
 
     def row(self, name: str, statement: str, tried: Callable[[], str]) -> None:
         """Try one property and keep its row."""
