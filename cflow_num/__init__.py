@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .record.run import Run as Run
     from .record.run import load as load
     from .report.page import write_report as write_report
+    from .running.estimate import Estimate as Estimate
+    from .running.estimate import estimate as estimate
     from .running.run import run as run
     from .running.run import run_batch as run_batch
     from .support.cache import keep_programs as keep_programs
@@ -45,6 +47,8 @@ _HOMES = {
     "KinkWarning": "support.errors",
     "PrecisionWarning": "support.errors",
     "GrowthWarning": "support.errors",
+    "Estimate": "running.estimate",
+    "estimate": "running.estimate",
     "InputError": "support.errors",
     "RunError": "support.errors",
     "Onset": "verdict.onset",

@@ -71,6 +71,8 @@ class RunCommand:
     """Split the examples over all devices, or so many of them."""
     distributed: bool = False
     """Join other processes, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (or Slurm, ...) say."""
+    estimate: bool = False
+    """Say what time and memory the run would take, from its first steps, and write nothing."""
     resume: bool = False
     """Go on with an unfinished run in the folder, with the same settings."""
     checkpoint_every: float = 60.0
@@ -97,6 +99,11 @@ class RunCommand:
         optimizer, values = self._optimizer(), self._hyperparameters()
         problem = self._placed(_problem(self.problem, self.dtype))
         warnings.simplefilter("ignore", GainWarning)  # said in one line by `_start`
+        if self.estimate:
+            from ..running.estimate import estimate
+
+            print(estimate(problem, optimizer, values, self.settings, start=self._begun()))
+            return DONE
         prepared = check(problem, optimizer, values, self.settings, self._begun())
         earlier = self._start(held, prepared.config) if first else None
         if earlier is not None:
@@ -214,7 +221,7 @@ class RunCommand:
 
     def asked(self) -> dict[str, Any]:
         """Return the command as plain data, without what `cflow resume` is told again, which may be elsewhere."""
-        said = {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet")}
+        said = {name: x for name, x in asdict(self).items() if name not in ("out", "resume", "quiet", "estimate")}
         begun = None if self.start is None else str(Path(self.start).resolve())
         return said | {"start": begun, "problem": _anywhere(self.problem), "optimizer": _anywhere(self.optimizer)}
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..support.cache import keep_by_default
 from ..support.errors import InputError, check_flag
 from ..support.jax_settings import default_settings
 from ..support.typed import PyTree, keystr, map_with_path, tree_map
@@ -73,6 +74,7 @@ class Problem(Function):
         name: str = "custom",
         description: str = "",
     ):
+        keep_by_default()
         weights, fixed = parameters.split(params)
         parameters.warn_of_precision(params, weights)
         self.raveler, self.fixed, self._held = Raveler.of(weights), Fixed.of(fixed), None

@@ -267,6 +267,13 @@ class Progress:
         for recorder in self.recorders.values():
             recorder.diagnose()
 
+    def memory(self) -> int:
+        """Return the bytes of the run: those of its largest process while it advances, and what all processes keep."""
+        advancing = [self.processes[name].memory(carry) for name, carry in self.carries.items()]
+        resting = sum(x.nbytes for carry in self.carries.values() for x in jax.tree.leaves(carry))
+        recorded = sum(x.nbytes for recorder in self.recorders.values() for x in recorder.arrays.values())
+        return max(advancing, default=0) + resting + recorded
+
     @property
     def done(self) -> bool:
         """Whether all steps are taken or no process goes on."""

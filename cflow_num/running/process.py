@@ -185,6 +185,15 @@ class Process:
         self.compile_seconds += time.perf_counter() - began
         return program
 
+    def memory(self, carry: Carry) -> int:
+        """Return the bytes that a chunk takes on a device, as the compiler reports them; 0 where it does not."""
+        program: Any = self.compiled(carry)  # Equinox's, around JAX's
+        found = program.compiled.memory_analysis()
+        if found is None:
+            return 0
+        sizes = (found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+        return int(sum(sizes) - found.alias_size_in_bytes)
+
     def advance(self, carry: Carry) -> tuple[Carry, Records]:
         """Advance one chunk, growing the capacity (and taking the chunk again) where eigenvalues arrive."""
         while True:

@@ -238,12 +238,7 @@ def _finish(
     """Run what was prepared, all at once; checkpoints are kept of the first, which may go on from the `last` one."""
     began, found_versions = time.perf_counter(), versions()
     last = checkpoints.read() if checkpoints is not None and resume else last
-    runs = []
-    for one in prepared:
-        start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"], one.given)
-        check_preconditioner(one.discrete, start.here)
-        keep = one.config.get("keep_weights", 0)
-        runs.append(Progress(one.discrete, one.processes, start, one.config["steps"], keep, one.observing))
+    runs = [begun(one) for one in prepared]
     if last is not None:
         runs[0].resume(last)
     advance_all(runs, quiet, checkpoints, on_chunk)
@@ -253,6 +248,14 @@ def _finish(
     for run, one, progress in zip(found, prepared, runs, strict=True):
         run.with_origin(Made(one, progress.standing() if len(runs) == 1 else None))
     return found
+
+
+def begun(one: Prepared) -> Progress:
+    """Return a run at its start: after the optimizer's first steps, before any process has begun."""
+    start = warm_started(one.discrete, one.config["warm_start"], one.config["average_start"], one.given)
+    check_preconditioner(one.discrete, start.here)
+    keep = one.config.get("keep_weights", 0)
+    return Progress(one.discrete, one.processes, start, one.config["steps"], keep, one.observing)
 
 
 SAME = ("numbers", "optimizer_source", "hyperparameters", "problem")  # of the configurations of a run and a longer one

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 VARIABLE = "CFLOW_CACHE"
+WORTH = 0.1  # seconds of compilation from which on a program is kept
 
 
 def cache_folder() -> Path | None:
@@ -30,8 +32,8 @@ def cache_folder() -> Path | None:
 def keep_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     """Keep compiled programs from process to process, so that a second run need not compile; return the folder.
 
-    The command line does this. It sets JAX's configuration for the whole process, unless JAX has a cache already; a
-    folder that cannot be written is left alone, and nothing is kept.
+    The command line does this, and in Python the first problem that is made. It sets JAX's configuration for the whole
+    process, unless JAX has a cache already; a folder that cannot be written is left alone, and nothing is kept.
 
     **Arguments:**
 
@@ -56,5 +58,11 @@ def keep_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     if not os.access(path, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH)
     return path
+
+
+@functools.cache
+def keep_by_default() -> None:
+    """Call `keep_programs` once in this process: what the user sets of JAX afterwards stays."""
+    keep_programs()

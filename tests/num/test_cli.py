@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import cflow_num as cn
 from cflow_num.cli.main import main
 
 SMALL = [
@@ -234,3 +235,39 @@ def test_a_cache_folder_that_cannot_be_written_is_left_alone(tmp_path, monkeypat
     assert keep_programs() is None
     monkeypatch.delenv("CFLOW_CACHE")
     assert cache_folder().parts[-2:] == ("cflow", "programs")
+
+
+def test_a_script_keeps_its_programs_unless_it_says_otherwise(tmp_path):
+    code = (
+        "import jax, jax.numpy as jnp, sys\n"
+        "if len(sys.argv) > 1: jax.config.update('jax_compilation_cache_dir', sys.argv[1])\n"
+        "import cflow_num as cn\n"
+        "assert jax.config.values['jax_compilation_cache_dir'] == (sys.argv[1] if len(sys.argv) > 1 else None)\n"
+        "cn.Problem(lambda w: jnp.sum(w**2), jnp.ones(2))\n"
+        "print(jax.config.values['jax_compilation_cache_dir'])\n"
+    )
+    own, other = str(tmp_path / "own"), str(tmp_path / "other")
+    plain = {name: x for name, x in os.environ.items() if not name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+    for cache, arguments, expected in ((own, [], own), ("", [], "None"), (own, [other], other)):
+        env = plain | {"CFLOW_CACHE": cache}
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env)
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, expected, "")
+
+
+def test_an_estimate_says_what_a_run_takes_and_writes_nothing(tmp_path, capsys):
+    asked = ["--optimizer", "gradient_descent", "--learning-rate", "0.1", "--problem", "quadratic:n=3"]
+    assert main(["run", *asked, "--steps", "900", "--out", str(tmp_path / "a"), "--estimate"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Gradient descent on quadratic, 900 steps: about ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_estimate_grows_with_what_is_asked_for():
+    problem, hp = cn.problem("quadratic", n=50), dict(learning_rate=0.01)
+    short, long = (cn.estimate(problem, "gradient_descent", hp, steps=n) for n in (100, 100_000))
+    assert long.seconds > short.seconds
+    assert long.memory > short.memory + 99_000 * 3 * 8  # at least loss and distances of each step
+    assert long.compiling < short.compiling  # its programs are there already
+    with pytest.raises(cn.RunError, match="the run ends early: .*the discrete process stopped at step"):
+        cn.estimate(problem, "gradient_descent", dict(learning_rate=1e6))
