@@ -269,5 +269,5 @@ def test_an_estimate_grows_with_what_is_asked_for():
     assert long.seconds > short.seconds
     assert long.memory > short.memory + 99_000 * 3 * 8  # at least loss and distances of each step
     assert long.compiling < short.compiling  # its programs are there already
-    with pytest.raises(cn.RunError, match="the run ends early: .*the discrete process stopped at step"):
+    with pytest.raises(cn.RunError, match=r"the run ends early: .*the discrete process stopped at step"):
         cn.estimate(problem, "gradient_descent", dict(learning_rate=1e6))
