@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ..record.measures import first_crossing, title
+from ..record.measures import first_crossing
 from ..record.run import Run
+from ..record.titles import title
 from ..support.files import replacing
 
 DPI = 150

@@ -17,8 +17,9 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..record.measures import gradient_equivalents, titles, values
+from ..record.measures import gradient_equivalents, values
 from ..record.run import Run
+from ..record.titles import titles
 from ..support.errors import InputError
 from ..verdict.compare import compare
 from ..verdict.definitions import DEFINITIONS, WORDS, Comparison

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..record.measures import titles
 from ..record.run import Run
+from ..record.titles import titles
 from . import canvas
 from .canvas import styled
 from .plot import EIGENVALUES, draw_distances, draw_eigenvalues, draw_loss, has_distances, has_eigenvalues

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cflow_num.record.measures import titles
 from cflow_num.record.run import Run
+from cflow_num.record.titles import titles
 from cflow_num.report.hover import asset
 from cflow_num.report.page import write_report
 from cflow_num.report.plot import FIGURES, figures, save_figures
@@ -157,6 +157,19 @@ def test_runs_of_the_same_title_are_told_apart_by_what_differs():
         f"Scalar RMSProp on toy, {common}, beta2 0.99",
         f"Scalar RMSProp on other, {common}",
     ]
+
+
+def test_runs_that_differ_in_problem_or_settings_alone_are_told_apart():
+    descriptions = ["tanh MLP 64-8-10 on 100 digits, squared error, seed 0", "tanh MLP 64-32-10 on 100 digits, seed 1"]
+    runs = [named(synthetic(), problem_description=x) for x in descriptions]
+    first, second = titles(runs)
+    assert first.endswith("400 steps, tanh MLP 64-8-10 on 100 digits, squared error, seed 0")
+    assert second.endswith("400 steps, tanh MLP 64-32-10 on 100 digits, seed 1")
+    settings = [dict(switches=[], integrator="anchored"), dict(switches=["bias_correction"], integrator="heun")]
+    first, second = titles([named(synthetic(), **x) for x in settings])
+    assert first.endswith(", integrator anchored")
+    assert second.endswith(", bias correction, integrator heun")
+    assert [x[-7:] for x in titles([synthetic(), synthetic()])] == [", run 1", ", run 2"]
 
 
 def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
