@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from .stored import Stored
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
     from ..loss.problem import Problem
     from ..verdict.compare import Comparison
@@ -236,6 +238,16 @@ class Run:
     def compare(self) -> Comparison:
         """Return the `Comparison` of the flows with the discrete run."""
         return cflow_num.compare(self)
+
+    def plot(self, *names: str, processes: Sequence[str] = ()) -> Figure:
+        """Draw variables over the steps, a panel each; return the matplotlib figure, which a notebook shows.
+
+        Without names: effective eigenvalues with their threshold, the loss, and distances from the optimizer or,
+        without flows, the gradient norm. `processes` are all by default.
+
+        **Raises:** `InputError` for a variable or a process that the run does not have.
+        """
+        return cflow_num.plot(self, *names, processes=processes)
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write `report.html` and its figures into `folder`; return the page's path."""
