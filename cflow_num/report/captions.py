@@ -16,7 +16,8 @@ CAPTIONS = {
     ),
     "diagnostics": (
         "Further quantities of the optimizer by step, one panel each.",
-        "What else was recorded of the optimizer, step by step.",
+        "ζ is the share of the decrease promised by the gradient that the loss does not keep: 0 where the steps are "
+        "small, 1 where they are an oscillation alone.",
     ),
     "loss": (
         "Training loss by step for every process, with the predicted time average.",

@@ -33,7 +33,7 @@ def figures(run: Run) -> dict[str, Figure]:
     >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
     >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.1), steps=10, quiet=True)
     >>> list(figures(run))
-    ['loss', 'eigenvalues', 'distances', 'effective_step_size', 'gradient_norm']
+    ['loss', 'eigenvalues', 'distances', 'effective_step_size', 'gradient_norm', 'diagnostics']
     """
     drawn = {name: draw(run) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}

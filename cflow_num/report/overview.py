@@ -11,9 +11,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..record.measures import smoothed, values
+from ..record.measures import observed, smoothed, values
 from ..record.run import Run
 from ..record.variables import DISCRETE
+from ..record.variables import PREDICTED as PREDICTED_NAME
 from ..support.errors import InputError, check_one_of
 from ..verdict.alone import is_alone
 from . import canvas
@@ -21,7 +22,7 @@ from .canvas import AVERAGE, PREDICTED, RAW, line, look, styled
 from .cuts import mark_cuts
 from .plot import EIGENVALUES, GRADIENT_NORM, draw_distances, draw_eigenvalues, draw_gradient_norm, draw_loss, drawn
 
-PREFIX = "predicted_"
+COLUMNS = 8  # drawn of a variable with several numbers a step
 DIAGNOSTICS = ("zeta",)  # of the optimizer alone, shown where they were recorded
 LETTERS = 26  # in a line of an axis' label
 WIDE_RANGE = 30  # of positive values: from there on the axis is logarithmic
@@ -81,29 +82,31 @@ def edge_of_stability(run: Run) -> Figure | None:
 @styled
 def diagnostics(run: Run) -> Figure | None:
     """What else was recorded of the optimizer."""
-    shown = [name for name in DIAGNOSTICS if DISCRETE in run.processes and name in run.names(DISCRETE)]
+    shown = [
+        name for name in DIAGNOSTICS if DISCRETE in run.processes and np.isfinite(values(run, DISCRETE, name)).any()
+    ]
     return _panels(run, "Diagnostics of the optimizer", shown) if shown else None
 
 
 @styled
 def observables(run: Run) -> Figure | None:
     """What the user asked to observe, with the averages that flows predict of it."""
-    shown = observed(run)
+    shown = observables_of(run)
     return _panels(run, "Observables", shown) if shown else None
 
 
-def observed(run: Run) -> list[str]:
+def observables_of(run: Run) -> list[str]:
     """Return the names of the variables that the user asked to observe."""
     found = dict.fromkeys(
         name for process in run.processes for name in run.names(process) if run.described(process, name).observable
     )
-    return [name for name in found if name.removeprefix(PREFIX) == name or name.removeprefix(PREFIX) not in found]
+    return [name for name in found if name not in {PREDICTED_NAME.format(other) for other in found}]
 
 
 def _default(run: Run) -> list[str]:
     if is_alone(run):
-        return ["effective_eigenvalues", "loss", "gradient_norm", *DIAGNOSTICS, *observed(run)]
-    return ["effective_eigenvalues", "loss", "distance_to_discrete", *observed(run)]
+        return ["effective_eigenvalues", "loss", "gradient_norm", *DIAGNOSTICS, *observables_of(run)]
+    return ["effective_eigenvalues", "loss", "distance_to_discrete", *observables_of(run)]
 
 
 def _only(run: Run, processes: Sequence[str]) -> Run:
@@ -141,19 +144,27 @@ def draw_variable(ax: Axes, run: Run, name: str) -> str:
     described = run.described(whose[0], name)
     if DISCRETE in whose:
         measured = values(run, DISCRETE, name)
-        line(ax, measured, "optimizer", **RAW)
+        solid = dict(color=canvas.COLOURS[DISCRETE], linewidth=1.5)  # a diagnostic is smooth already
+        line(ax, _columns(measured), "optimizer", **(solid if name in DIAGNOSTICS else RAW))
         if described.observable:
-            line(ax, smoothed(measured), "time average", **AVERAGE)
+            average = observed(run, name)
+            average = average if np.isfinite(average).any() else smoothed(measured)
+            line(ax, _columns(average), "time average", **AVERAGE)
     for flow in drawn(run):
         if flow in whose:
-            line(ax, values(run, flow, name), f"{flow} flow", **look(flow))
-        if PREFIX + name in run.names(flow):
+            line(ax, _columns(values(run, flow, name)), f"{flow} flow", **look(flow))
+        if PREDICTED_NAME.format(name) in run.names(flow):
             central = flow == "central"
             dashed: Any = PREDICTED if central else PREDICTED | {"color": look(flow)["color"]}
             label = "predicted average" if central else f"predicted average, {flow}"
-            line(ax, values(run, flow, PREFIX + name), label, **dashed)
-    every = np.concatenate([x[np.isfinite(x)] for x in (values(run, process, name) for process in whose)])
-    if every.size and every.min() > 0 and every.max() > WIDE_RANGE * every.min():
+            line(ax, _columns(values(run, flow, PREDICTED_NAME.format(name))), label, **dashed)
+    every = np.concatenate([x[np.isfinite(x)] for x in (_columns(values(run, process, name)) for process in whose)])
+    if name not in DIAGNOSTICS and every.size and every.min() > 0 and every.max() > WIDE_RANGE * every.min():
         ax.set_yscale("log")
     unit = [f"[{described.units}]"] if described.units not in ("", "1") else []
     return "\n".join([*textwrap.wrap(described.meaning, LETTERS, max_lines=3 - len(unit), placeholder=" …"), *unit])
+
+
+def _columns(x: np.ndarray) -> np.ndarray:
+    """Return what is drawn of a variable: of several numbers a step, `(step, ...)`, the first ones."""
+    return x.reshape(len(x), -1)[:, :COLUMNS]

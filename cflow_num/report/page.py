@@ -111,7 +111,7 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = write_report([run], folder)
     ...     page.name, len(list(page.parent.glob("*.png")))
-    ('report.html', 5)
+    ('report.html', 6)
     """
     runs, folder = list(runs), Path(folder)
     if not runs:

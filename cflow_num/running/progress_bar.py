@@ -47,5 +47,5 @@ class StepBar(tqdm):
     @property
     def format_dict(self) -> Any:
         """What tqdm shows."""
-        rate = (self.n - self.initial) / self.stepping if self.stepping and not self.disable else None
+        rate = (self.n - self.initial) / self.stepping if self.stepping and hasattr(self, "initial") else None
         return {**super().format_dict, "rate": rate}

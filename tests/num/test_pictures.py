@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import cflow_num as cn
-from cflow_num.record.measures import smoothed
+from cflow_num.record import measures
 from cflow_num.record.run import Run
 from cflow_num.report import canvas
 from cflow_num.report.cuts import mark_cuts
@@ -51,9 +51,9 @@ def recorded(run, process, name, values, **attrs):
 
 
 def observed():
-    """Return a run with an observable that was measured every second step, and another of the optimizer alone."""
+    """Return a run with an observable that was evaluated around every tenth step, another of the optimizer alone."""
     accuracy, look = np.linspace(0, 1, STEPS + 1), {"observable": 1, "units": "%", "long_name": "test accuracy"}
-    run = recorded(synthetic(), "discrete", "accuracy", np.where(STEP % 2, np.nan, accuracy), **look)
+    run = recorded(synthetic(), "discrete", "accuracy", np.where(abs(STEP % 10 - 5) < 2, accuracy, np.nan), **look)
     for process, name in (("stable", "accuracy"), ("central", "accuracy"), ("central", "predicted_accuracy")):
         run = recorded(run, process, name, accuracy + len(name), **look)
     return recorded(run, "discrete", "norm", np.exp(STEP / 50), observable="true")
@@ -234,9 +234,20 @@ def test_diagnostics_are_drawn_where_they_were_recorded():
     zeta = np.sin(STEP / 20)
     for run in (synthetic(), alone()):
         assert "diagnostics" not in figures(run)
+        assert "diagnostics" not in figures(recorded(run, "discrete", "zeta", np.nan * zeta))
         (ax,) = figures(recorded(run, "discrete", "zeta", zeta, long_name="what it is"))["diagnostics"].axes
         assert ax.get_ylabel() == "what it is"
         assert lines(ax)["optimizer"].get_ydata().tolist() == zeta.tolist()
+
+
+def test_of_an_observable_with_many_numbers_some_are_drawn():
+    values = np.cumsum(np.ones((STEPS + 1, 3, 7)), axis=0)
+    groups = {"discrete": synthetic().tree["discrete"].to_dataset()}
+    groups["discrete"]["outputs"] = ("step", "outputs_0", "outputs_1"), values, {"observable": 1}
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = synthetic().tree.attrs
+    (ax,) = figures(Run(tree))["observables"].axes
+    assert len([line for line in ax.get_lines() if len(line.get_xdata()) == STEPS + 1]) == 8
 
 
 def test_observables_are_drawn_with_their_averages_and_what_is_predicted(tmp_path):
@@ -244,9 +255,9 @@ def test_observables_are_drawn_with_their_averages_and_what_is_predicted(tmp_pat
     accuracy, norm = figures(run)["observables"].axes
     found = lines(accuracy)
     assert list(found) == ["optimizer", "time average", "stable flow", "central flow", "predicted average"]
-    assert found["optimizer"].get_xdata().tolist() == STEP[::2].tolist()
-    average = smoothed(run.array("discrete", "accuracy"))[::2]
-    np.testing.assert_allclose(found["time average"].get_ydata(), average)
+    assert found["optimizer"].get_xdata()[:6].tolist() == [4, 5, 6, 14, 15, 16]
+    assert found["time average"].get_xdata()[:2].tolist() == [5, 15]
+    np.testing.assert_allclose(found["time average"].get_ydata(), measures.observed(run, "accuracy")[5::10])
     assert found["optimizer"].get_linewidth() < 1 < found["central flow"].get_linewidth()
     assert found["predicted average"].get_linestyle() == "--"
     assert found["predicted average"].get_ydata()[0] == len("predicted_accuracy")

@@ -37,6 +37,7 @@ def test_compilation_counts_neither_to_the_rate_nor_to_the_time_that_is_left(mon
     assert bar.format_dict["rate"] == pytest.approx(40 / 10)
     assert "<00:10, " in str(bar), "40 steps are left, four a second"
     bar.close()
+    assert file.getvalue().rstrip().endswith("4.00step/s]")
 
 
 def test_a_quiet_bar_shows_nothing(monkeypatch):
