@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .problems import problem as problem
     from .record.run import Run as Run
     from .record.run import load as load
+    from .report.overview import plot as plot
     from .report.page import write_report as write_report
     from .running.estimate import Estimate as Estimate
     from .running.estimate import estimate as estimate
@@ -61,6 +62,7 @@ _HOMES = {
     "keep_programs": "support.cache",
     "load": "record.run",
     "measured_onset": "verdict.onset",
+    "plot": "report.overview",
     "predicted_onset": "verdict.onset",
     "problem": "problems",
     "run": "running.run",

@@ -144,7 +144,8 @@ class RunCommand:
             more = " (add --resume to go on)" if "interrupted" in result.reason else ""
             print(f"{result.reason}; what was computed is in {path}{more}", file=sys.stderr)
             return ENDED_EARLY
-        if {"discrete", "stable", "central"} <= set(self.settings.processes):
+        processes = set(self.settings.processes)
+        if processes == {"discrete"} or {"discrete", "stable", "central"} <= processes:
             print(result.compare())
         print(f"saved {path}")
         return DONE

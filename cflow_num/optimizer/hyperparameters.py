@@ -20,6 +20,7 @@ from ..loss.problem import Problem
 from ..loss.traced import traced
 from ..support.errors import InputError, nearest
 from .own_constants import with_own_constants
+from .words import value_of
 
 ALIASES = {
     "lr": "learning_rate", "eta": "learning_rate", "b1": "beta1", "b2": "beta2", "momentum": "beta1", "eps": "epsilon",
@@ -64,7 +65,8 @@ def resolve(
     - `optimizer`: the name of a built-in optimizer, anything with `.compile()` (a spec, a derivation), or a
       compiled flow.
     - `values`: hyperparameters by name; for a built-in optimizer also its switches, which are true or false. One that
-      may be scheduled can be a function of the number of steps taken, such as an optax schedule.
+      may be scheduled can be a function of the number of steps taken, such as an optax schedule, or a text: an
+      expression in t, that number.
     - `problem`: on whose parameters an optimizer that was traced is traced again.
 
     **Raises:** `InputError` naming the value, its range and the remedy.
@@ -72,10 +74,12 @@ def resolve(
     >>> flow, hp = resolve("gradient_descent", {"learning_rate": 0.1})
     >>> flow.NAME, hp
     ('gradient_descent', {'learning_rate': 0.1, 'weight_decay': 0.0})
+    >>> resolve("gradient_descent", {"learning_rate": "0.5 + 0.6*tanh(t/300)"})[1]["learning_rate"].text
+    '0.5 + 0.6*tanh(t/300)'
     """
     if not isinstance(values, Mapping):
         raise InputError(f"hyperparameters is {values!r}, it must be a dictionary such as dict(learning_rate=0.1)")
-    values = {name: _plain(value) for name, value in values.items()}
+    values = {name: _plain(name, value) for name, value in values.items()}
     if isinstance(optimizer, str):
         _check_switches(optimizer, values)
         switches = tuple(sorted(name for name, value in values.items() if value is True))
@@ -94,8 +98,10 @@ def resolve(
     return with_own_constants(flow), _checked(flow, values)
 
 
-def _plain(value: Any) -> Any:
-    """Return an array with one number, or a NumPy truth value, as Python's own."""
+def _plain(name: Any, value: Any) -> Any:
+    """Return an array with one number, or a NumPy truth value, as Python's own, a text as what it says."""
+    if isinstance(value, str):
+        return value_of(name, value)
     if isinstance(value, (np.ndarray, np.generic, jax.Array)) and np.shape(value) == ():
         return value.item()
     return value

@@ -1,4 +1,4 @@
-"""How texts name optimizers and hyperparameters: on the command line, in the settings of a sweep.
+"""How texts name optimizers and hyperparameters: on the command line, in the settings of a sweep, in Python.
 
 A text may name a spec that must be derived first, so this reads the symbolic side. Nothing slow is imported before it
 is needed.
@@ -55,13 +55,21 @@ def hyperparameters(items: Sequence[str], flag: str) -> dict[str, Any]:
             raise InputError(f"{flag} {item}: write NAME=VALUE, for instance --set beta2=0.99")
         if name in found:
             raise InputError(f"{flag} gives {name} twice ({found[name]} and {value}): leave one out")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            from cflow_sym.reading.files import schedule
-
-            try:
-                found[name] = schedule(value)
-            except ValueError as error:
-                raise InputError(f"{name} is neither a number nor an expression in t: {error}") from None
+        found[name] = value_of(name, value)
     return found
+
+
+def value_of(name: str, text: str) -> Any:
+    """Return the number that a text is, or the schedule: an expression in t, the number of steps taken.
+
+    >>> value_of("learning_rate", "0.1"), value_of("learning_rate", "0.1 * exp(-t / 500)").text
+    (0.1, '0.1 * exp(-t / 500)')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        from cflow_sym.reading.files import schedule
+    try:
+        return schedule(text)
+    except ValueError as error:
+        raise InputError(f"{name} is neither a number nor an expression in t: {error}") from None

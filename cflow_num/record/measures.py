@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -14,26 +13,6 @@ from .variables import DISCRETE
 SMOOTHING = 20  # standard deviation in steps of the Gaussian
 CRITICAL_GAP = 1e-3  # relative to the threshold: an effective eigenvalue that close is critical
 POSITIVE = 1e-6  # relative to the run's largest Sigma-eigenvalue: larger ones count as positive
-
-
-def title(run: Run) -> str:
-    """Return optimizer, problem, learning rate and steps in one line."""
-    config = run.config
-    hyperparameters = config.get("hyperparameters", {})
-    rate = hyperparameters.get("learning_rate")
-    shown = f", learning rate {rate:g}" if isinstance(rate, (int, float)) else ""
-    return f"{config.get('title') or config['optimizer']} on {config['problem']}{shown}, {config['steps']} steps"
-
-
-def titles(runs: Sequence[Run]) -> list[str]:
-    """Return the title of every run; where some are the same, with the hyperparameters in which these differ."""
-    own, settings = [title(run) for run in runs], [run.config.get("hyperparameters", {}) for run in runs]
-    told: list[str] = []
-    for name, mine in zip(own, settings, strict=True):
-        alike = [others for same, others in zip(own, settings, strict=True) if same == name]
-        differ = [key for key in mine if any(others.get(key) != mine[key] for others in alike)]
-        told.append(", ".join([name, *(f"{key.replace('_', ' ')} {mine[key]}" for key in differ)]))
-    return told
 
 
 def values(run: Run, process: str, name: str) -> Float[np.ndarray, "step ..."]:

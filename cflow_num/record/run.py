@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,11 +16,12 @@ import cflow_num  # for the verbs of later stages, by name
 from ..support.errors import InputError
 from ..support.files import replacing
 from .ends import GROUP, Ending
+from .listing import Described, Listing, as_html, as_text, listing
 from .stored import Stored
-from .variables import VARIABLES
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
     from ..loss.problem import Problem
     from ..verdict.compare import Comparison
@@ -106,8 +108,8 @@ class Run:
         """What the user was warned of while it ran."""
         return json.loads(self.attrs.get("notes", "[]"))
 
-    def variables(self) -> dict[str, str]:
-        """Return what was recorded, by name: its units and meaning, and of which processes.
+    def variables(self) -> Listing:
+        """Return what was recorded, by name: its units and meaning, and of which processes; print it for a table.
 
         >>> import jax.numpy as jnp, cflow_num as cn
         >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
@@ -116,15 +118,15 @@ class Run:
         >>> run.variables()["predicted_loss"]
         'time-averaged loss predicted by the flow: L + <Sigma, H>/2 [loss] (central)'
         """
-        found: dict[str, list[str]] = {}
-        for process in self.processes:
-            for name in self.names(process):
-                found.setdefault(name, []).append(process)
-        texts: dict[str, str] = {}
-        for name, processes in sorted(found.items()):
-            _, units, meaning = VARIABLES.get(name, ("", "1", name))
-            texts[name] = f"{meaning} [{units}] ({', '.join(processes)})"
-        return texts
+        return listing(self)
+
+    def described(self, process: str, name: str) -> Described:
+        """Return dimensions, units and meaning of a variable of a process."""
+        stored = self._stored
+        if stored is not None:
+            return Described.of(name, *stored.described[process][name])
+        variable: Any = self.tree[process][name]
+        return Described.of(name, variable.dims, variable.attrs)
 
     def names(self, process: str) -> tuple[str, ...]:
         """Return the names of the variables of a process."""
@@ -237,14 +239,26 @@ class Run:
         """Return the `Comparison` of the flows with the discrete run."""
         return cflow_num.compare(self)
 
+    def plot(self, *names: str, processes: Sequence[str] = ()) -> Figure:
+        """Draw variables over the steps, a panel each; return the matplotlib figure, which a notebook shows.
+
+        Without names: effective eigenvalues with their threshold, the loss, and distances from the optimizer or,
+        without flows, the gradient norm. `processes` are all by default.
+
+        **Raises:** `InputError` for a variable or a process that the run does not have.
+        """
+        return cflow_num.plot(self, *names, processes=processes)
+
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write `report.html` and its figures into `folder`; return the page's path."""
         return cflow_num.write_report([self], folder)
 
     def __repr__(self) -> str:
-        config = self.config
-        ended = f", ended early: {self.reason}" if self.reason else ""
-        return f"Run({config['optimizer']} on {config['problem']}, {config['steps']} steps{ended})"
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return as_html(self)
 
 
 def load(path: str | os.PathLike[str]) -> Run:

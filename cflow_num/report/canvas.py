@@ -7,24 +7,80 @@ average. Solid: a process itself. Dashed and dark: what the central flow predict
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
+import io
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextPath
+from PIL import Image
 
-from ..record.measures import first_crossing, title
+from ..record.measures import first_crossing
 from ..record.run import Run
+from ..record.titles import title
+from ..record.variables import DISCRETE
 from ..support.files import replacing
+from ..verdict.onset import crossing
+from .cuts import mark_cuts
 
-DPI = 150
-WIDTH, HEIGHT, HEADER = 8.0, 4.3, 0.6  # inches
+DPI, NARROW_DPI = 150, 220
+KEY_TEXT = 8.8  # points
+KEPT = 128  # colours of an image
+WIDTH, HEIGHT, HEADER, KEY = 8.0, 4.3, 0.6, 0.31  # inches; the key is in the header
+
+
+class Sheet(NamedTuple):
+    """What a figure is drawn on; sizes in inches and points, `keys` the entries of a legend in a row, at most."""
+
+    width: float
+    height: float  # of one panel with what is above it
+    more: float  # of a further row of panels, relative to what it is on a wide sheet
+    columns: int
+    keys: int
+    letters: int  # in a line of small print
+    heading: float
+    text: float
+
+
+WIDE = Sheet(WIDTH, HEIGHT, 1.0, 2, 7, 80, 12.5, 9.5)
+NARROW = Sheet(3.8, 3.6, 0.9, 1, 2, 58, 10.5, 8.5)  # for a phone, where it is shown at about its own size
+_sheet: contextvars.ContextVar[Sheet] = contextvars.ContextVar("sheet", default=WIDE)
+
+
+def sheet() -> Sheet:
+    """Return what figures are drawn on now."""
+    return _sheet.get()
+
+
+@contextlib.contextmanager
+def narrow() -> Iterator[None]:
+    """Draw figures for narrow pages: one column of panels, larger text for their width."""
+    token = _sheet.set(NARROW)
+    try:
+        yield
+    finally:
+        _sheet.reset(token)
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows, with pyplot in use there or not; its legend begins `header` below the top."""
+
+    header = KEY
+
+    def _repr_png_(self) -> bytes:
+        """Return the image."""
+        return image(pixels(self))
+
 
 COLOURS = {
     "discrete": "#2f7ebc",
@@ -39,6 +95,7 @@ COLOURS = {
 EDGE = "#c8102e"  # the threshold, and what is equal to it
 SHADES = ("#b35c9e", "#e8871e", "#d9b430", "#7aa874", "#9db8d2")  # of what is stacked
 INK, SOFT, PALE = "#16202c", "#5b6670", "#8a94a0"
+LABEL, AXIS, GRID = "#2b3640", "#b8c0c8", "#e6e9ed"
 
 RAW: dict[str, Any] = dict(color=COLOURS["discrete"], alpha=0.5, linewidth=0.6)
 AVERAGE: dict[str, Any] = dict(color=COLOURS["discrete"], alpha=0.45, linewidth=4.0)
@@ -56,15 +113,15 @@ STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "mathtext.fontset": "dejavusans",
-    "axes.edgecolor": "#b8c0c8",
-    "axes.labelcolor": "#2b3640",
+    "axes.edgecolor": AXIS,
+    "axes.labelcolor": LABEL,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.xmargin": 0.01,
-    "grid.color": "#e6e9ed",
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": SOFT,
     "ytick.color": SOFT,
@@ -86,7 +143,7 @@ def look(flow: str) -> dict[str, Any]:
 def _style() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(STYLE | {"font.size": sheet().text})
         yield
 
 
@@ -108,28 +165,61 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def canvas(run: Run, heading: str, height: float = HEIGHT) -> Figure:
+def pixels(figure: Figure) -> Image.Image:
+    """Draw a figure once and return it as an image."""
+    figure.set_dpi(DPI if figure.get_figwidth() > NARROW.width else NARROW_DPI)
+    drawn = FigureCanvasAgg(figure)
+    with _style():
+        drawn.draw()
+    return Image.fromarray(np.asarray(drawn.buffer_rgba())).convert("RGB")
+
+
+def fixed(figure: Figure) -> None:
+    """Leave the panels of a figure that was drawn where they are, however often it is drawn."""
+    figure.set_layout_engine("none")
+
+
+def image(picture: Image.Image) -> bytes:
+    """Return an image as a PNG of few colours, which takes a third of the room."""
+    file = io.BytesIO()
+    picture.quantize(KEPT, dither=Image.Dither.NONE).save(file, format="png")
+    return file.getvalue()
+
+
+def rows_high(rows: int, each: float) -> float:
+    """Return the height of a figure with rows of panels that are `each` high on a wide sheet."""
+    page = sheet()
+    return page.height if rows == 1 else 1.2 + page.more * each * rows
+
+
+def canvas(run: Run, heading: str, height: float | None = None) -> Drawing:
     """Return an empty figure with its header: what it shows, of which run."""
     return headed(heading, title(run), height)
 
 
-def headed(heading: str, whose: str, height: float = HEIGHT, width: float = WIDTH) -> Figure:
-    """Return an empty figure with a heading and, at the right, whose it is."""
-    fig = Figure(figsize=(width, height), dpi=DPI)
-    fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEADER / height), w_pad=0.08, h_pad=0.05))
-    y = 1 - 0.22 / height
-    fig.text(0.012, y, heading, fontsize=12.5, fontweight="bold")
-    fits = 80 - round(16 * (WIDTH - width))  # characters
-    fig.text(
-        0.988,
-        y,
-        textwrap.shorten(whose, fits, placeholder=" …"),
-        ha="right",
-        color=PALE,
-        fontsize=8.5,
-        parse_math=False,
-    )
+def headed(heading: str, whose: str, height: float | None = None, width: float | None = None) -> Drawing:
+    """Return an empty figure with a heading and whose it is: at the right of it, or below on a narrow sheet."""
+    page = sheet()
+    height, width = page.height if height is None else height, page.width if width is None else width
+    lines = textwrap.wrap(whose, page.letters - round(16 * (page.width - width)), max_lines=1 if page is WIDE else 3, placeholder=" …")
+    fig = Drawing(figsize=(width, height), dpi=DPI)
+    fig.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
+    fig.text(0.012, 1 - 0.22 / height, heading, fontsize=page.heading, fontweight="bold")
+    small: Any = dict(color=PALE, fontsize=8.5 if page is WIDE else 8, parse_math=False)
+    if page is WIDE:
+        fig.text(0.988, 1 - 0.22 / height, "".join(lines), ha="right", **small)
+    else:
+        fig.text(0.012, 1 - KEY / height, "\n".join(lines), va="top", linespacing=1.25, **small)
+        fig.header = KEY + 0.03 + 0.16 * len(lines)
+    _below(fig, fig.header + HEADER - KEY)
     return fig
+
+
+def _below(fig: Drawing, header: float) -> None:
+    """Leave room for the header of a figure."""
+    engine = fig.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, 0, 1, 1 - header / fig.get_figheight()))
 
 
 def single(run: Run, heading: str, ylabel: str) -> Axes:
@@ -141,8 +231,9 @@ def single(run: Run, heading: str, ylabel: str) -> Axes:
 
 
 def finished(ax: Axes, run: Run) -> Figure:
-    """Return the figure of `ax` with its legend and the first crossing marked."""
+    """Return the figure of `ax` with its legend, the first crossing and what its limits cut marked."""
     mark_crossing(ax, run, "first crossing, step {}")
+    mark_cuts(ax)
     return legend(ax)
 
 
@@ -152,16 +243,20 @@ def legend(*axes: Axes) -> Figure:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    fig = axes[0].get_figure(root=True)
+    fig, page = axes[0].get_figure(root=True), sheet()
     assert isinstance(fig, Figure)
-    anchor = (0.012, 1 - 0.31 / fig.get_figheight())
-    look: dict[str, Any] = dict(frameon=False, fontsize=8.8, handlelength=1.6, columnspacing=1.5, borderaxespad=0)
+    header = getattr(fig, "header", KEY)
+    keys = _keys(list(handles), page)
+    if isinstance(fig, Drawing):
+        _below(fig, header + 0.165 * (-(-len(handles) // keys) - 1) + HEADER - KEY)
+    anchor = (0.012, 1 - header / fig.get_figheight())
+    look: dict[str, Any] = dict(frameon=False, fontsize=KEY_TEXT, handlelength=1.6, columnspacing=1.5, borderaxespad=0)
     key = fig.legend(
         list(handles.values()),
         list(handles),
         loc="upper left",
         bbox_to_anchor=anchor,
-        ncols=7,
+        ncols=keys,
         borderpad=0.2,
         **look,
     )
@@ -170,15 +265,32 @@ def legend(*axes: Axes) -> Figure:
     return fig
 
 
+def _keys(labels: list[str], page: Sheet) -> int:
+    """Return how many entries of a legend fit into a row; they are put in by columns."""
+    font = FontProperties(family=STYLE["font.family"], size=KEY_TEXT)
+    wide = [TextPath((0, 0), label, prop=font).get_extents().width + 4 * KEY_TEXT for label in labels]
+    for keys in range(min(page.keys, len(labels)), 1, -1):
+        if sum(max(column) for column in np.array_split(wide, keys)) < 72 * (page.width - 0.1):
+            return keys
+    return 1
+
+
+def crossing_of(run: Run) -> int | None:
+    """Return the first crossing: of the central flow, or of the threshold by the optimizer where there is no flow."""
+    if "central" in run.processes:
+        return first_crossing(run)
+    return crossing(run, DISCRETE) if DISCRETE in run.processes else None
+
+
 def mark_crossing(ax: Axes, run: Run, label: str = "") -> None:
-    """Mark the first crossing of the central flow with a vertical line."""
-    crossing = first_crossing(run) if "central" in run.tree.children else None
-    if crossing is None:
+    """Mark the first crossing with a vertical line."""
+    at = crossing_of(run)
+    if at is None:
         return
-    ax.axvline(crossing, color=PALE, linewidth=0.8, zorder=1)
-    place, text = ax.get_xaxis_transform(), label.format(crossing)
-    late = crossing > 0.8 * run.tree["central"].sizes["step"]
-    ax.text(crossing, 1.015, text, transform=place, ha="right" if late else "left", color=PALE, fontsize=8)
+    ax.axvline(at, color=PALE, linewidth=0.8, zorder=1)
+    place, text = ax.get_xaxis_transform(), label.format(at)
+    late = at > 0.6 * run.size("central" if "central" in run.processes else DISCRETE)
+    ax.text(at, 1.015, text, transform=place, ha="right" if late else "left", color=PALE, fontsize=8)
 
 
 def line(ax: Axes, y: np.ndarray, label: str, **look: Any) -> None:

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 # of one run: (alternative text, caption)
 CAPTIONS = {
+    "edge_of_stability": (
+        "Leading effective eigenvalues with the stability threshold, training loss and gradient norm by step.",
+        "The edge of stability: the largest effective eigenvalues rise until they meet the threshold and hover around "
+        "it. From there on loss and gradient norm oscillate (wide, pale: their time averages), and go on falling.",
+    ),
+    "observables": (
+        "Observed quantities by step for every process, with the predicted time averages, one panel each.",
+        "What was asked to be observed: along the optimizer (thin; wide, pale: its time average), along the flows, and "
+        "the time average that a flow predicts (dashed).",
+    ),
+    "diagnostics": (
+        "Further quantities of the optimizer by step, one panel each.",
+        "ζ is the share of the decrease promised by the gradient that the loss does not keep: 0 where the steps are "
+        "small, 1 where they are an oscillation alone.",
+    ),
     "loss": (
         "Training loss by step for every process, with the predicted time average.",
         "The optimizer's loss oscillates; its time average (wide, pale) should be covered by the average "

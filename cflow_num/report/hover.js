@@ -1,11 +1,14 @@
 // Values of the curves under the pointer, for the pictures of a report.
 //
-// Every element of class "plot" holds an image and, as JSON, its panels (what they contain: cflow_num/hover.py).
+// Every element of class "plot" holds an image and, as JSON, its panels (what they contain: cflow_num/report/hover.py).
 // This adds a vertical line at the nearest step, a dot on every curve, and a box with the values there; the arrow
 // keys go from step to step. Without this script the pictures are what they are.
 "use strict";
 
 (() => {
+  const narrow = matchMedia("(max-width: 45rem)"); // as in report.html
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
   for (const plot of document.querySelectorAll(".plot")) {
     attach(plot, JSON.parse(plot.querySelector("script").textContent));
   }
@@ -29,10 +32,12 @@
 
     function follow(event) {
       const [x, y] = inImage(plot.querySelector("img"), event);
-      const panel = panels.find(({ box: [left, top, width, height] }) =>
-        left <= x && x <= left + width && top <= y && y <= top + height);
+      const panel = panels.find((one) => {
+        const [left, top, width, height] = box(one);
+        return left <= x && x <= left + width && top <= y && y <= top + height;
+      });
       if (!panel) return hide();
-      const [left, , width] = panel.box;
+      const [left, , width] = box(panel);
       show(panel, nearestStep(panel, value((x - left) / width, panel.xlim, panel.xlog)));
     }
 
@@ -56,7 +61,7 @@
 
   // The line, the dots and the box of one step, in pixels of the plot.
   function draw(overlay, image, panel, step) {
-    const [left, top, width, height] = panel.box;
+    const [left, top, width, height] = box(panel);
     const across = (fraction) => image.offsetLeft + image.offsetWidth * (left + width * fraction);
     const down = (fraction) => image.offsetTop + image.offsetHeight * (top + height * fraction);
     const x = place(step, panel.xlim, panel.xlog);
@@ -67,12 +72,12 @@
       const dot = [place(where, panel.xlim, panel.xlog), 1 - place(v, panel.ylim, panel.ylog)];
       if (!dot.every((fraction) => fraction >= 0 && fraction <= 1)) return null; // outside of the panel, or not known
       const drawn = at(element("div", "dot"), across(dot[0]), down(dot[1]));
-      drawn.style.background = curve.colour;
+      drawn.style.background = colour(curve);
       return drawn;
     });
-    const box = at(table(readings, step), across(x), down(0));
-    box.classList.toggle("left", left + width * x > 0.5); // of the line, where there is more room
-    overlay.replaceChildren(line, ...dots.filter(Boolean), box);
+    const words = at(table(readings, step), across(x), down(0));
+    words.classList.toggle("left", left + width * x > 0.5); // of the line, where there is more room
+    overlay.replaceChildren(line, ...dots.filter(Boolean), words);
   }
 
   // What every curve is at a step, at its own nearest point; nothing before its first and after its last one.
@@ -87,22 +92,31 @@
 
   // One row a name: curves that share it (eigenvalues) share its row.
   function table(readings, step) {
-    const box = element("div", "reading");
+    const words = element("div", "reading");
     const rows = new Map();
-    box.append(element("div", "step", `step ${step}`));
+    words.append(element("div", "step", `step ${step}`));
     for (const { curve, at: where, value: v } of readings) {
       if (!rows.has(curve.name)) {
         const swatch = element("span", "swatch");
-        swatch.style.background = curve.colour;
+        swatch.style.background = colour(curve);
         const elsewhere = where === step ? "" : ` (step ${where})`;
         const numbers = element("span", "values");
-        box.append(swatch, element("span", "name", curve.name + elsewhere), numbers);
+        words.append(swatch, element("span", "name", curve.name + elsewhere), numbers);
         rows.set(curve.name, numbers);
       }
       const numbers = rows.get(curve.name);
       numbers.textContent += (numbers.textContent && ", ") + text(v);
     }
-    return box;
+    return words;
+  }
+
+  // Where a panel is in the image that is shown, and the colour of a curve there.
+  function box(panel) {
+    return narrow.matches ? panel.narrow : panel.box;
+  }
+
+  function colour(curve) {
+    return dark.matches ? curve.dark : curve.colour;
   }
 
   function text(v) {

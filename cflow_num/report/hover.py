@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+
+from .dark import on_dark
 
 POINTS = 400  # kept of a curve, at most
 DIGITS = 4  # significant, of a curve's values
@@ -32,7 +34,7 @@ def panels(figure: Figure) -> list[dict[str, Any]]:
     >>> _ = figure.subplots().plot([0, 1, 2], [0.5, 0.123456, 2], label="loss", color="red")
     >>> (panel,) = panels(figure)
     >>> panel["steps"], panel["curves"]
-    ([[0, 1, 2]], [{'name': 'loss', 'colour': '#ff0000', 'steps': 0, 'values': [0.5, 0.1235, 2]}])
+    ([[0, 1, 2]], [{'name': 'loss', 'colour': '#ff0000', 'dark': '#ff0000', 'steps': 0, 'values': [0.5, 0.1235, 2]}])
     >>> panel["box"]  # where matplotlib puts a single panel
     [0.125, 0.12, 0.775, 0.77]
     """
@@ -40,8 +42,15 @@ def panels(figure: Figure) -> list[dict[str, Any]]:
     return [panel for panel in described if panel["curves"]]
 
 
-def embedded(figure: Figure) -> str:
+def boxes(figure: Figure) -> list[list[float]]:
+    """Return the places of the panels of a figure that was saved whole, as `panels` has them."""
+    return [_box(ax) for ax in figure.axes if ax.get_visible() and any(_labelled(ax))]
+
+
+def embedded(figure: Figure, narrow: Sequence[list[float]] = ()) -> str:
     """Return the panels of a saved figure as a `<script>` that holds JSON, which no name in it can leave.
+
+    `narrow` are the places of the same panels in the image for narrow pages.
 
     >>> import matplotlib.figure
     >>> figure = matplotlib.figure.Figure()
@@ -50,7 +59,10 @@ def embedded(figure: Figure) -> str:
     >>> text.count("</script>"), json.loads(text.split(">", 1)[1].rsplit("<", 1)[0])[0]["curves"][0]["name"]
     (1, '</script>')
     """
-    text = json.dumps(panels(figure), separators=(",", ":"), allow_nan=False)
+    described = panels(figure)
+    for panel, box in zip(described, narrow or [panel["box"] for panel in described], strict=True):
+        panel["narrow"] = box
+    text = json.dumps(described, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return f'<script type="application/json">{text}</script>'
@@ -66,7 +78,6 @@ def asset(name: str) -> str:
 
 
 def _panel(ax: Axes) -> dict[str, Any]:
-    place = ax.get_position()
     lines = list(_labelled(ax))
     steps, curves = [], []
     grid = _grid([x for *_, x, _ in lines])
@@ -76,9 +87,10 @@ def _panel(ax: Axes) -> dict[str, Any]:
         if at not in steps:
             steps.append(at)
         shown = [_number(value, DIGITS) for value in y[chosen]]
-        curves.append({"name": name, "colour": colour, "steps": steps.index(at), "values": shown})
+        colours = {"colour": colour, "dark": on_dark(colour)}
+        curves.append({"name": name, **colours, "steps": steps.index(at), "values": shown})
     return {
-        "box": [_number(value, 5) for value in (place.x0, 1 - place.y1, place.width, place.height)],
+        "box": _box(ax),
         "xlim": [_number(value, EXACT) for value in ax.get_xlim()],
         "ylim": [_number(value, EXACT) for value in ax.get_ylim()],
         "xlog": ax.get_xscale() == "log",
@@ -86,6 +98,11 @@ def _panel(ax: Axes) -> dict[str, Any]:
         "steps": steps,
         "curves": curves,
     }
+
+
+def _box(ax: Axes) -> list[float]:
+    place = ax.get_position()
+    return [_number(value, 5) for value in (place.x0, 1 - place.y1, place.width, place.height)]
 
 
 def _labelled(ax: Axes) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:

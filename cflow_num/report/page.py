@@ -9,23 +9,27 @@ import base64
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
-from ..record.measures import gradient_equivalents, titles, values
+from ..record.measures import gradient_equivalents, values
 from ..record.run import Run
+from ..record.titles import titles
 from ..support.errors import InputError
+from ..verdict.alone import is_alone
 from ..verdict.compare import compare
 from ..verdict.definitions import DEFINITIONS, WORDS, Comparison
 from ..verdict.error_budget import MEANINGS, budget_terms, has_budget, largest_dropped
 from . import canvas, hover
 from .captions import CAPTIONS, COMPARISONS
-from .plot import figures
+from .dark import darkened
+from .figures import figures
 from .side_by_side import side_by_side
 
 COST = [
@@ -36,12 +40,20 @@ COST = [
     "wall time, with what is recorded",
     "compilation",
 ]
+ABOUT = "The discrete optimizer against its central flow, the equation for its time-averaged path."
+ALONE = "The discrete optimizer against the threshold of its stability; no flow was run."
+VARIANTS = ("light", "dark", "narrow_light", "narrow_dark")
+OVERVIEW = ("distance_ratio", "distance_travelled", "predicted_loss", "first_crossing", "critical_2", "cost")
+OVERVIEW_ALONE = ("threshold_crossing", "discrete_end", "critical_end", "loss_end")  # of optimizers without flows
 
 
 class Picture(NamedTuple):
-    """A figure as part of the page: its image, the numbers of its curves, what is said of it."""
+    """A figure as part of the page: its images, the numbers of its curves, what is said of it.
 
-    source: str
+    `sources` are the images on wide and narrow pages, light and dark, as in `VARIANTS`.
+    """
+
+    sources: dict[str, str]
     numbers: str
     alternative: str
     caption: str
@@ -99,7 +111,7 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = write_report([run], folder)
     ...     page.name, len(list(page.parent.glob("*.png")))
-    ('report.html', 5)
+    ('report.html', 6)
     """
     runs, folder = list(runs), Path(folder)
     if not runs:
@@ -111,6 +123,7 @@ def write_report(runs: Sequence[Run], folder: str | os.PathLike[str]) -> Path:
     sections = [_section(*one, folder) for one in zip(runs, comparisons, names, whose, strict=True)]
     page = _template().render(
         heading=f"{len(runs)} runs" if several else whose[0],
+        about=ALONE if all(map(is_alone, runs)) else ABOUT,
         overview=overview,
         sections=sections,
         definitions=_definitions(comparisons),
@@ -135,9 +148,7 @@ def _template() -> jinja2.Template:
 
 def _section(run: Run, comparison: Comparison, name: str, title: str, folder: Path) -> Section:
     prefix = f"{name}-" if name else ""
-    pictures = [
-        _picture(figure, folder / f"{prefix}{key}.png", *CAPTIONS[key], title) for key, figure in figures(run).items()
-    ]
+    pictures = _pictures(lambda: figures(run), folder, prefix, CAPTIONS, title)
     return Section(
         name,
         title,
@@ -153,22 +164,42 @@ def _section(run: Run, comparison: Comparison, name: str, title: str, folder: Pa
 def _overview(
     runs: list[Run], comparisons: list[Comparison], names: list[str], whose: list[str], folder: Path
 ) -> Overview:
-    keys = ("distance_ratio", "distance_travelled", "predicted_loss", "first_crossing", "critical_2", "cost")
+    keys = OVERVIEW_ALONE if all(map(is_alone, runs)) else OVERVIEW
     rows = [
-        Line(name, title, comparison.passed, [comparison[key].texts()[1] for key in keys])
+        Line(name, title, comparison.passed, [_value(comparison, key) for key in keys])
         for comparison, name, title in zip(comparisons, names, whose, strict=True)
     ]
-    pictures = [
-        _picture(figure, folder / f"comparison-{key}.png", *COMPARISONS[key], f"{len(runs)} runs")
-        for key, figure in side_by_side(runs).items()
-    ]
+    pictures = _pictures(lambda: side_by_side(runs), folder, "comparison-", COMPARISONS, f"{len(runs)} runs")
     return Overview([DEFINITIONS[key][0] for key in keys], rows, pictures)
 
 
-def _picture(figure: Figure, path: Path, alternative: str, caption: str, whose: str) -> Picture:
-    """Save a figure and return it as part of the page, with the numbers of its curves."""
-    source = base64.b64encode(canvas.save(figure, path).read_bytes()).decode("ascii")
-    return Picture(source, hover.embedded(figure), f"{alternative} {whose}.", caption)
+def _value(comparison: Comparison, key: str) -> str:
+    return next((row.texts()[1] for row in comparison.rows if row.name == key), "—")
+
+
+def _pictures(
+    draw: Callable[[], dict[str, Figure]], folder: Path, prefix: str, captions: dict[str, tuple[str, str]], whose: str
+) -> list[Picture]:
+    """Save figures and return them as parts of the page: drawn twice, for wide and for narrow pages."""
+    wide = draw()
+    with canvas.narrow():
+        narrow = draw()
+        small = {key: [canvas.pixels(figure), _dark(figure)] for key, figure in narrow.items()}
+    found: list[Picture] = []
+    for key, figure in wide.items():
+        light = canvas.pixels(figure)
+        with canvas.replacing(folder / f"{prefix}{key}.png") as temporary:
+            light.save(temporary)
+        numbers, (alternative, caption) = hover.embedded(figure, hover.boxes(narrow[key])), captions[key]
+        texts = [base64.b64encode(canvas.image(x)).decode("ascii") for x in (light, _dark(figure), *small[key])]
+        found.append(Picture(dict(zip(VARIANTS, texts, strict=True)), numbers, f"{alternative} {whose}.", caption))
+    return found
+
+
+def _dark(figure: Figure) -> Image.Image:
+    """Return the image of a figure that was drawn for dark pages; the figure is left so."""
+    canvas.fixed(figure)
+    return canvas.pixels(darkened(figure))
 
 
 def _budget(run: Run) -> list[Term]:

@@ -1,10 +1,8 @@
-"""Figures of a run, one function a picture: `(run) -> Figure`, or None where the run lacks the quantities."""
+"""Pictures of a run, one function each: `(run) -> Figure`, or None where the run lacks the quantities."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..record.measures import critical_count, edge_step_size, first_crossing, positive, smoothed, threshold, values
+from ..record.measures import critical_count, edge_step_size, positive, smoothed, threshold, values
 from ..record.run import Run
 from ..record.variables import DISCRETE, DISTANCE, TERMS
+from ..verdict.alone import is_alone
 from ..verdict.error_budget import CLOSURE, closure_distance, has_budget
 from . import canvas
-from .canvas import AVERAGE, COLOURS, EDGE, FLOW, PREDICTED, RAW, finished, line, look, single, styled
+from .canvas import AVERAGE, EDGE, FLOW, PREDICTED, RAW, crossing_of, finished, line, look, single, styled
+from .cuts import mark_cuts
 
 PANELS = 6  # directions shown of the variance
+GRADIENT_NORM = r"gradient norm, $\|\nabla L\|$ [loss/weight]"
 EIGENVALUES = r"effective eigenvalues, $\lambda_i(P^{-1}H)$"
 
 
 @styled
 def loss(run: Run) -> Figure | None:
     """Training loss of every process, with the time average that the central flow predicts."""
-    if "discrete" not in run.tree.children:
+    if DISCRETE not in run.processes or is_alone(run):
         return None
     ax = single(run, "Training loss", "training loss")
     draw_loss(ax, run, [run])
@@ -35,22 +36,23 @@ def loss(run: Run) -> Figure | None:
 
 def draw_loss(ax: Axes, run: Run, among: Sequence[Run]) -> None:
     """Draw the losses of a run on an axis that holds those of all runs `among` which it is."""
-    measured = values(run, "discrete", "loss")
-    line(ax, measured, "optimizer", **RAW)
-    line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
+    if DISCRETE in run.processes:
+        measured = values(run, DISCRETE, "loss")
+        line(ax, measured, "optimizer", **RAW)
+        line(ax, _at_edge(run, smoothed(measured)), "time average", **AVERAGE)
     _flows(ax, run, "loss", drawn(run))
-    if "central" in run.tree.children:
+    if "central" in run.processes:
         line(ax, values(run, "central", "predicted_loss"), "predicted average", **PREDICTED)
-    shown = [(name, values(one, name, "loss")) for one in among for name in one.tree.children]
+    shown = [(name, values(one, name, "loss")) for one in among for name in one.processes]
     every = np.concatenate([x[np.isfinite(x)] for _, x in shown])
-    floor = min(np.nanmin(x, initial=np.inf) for name, x in shown if name != "stable")
+    floor = min((np.nanmin(x, initial=np.inf) for name, x in shown if name != "stable"), default=np.inf)
     _loss_scale(ax, every.min(initial=np.inf), every.max(initial=-np.inf), floor)
 
 
 @styled
 def eigenvalues(run: Run) -> Figure | None:
     """Leading effective eigenvalues against the threshold."""
-    if not has_eigenvalues(run):
+    if not has_eigenvalues(run) or is_alone(run):
         return None
     ax = single(run, "Effective eigenvalues", EIGENVALUES)
     draw_eigenvalues(ax, run)
@@ -58,32 +60,36 @@ def eigenvalues(run: Run) -> Figure | None:
 
 
 def has_eigenvalues(run: Run) -> bool:
-    """Return whether the run knows eigenvalues of its central flow, and their threshold."""
-    known = "central" in run.tree.children and np.isfinite(values(run, "central", "effective_eigenvalues")).any()
-    return bool(known and np.isfinite(threshold(run)).any())
+    """Return whether the run knows eigenvalues, and their threshold."""
+    known = any(np.isfinite(values(run, name, "effective_eigenvalues")).any() for name in run.processes)
+    return bool(known and np.isfinite(_threshold(run)).any())
+
+
+def _threshold(run: Run) -> np.ndarray:
+    """Return the threshold along the central flow, or where there is none along another process."""
+    names = sorted(run.processes, key=lambda name: (name != "central", name != DISCRETE))
+    return next((c for name in names if np.isfinite(c := values(run, name, "threshold")).any()), np.full(1, np.nan))
 
 
 def draw_eigenvalues(ax: Axes, run: Run) -> None:
     """Draw the eigenvalues of every process that were ever critical, and one more."""
-    c, count = threshold(run), int(critical_count(run).max(initial=0)) + 1
-    names = [name for name in ("discrete", "stable", "central") if name in run.tree.children]
-    shown = {name: values(run, name, "effective_eigenvalues")[:, :count] for name in names}
-    look = {
-        "discrete": RAW,
-        "stable": FLOW["stable"] | {"linewidth": 1.1, "zorder": 1.9},
-        "central": FLOW["central"],
-    }
+    c, names = _threshold(run), [name for name in (DISCRETE, "stable", "central") if name in run.processes]
+    names = names or drawn(run)
+    leading = {name: values(run, name, "effective_eigenvalues") for name in names}
+    if "central" in run.processes:
+        count = int(critical_count(run).max(initial=0)) + 1
+    else:
+        count = int(max((x > c[:, None]).any(axis=0).sum() for x in leading.values())) + 1
+    shown = {name: x[:, :count] for name, x in leading.items()}
+    alone = {"alpha": 0.8, "linewidth": 0.8} if names == [DISCRETE] else {}
+    looks = {DISCRETE: RAW | alone, "stable": FLOW["stable"] | {"linewidth": 1.1, "zorder": 1.9}}
     for name in names:
-        line(ax, shown[name], "optimizer" if name == "discrete" else f"{name} flow", **look[name])
+        line(ax, shown[name], "optimizer" if name == DISCRETE else f"{name} flow", **looks.get(name, look(name)))
     line(ax, c, "threshold", color=EDGE, linewidth=0.9, linestyle=(0, (1, 2)), zorder=4)
-    rest = [x[np.isfinite(x)] for name, x in shown.items() if name != "stable"]
+    rest = [x[np.isfinite(x)] for name, x in shown.items() if name != "stable" or names == ["stable"]]
     low, high = min(x.min(initial=np.inf) for x in rest), max(x.max(initial=0.0) for x in rest)
     top = float(np.clip(1.04 * high, 1.25 * np.nanmax(c), 1.6 * np.nanmax(c)))
     ax.set_ylim(max(0.0, low - 0.05 * top), top)
-    beyond = np.nanmax(shown["stable"], initial=0.0) if "stable" in shown else 0.0
-    if beyond > top:
-        note = f"the stable flow goes on to {beyond:.3g}"
-        ax.text(0.995, 0.985, note, transform=ax.transAxes, ha="right", va="top", color=COLOURS["stable"])
 
 
 @styled
@@ -136,9 +142,9 @@ def _panels(
     log: bool = False,
 ) -> Figure:
     """Draw what was measured, its average and its prediction, a column of each to a panel."""
-    columns = 1 if len(labels) == 1 else 2
+    columns = 1 if len(labels) == 1 else canvas.sheet().columns
     rows = -(-len(labels) // columns)
-    fig = canvas.canvas(run, heading, canvas.HEIGHT if rows == 1 else 1.2 + 1.9 * rows)
+    fig = canvas.canvas(run, heading, canvas.rows_high(rows, 1.9))
     grid = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     if log:
         grid[0, 0].set_yscale("log")
@@ -152,13 +158,15 @@ def _panels(
         place: Any = dict(transform=ax.transAxes, ha="right", va="top", color=canvas.SOFT)
         ax.text(0.985, 0.95, text, **place).set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1.5))
         canvas.mark_crossing(ax, run)
+    for ax in grid.flat[: len(labels)]:
+        mark_cuts(ax)
     for ax in grid.flat[len(labels) :]:
         ax.set_visible(False)
     for column in range(columns):
         lowest = grid[(len(labels) - 1 - column) // columns, column]
         lowest.set_xlabel("step")
         lowest.tick_params(labelbottom=True)
-    fig.supylabel(ylabel, fontsize=9.5, color="#2b3640")
+    fig.supylabel(ylabel, fontsize=canvas.sheet().text, color=canvas.LABEL)
     return canvas.legend(grid[0, 0])
 
 
@@ -179,7 +187,7 @@ def has_distances(run: Run) -> bool:
 
 def draw_distances(ax: Axes, run: Run) -> None:
     """Draw the distances on a logarithmic axis."""
-    if "discrete" in run.tree.children:
+    if DISCRETE in run.processes:
         travelled = values(run, "discrete", "distance_from_start")
         line(ax, _logarithmic(travelled), "travelled by the optimizer", **AVERAGE | {"linewidth": 2.5})
     for name in drawn(run):
@@ -236,50 +244,26 @@ def optimization_speed(run: Run) -> Figure | None:
 @styled
 def gradient_norm(run: Run) -> Figure | None:
     """Gradient norm of the discrete optimizer, and the root mean square that the central flow predicts."""
-    if not {"discrete", "central"} <= set(run.tree.children):
+    if not {DISCRETE, "central"} <= set(run.processes):
         return None
-    measured = values(run, "discrete", "gradient_norm")
-    predicted = np.sqrt(values(run, "central", "predicted_squared_gradient_norm"))
-    if not (predicted > 0).any():
+    if not (values(run, "central", "predicted_squared_gradient_norm") > 0).any():
         return None
-    ax = single(run, "Gradient norm", r"gradient norm, $\|\nabla L\|$ [loss/weight]")
-    line(ax, _logarithmic(measured), "optimizer", **RAW)
-    line(ax, _at_edge(run, np.sqrt(smoothed(measured**2))), "root mean square", **AVERAGE)
-    _flows(ax, run, "gradient_norm", ("stable", "central"))
-    line(ax, _logarithmic(predicted), "predicted", **PREDICTED)
-    ax.set_yscale("log")
+    ax = single(run, "Gradient norm", GRADIENT_NORM)
+    draw_gradient_norm(ax, run)
     return finished(ax, run)
 
 
-FIGURES = {
-    "loss": loss,
-    "eigenvalues": eigenvalues,
-    "variance": variance,
-    "distances": distances,
-    "error_budget": error_budget,
-    "effective_step_size": effective_step_size,
-    "optimization_speed": optimization_speed,
-    "squared_gradients": squared_gradients,
-    "gradient_norm": gradient_norm,
-}
-
-
-def figures(run: Run) -> dict[str, Figure]:
-    """Return every figure that the run has the quantities for, by name.
-
-    >>> import jax.numpy as jnp, cflow_num as cn
-    >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
-    >>> run = cn.run(problem, "gradient_descent", dict(learning_rate=0.1), steps=10, quiet=True)
-    >>> list(figures(run))
-    ['loss', 'eigenvalues', 'distances', 'effective_step_size', 'gradient_norm']
-    """
-    drawn = {name: draw(run) for name, draw in FIGURES.items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def save_figures(run: Run, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every figure as a PNG file into `folder`; return the paths. `InputError` where it cannot."""
-    return [canvas.save(figure, Path(folder) / f"{name}.png") for name, figure in figures(run).items()]
+def draw_gradient_norm(ax: Axes, run: Run) -> None:
+    """Draw the gradient norm of every process with its root mean square, on a logarithmic axis."""
+    if DISCRETE in run.processes:
+        measured = values(run, DISCRETE, "gradient_norm")
+        line(ax, _logarithmic(measured), "optimizer", **RAW)
+        line(ax, _at_edge(run, np.sqrt(smoothed(measured**2))), "root mean square", **AVERAGE)
+    _flows(ax, run, "gradient_norm", ("stable", "central"))
+    if "central" in run.processes:
+        predicted = np.sqrt(values(run, "central", "predicted_squared_gradient_norm"))
+        line(ax, _logarithmic(predicted), "predicted", **PREDICTED)
+    ax.set_yscale("log")
 
 
 def drawn(run: Run) -> list[str]:
@@ -289,13 +273,13 @@ def drawn(run: Run) -> list[str]:
 
 def _flows(ax: Axes, run: Run, name: str, flows: Sequence[str]) -> None:
     for flow in flows:
-        if flow in run.tree.children:
+        if flow in run.processes:
             line(ax, values(run, flow, name), f"{flow} flow", **look(flow))
 
 
 def _at_edge(run: Run, average: np.ndarray) -> np.ndarray:
     """Return a time average from the first crossing on: before, there is no oscillation to average over."""
-    crossing = first_crossing(run) if "central" in run.tree.children else None
+    crossing = crossing_of(run)
     return np.where(np.arange(len(average)) >= (len(average) if crossing is None else crossing), average, np.nan)
 
 

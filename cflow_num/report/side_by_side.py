@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..record.measures import titles
 from ..record.run import Run
+from ..record.titles import problem_of, titles
 from . import canvas
 from .canvas import styled
+from .cuts import mark_cuts
 from .plot import EIGENVALUES, draw_distances, draw_eigenvalues, draw_loss, has_distances, has_eigenvalues
 
-LETTERS = 60  # in a line of a panel's title; two lines at most
+LETTERS, LETTERS_ALONE, LINES = 60, 50, 2  # of a panel's title, with another one beside it or alone on a narrow page
 
 
 class Quantity(NamedTuple):
@@ -29,7 +30,7 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = {
-    "loss": Quantity("Training loss", "training loss", lambda run: "discrete" in run.tree.children, draw_loss),
+    "loss": Quantity("Training loss", "training loss", lambda run: "discrete" in run.processes, draw_loss),
     "distances": Quantity(
         "Distance from the optimizer's midpoint",
         "distance [weight]",
@@ -73,20 +74,37 @@ def side_by_side(runs: Sequence[Run]) -> dict[str, Figure]:
 def _figure(of: tuple[Quantity, list[tuple[str, Run]]]) -> Figure:
     quantity, named = of
     runs = [run for _, run in named]
-    one_problem = len({run.config["problem"] for run in runs}) == 1
-    rows = -(-len(runs) // 2)
-    fig = canvas.headed(quantity.heading, f"{len(runs)} runs", canvas.HEIGHT if rows == 1 else 1.2 + 2.5 * rows)
-    grid = fig.subplots(rows, 2, sharex=one_problem, sharey=one_problem and quantity.shared, squeeze=False)
+    one_problem = len({problem_of(run) for run in runs}) == 1
+    columns = canvas.sheet().columns
+    rows = -(-len(runs) // columns)
+    fig = canvas.headed(quantity.heading, f"{len(runs)} runs", canvas.rows_high(rows, 2.5))
+    grid = fig.subplots(rows, columns, sharex=one_problem, sharey=one_problem and quantity.shared, squeeze=False)
     axes = list(grid.flat)[: len(runs)]
-    for ax, (whose, run) in zip(axes, named, strict=True):
+    letters = LETTERS if columns > 1 else LETTERS_ALONE
+    for ax, (_, run), whose in zip(axes, named, _shortened([whose for whose, _ in named], letters), strict=True):
         quantity.draw(ax, run, runs if one_problem else [run])
         canvas.mark_crossing(ax, run)
         look: Any = dict(loc="left", fontsize=8, color=canvas.SOFT, parse_math=False)
-        ax.set_title("\n".join(textwrap.wrap(whose, LETTERS, max_lines=2, placeholder=" …")), **look)
-    if len(runs) % 2:
-        grid[-1, 1].set_visible(False)
-    for ax in axes[-2:]:
+        ax.set_title("\n".join(textwrap.wrap(whose, letters, max_lines=LINES, placeholder=" …")), **look)
+    for ax in axes:
+        mark_cuts(ax)
+    for ax in list(grid.flat)[len(runs) :]:
+        ax.set_visible(False)
+    for ax in axes[-columns:]:
         ax.set_xlabel("step")
         ax.tick_params(labelbottom=True)
-    fig.supylabel(quantity.ylabel, fontsize=9.5, color="#2b3640")
+    fig.supylabel(quantity.ylabel, fontsize=canvas.sheet().text, color=canvas.LABEL)
     return canvas.legend(*axes)
+
+
+def _shortened(named: list[str], letters: int) -> list[str]:
+    """Return titles; where one is too long for its place, all without what they share, but for what comes first.
+
+    >>> _shortened(["A on digits, 400 steps, seed 0", "A on digits, 400 steps, seed 1"], letters=8)
+    ['A on digits, seed 0', 'A on digits, seed 1']
+    """
+    if max(map(len, named)) <= letters * LINES:
+        return named
+    parts = [whose.split(", ") for whose in named]
+    shared = set.intersection(*map(set, parts))
+    return [", ".join([first, *(part for part in rest if part not in shared)]) for first, *rest in parts]

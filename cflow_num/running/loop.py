@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ..flows.discrete import DiscreteOptimizer
 from ..support.errors import InputError, RunError
@@ -20,6 +18,7 @@ from .ends import End, Kept
 from .observables import Observing
 from .path import Carry
 from .process import Process
+from .progress_bar import StepBar
 from .recorder import Lockstep, Recorder
 from .warm_start import Start
 
@@ -293,19 +292,11 @@ def advance_all(
     from one already is not begun again.
     """
     names, steps = list(runs[0].processes), runs[0].steps
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    bar = tqdm(
-        total=steps,
-        initial=runs[0].reached,
-        disable=quiet,
-        unit="step",
-        file=sys.stderr,
-        dynamic_ncols=True,
-        mininterval=interval,
-    )
+    every = [process for run in runs for process in run.processes.values()]
+    bar = StepBar(steps, runs[0].reached, quiet, lambda: sum(process.compile_seconds for process in every))
     try:
         for name in names:
-            bar.set_description(f"starting {name}")
+            bar.compiling(name)
             for run in runs:
                 if not run.reached:
                     run.begin(name)
@@ -313,17 +304,18 @@ def advance_all(
                 runs[0].processes[name].compile_ahead(runs[0].carries[name])
         if len(runs) == 1:  # all of it before anything runs: seconds are then those of one process alone
             for name, carry in runs[0].carries.items():
-                bar.set_description(f"compiling {name}")
+                bar.compiling(name)
                 with contextlib.suppress(RunError):  # known already, and told in place of the first chunk
                     runs[0].processes[name].compiled(carry)
         while live := [run for run in runs if not run.done]:
+            bar.begin()
             for run in live:
                 run.begin_chunk()
             for name in names:
                 going = [run for run in live if name in run.carries]
                 if not going:
                     continue
-                compiling = not any(run.processes[name].seconds for run in going)
+                compiling = len(runs) > 1 and not any(run.processes[name].seconds for run in going)
                 bar.set_description(f"{'compiling' if compiling else 'running'} {name}", refresh=compiling)
                 began = [run.processes[name].seconds for run in going]
                 processes, carries = [run.processes[name] for run in going], [run.carries[name] for run in going]
@@ -331,7 +323,7 @@ def advance_all(
                 for run, result, seconds in zip(going, results, began, strict=True):
                     run.take(name, *result, seconds)
             taken = [run.end_chunk() for run in live]
-            bar.update(max(taken))
+            bar.taken(max(taken))
             if on_chunk is not None and taken[0]:
                 try:
                     on_chunk(runs[0].latest(taken[0]))

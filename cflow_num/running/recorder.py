@@ -112,6 +112,9 @@ class Recorder:
             if "eig" in variable.dims:
                 variables[name] = variable.pad({"eig": (0, widest - variable.sizes["eig"])}, constant_values=np.nan)
         coords = {"step": ("step", np.arange(end + 1), {"units": "1", "long_name": "optimizer steps = flow time"})}
+        if widest:
+            rank = {"units": "1", "long_name": "rank of the eigenvalue, the largest first"}
+            coords["eig"] = ("eig", np.arange(1, widest + 1), rank)
         if self.coordinates:
             coords["coordinate"] = ("coordinate", np.array(self.coordinates), {"long_name": "index of the weight"})
         return xr.Dataset(variables, coords=coords, attrs=attrs)

@@ -58,7 +58,9 @@ def run(
 
     - `problem`: a `Problem`.
     - `optimizer`: a name (see `cflow optimizers`), an `OptimizerSpec`, a `Derivation` or a compiled flow.
-    - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches.
+    - `hyperparameters`: by name (`learning_rate`, `beta2`, ...), with the optimizer's switches. A learning rate may be
+      a function of the number of steps taken, or a text: an expression in t, that number, as in
+      `"0.5 + 0.6*tanh(t/300)"`.
     - `settings`, `fields`: a `Settings`, or its fields by name:
         - `steps`: how many optimizer steps; one unit of flow time each.
         - `warm_start`: discrete steps taken by all processes before step 0.

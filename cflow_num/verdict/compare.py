@@ -12,13 +12,14 @@ from ..record.measures import (
     positive,
     smoothed,
     threshold,
-    title,
     values,
     zeta_over,
 )
 from ..record.run import Run
+from ..record.titles import title
 from ..record.variables import DISCRETE, FLOWS, PREDICTED, TOTAL
 from ..support.errors import InputError
+from .alone import compare_alone, is_alone
 from .definitions import DEFINITIONS, LAST, LIMITS, ROUNDING, Comparison, Limits, Row
 from .error_budget import closure_distance, has_budget, largest_dropped
 from .window import Window
@@ -32,8 +33,9 @@ SETTLES = ("distance_ratio", "predicted_loss")  # what a long stay at the edge b
 def compare(run: Run) -> Comparison:
     """Return the verdict on a run: every number of `DEFINITIONS` that it has, with its limit where `LIMITS` has one.
 
-    A run that ended early is compared up to there; it passes only if it was merely interrupted.
-    Raises `InputError` where the discrete, stable or central process is missing.
+    A run that ended early is compared up to there; it passes only if it was merely interrupted. One of the discrete
+    process alone has nothing to judge: then the numbers are what can be said without a flow.
+    Raises `InputError` where of several processes the discrete, the stable or the central one is missing.
 
     >>> import jax.numpy as jnp, cflow_num as cn
     >>> problem = cn.Problem(lambda w: jnp.sum(w**2) / 2, jnp.ones(2))
@@ -44,6 +46,8 @@ def compare(run: Run) -> Comparison:
     >>> print(comparison.verdict)
     no edge reached in 10 steps: the largest effective eigenvalue is 5.0% of the threshold; use ... more steps
     """
+    if is_alone(run):
+        return compare_alone(run)
     require(run)
     window = Window.of(run)
     rows = [_steps(run), _crossing(window), *_distances(run, window), *_predictions(run, window)]

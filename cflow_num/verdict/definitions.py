@@ -12,6 +12,7 @@ from typing import Any
 
 from ..record.measures import CRITICAL_GAP, POSITIVE, SMOOTHING
 from ..record.variables import CLOSURES, PREDICTED
+from ..support.html import paragraph, table
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ SETTLING = 150  # steps after the first crossing from which averages are compare
 LONG = 2 * SETTLING  # steps at the edge after which distances no longer fall much: before, a limit may be missed for it
 ROUNDING = 1000  # times the type's precision is what residuals and smallest eigenvalues may be of, if that is more
 LAST = 40  # steps over which final distances are averaged
+NEAR = 0.05  # below the threshold, relative: a mean eigenvalue of the discrete optimizer that close is critical
 
 
 def _distance(flow: str, what: str) -> tuple[str, str]:
@@ -158,6 +160,22 @@ DEFINITIONS = {
         "gradient that the discrete optimizer does not keep; 1 for an oscillation alone. Beside it the central flow's "
         "own, from 2⟨Σ, H⟩ − ḡ·v and its predicted loss.",
     ),
+    "threshold_crossing": (
+        "first crossing of the threshold [step]",
+        "First step at which the discrete optimizer's largest effective eigenvalue is at the threshold, coming from "
+        "below. Steps at which it was not recorded are filled in linearly.",
+    ),
+    "discrete_end": (
+        "largest eigenvalue / threshold, at the end",
+        f"Mean, over the last {LAST} steps with known eigenvalues, of the discrete optimizer's largest effective "
+        "eigenvalue over the threshold: about 1 at the edge.",
+    ),
+    "critical_end": (
+        "critical eigenvalues at the end",
+        "How many effective eigenvalues of the discrete optimizer are on average over the same steps at the threshold: "
+        f"no more than {NEAR:.0%} below it, as each of them hovers around it.",
+    ),
+    "loss_end": ("loss at the end", "Training loss at the last step, where it may oscillate."),
     "gain": (
         "gain at the edge",
         "How fast the oscillation grows per relative excess of the curvature: 2 without momentum. Above 10 expect "
@@ -266,3 +284,9 @@ class Comparison:
             for q, v, limit, ok, note in table
         ]
         return "\n".join([self.title, "", *lines, "", f"verdict: {self.verdict}"])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        head = ("quantity", "value", "limit", "verdict", "")
+        rows = table(head, [row.texts() for row in self.rows], numbers=(1, 2))
+        return f"<div>{paragraph(self.title, bold=True)}{paragraph(self.verdict)}{rows}</div>"

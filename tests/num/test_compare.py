@@ -146,6 +146,54 @@ def test_an_early_end_for_a_reason_cannot_pass_but_an_interruption_can():
     assert "interrupted" in interrupted.verdict
 
 
+def alone(**changes):
+    return without(without(synthetic(**changes), "stable"), "central")
+
+
+def test_without_a_flow_nothing_is_judged_and_what_is_known_is_said():
+    t = np.arange(STEPS + 1)
+    hovering = C * np.stack([1 + 0.1 * (-1.0) ** t, np.full(STEPS + 1, 0.96), np.full(STEPS + 1, 0.94)], axis=1)
+    hovering[:60] *= 0.5
+    changed = {"effective_eigenvalues": hovering, "displacement": hovering, "loss": np.linspace(3, 1, STEPS + 1)}
+    run = alone(discrete=changed)
+    comparison = compare(run)
+    assert comparison.passed is None
+    assert {row.passed for row in comparison.rows} == {None}
+    value = {row.name: row.value for row in comparison.rows}
+    assert value == {
+        "steps": STEPS,
+        "threshold_crossing": 60,
+        "discrete_end": pytest.approx(1),
+        "critical_end": 2,
+        "loss_end": 1,
+    }
+    assert comparison["discrete_end"].note == f"steps {STEPS - 39}–{STEPS}"
+    assert comparison.verdict.startswith("no flow to judge: the threshold is reached at step 60")
+    assert "discrete, stable and central" in comparison.verdict
+    assert all(row.quantity in str(comparison) and row.definition for row in comparison.rows)
+
+
+def test_without_a_flow_and_below_the_threshold():
+    comparison = compare(alone(crossing=None, asked=900, reason="interrupted at step 400 of 900"))
+    assert comparison["threshold_crossing"].value is None
+    assert comparison["critical_end"].value == 0
+    assert "the threshold is not reached" in comparison.verdict
+    assert "90.0%" in comparison.verdict
+    assert "interrupted" in comparison.verdict
+    assert "of 900" in comparison["steps"].note
+
+
+def test_without_a_flow_and_without_eigenvalues():
+    unknown = {"effective_eigenvalues": np.full((STEPS + 1, 2), np.nan)}
+    comparison = compare(alone(discrete=unknown))
+    assert [row.name for row in comparison.rows if row.value is None] == [
+        *("threshold_crossing", "discrete_end", "critical_end"),
+    ]
+    assert comparison["critical_end"].note == "not recorded"
+    every = compare(alone(discrete={"effective_eigenvalues": np.full((STEPS + 1, 2), C)}))
+    assert "all that are tracked" in every["critical_end"].note
+
+
 @pytest.mark.parametrize("process", ["discrete", "stable", "central"])
 def test_a_missing_process_is_named(process):
     with pytest.raises(InputError, match=f"no {process} process"):

@@ -440,8 +440,8 @@ def test_a_gradient_that_is_lost_on_the_way_is_named():
 # Hyperparameters, schedules and settings.
 
 
-@pytest.mark.parametrize("rate", [np.array(0.1), jnp.asarray(0.1), np.float64(0.1)])
-def test_arrays_with_one_number_are_numbers(rate):
+@pytest.mark.parametrize("rate", [np.array(0.1), jnp.asarray(0.1), np.float64(0.1), "0.1"])
+def test_arrays_with_one_number_and_texts_that_are_one_are_numbers(rate):
     assert resolve("gradient_descent", {"learning_rate": rate})[1]["learning_rate"] == 0.1
 
 
@@ -451,7 +451,10 @@ def test_arrays_with_one_number_are_numbers(rate):
         ({"learning_rate": True}, "learning_rate is True, it must be a number"),
         ({"learning_rate": np.True_}, "learning_rate is True, it must be a number"),
         ({"learning_rate": np.array([0.1])}, "must be a number"),
-        ({"learning_rate": "0.1"}, "must be a number"),
+        ({"learning_rate": "-0.1"}, "learning_rate is -0.1, it must be greater than 0"),
+        ({"learning_rate": "0.1*exp(-n)"}, "learning_rate is neither a number nor an expression in t"),
+        ({"learning_rate": ""}, "learning_rate is neither a number nor an expression in t"),
+        ({"learning_rate": "0.1", "weight_decay": "0.1*t"}, "weight_decay is a function"),
         ({"learning_rate": 10**400}, "learning_rate is inf"),
         ({"learning_rate": lambda t: 0.1 if t < 2 else 0.05}, "jnp.where in place of if"),
         ({"learning_rate": lambda t: 0.1 * np.exp(-t)}, "jax.numpy in place of NumPy"),
@@ -462,6 +465,17 @@ def test_arrays_with_one_number_are_numbers(rate):
 )
 def test_hyperparameters_of_other_kinds_are_refused(values, says):
     assert says in refused(resolve, "gradient_descent", values)
+
+
+def test_a_schedule_as_text_is_the_function_that_it_says():
+    problem, rates = cn.Problem(half_square, TWO), ["0.1 / (1 + t)", lambda t: 0.1 / (1 + t)]
+    arguments = dict(steps=4, processes=("discrete", "central"), quiet=True)
+    as_text, as_function = (cn.run(problem, "gradient_descent", {"learning_rate": x}, **arguments) for x in rates)
+    assert as_text.config["hyperparameters"]["learning_rate"] == "schedule 0.1 / (1 + t), 0.1 at first"
+    for name in arguments["processes"]:
+        ends = [run.array(name, "loss") for run in (as_text, as_function)]
+        np.testing.assert_allclose(*ends, rtol=1e-12)
+    assert as_text.more(2, quiet=True).size("central") == 7
 
 
 @pytest.mark.parametrize(

@@ -158,13 +158,13 @@ def test_a_batch_that_is_interrupted_while_it_starts_says_so_for_every_run(monke
 
 
 def test_a_run_that_took_all_its_steps_was_not_interrupted(monkeypatch):
-    class Bar(loop.tqdm):
+    class Bar(loop.StepBar):
         def update(self, n=1):
             if n and self.n + n >= 40:
                 raise KeyboardInterrupt  # after the last step
             return super().update(n)
 
-    monkeypatch.setattr(loop, "tqdm", Bar)
+    monkeypatch.setattr(loop, "StepBar", Bar)
     settings = SETTINGS | {"quiet": False}
     run = cn.run(cn.problem("quadratic", **QUADRATIC), "gradient_descent", HP, **settings)
     assert (run.reason, run.tree["discrete"].sizes["step"]) == ("", 41)

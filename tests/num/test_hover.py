@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from cflow_num.record.measures import values
 from cflow_num.report import canvas
+from cflow_num.report.figures import figures
 from cflow_num.report.hover import POINTS, embedded, panels
-from cflow_num.report.plot import figures
 
 from .synthetic import STEPS, synthetic
 

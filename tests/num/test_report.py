@@ -9,20 +9,23 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
-from cflow_num.record.measures import titles
 from cflow_num.record.run import Run
+from cflow_num.record.titles import titles
+from cflow_num.report import canvas
+from cflow_num.report.figures import FIGURES, figures, save_figures
 from cflow_num.report.hover import asset
 from cflow_num.report.page import write_report
-from cflow_num.report.plot import FIGURES, figures, save_figures
 from cflow_num.report.side_by_side import side_by_side
 from cflow_num.support.errors import InputError
 
 from .synthetic import STEPS, synthetic, without
 
 OTHERS = ("error_budget", "optimization_speed", "squared_gradients")  # not of a scalar state, or not asked for
+OTHERS += ("edge_of_stability", "observables", "diagnostics")  # without flows, or not recorded
 SHOWN = [name for name in FIGURES if name not in OTHERS]
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "source"}
 
 
 def named(run, **settings):
@@ -30,6 +33,12 @@ def named(run, **settings):
     tree = run.tree.copy()
     tree.attrs = {**run.tree.attrs, "config": json.dumps(run.config | settings)}
     return Run(tree)
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Leave the images empty, which takes most of the time."""
+    monkeypatch.setattr(canvas, "pixels", lambda figure: Image.new("RGB", (8, 8)))
 
 
 class Page(HTMLParser):
@@ -84,9 +93,12 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
     assert "pass" in page.words
     images = page.of("img")
     assert len(images) == len(page.of("figcaption")) == len(SHOWN)
-    for image in images:
+    sources = [attrs["srcset"] for attrs in page.of("source")]
+    assert len(sources) == 3 * len(images), "for phones and for dark pages"
+    assert len(set(sources)) == len(sources)
+    for image, source in [(image, image["src"]) for image in images] + [(images[0], source) for source in sources]:
         assert image["alt"]
-        kind, data = image["src"].split(",")
+        kind, data = source.split(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
     assert all(page.numbers())
@@ -98,7 +110,7 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([*(f"{n}.png" for n in SHOWN), "report.html"])
 
 
-def test_names_are_escaped(tmp_path):
+def test_names_are_escaped(tmp_path, sketched):
     evil = '<script>alert("$x_{")</script> & more'
     run = synthetic(problem=evil)
     text = write_report([run], tmp_path).read_text(encoding="utf-8")
@@ -110,7 +122,7 @@ def test_names_are_escaped(tmp_path):
     assert Page(write_report([run, run], tmp_path).read_text(encoding="utf-8"))
 
 
-def test_several_runs_have_an_overview_and_sections(tmp_path):
+def test_several_runs_have_an_overview_and_sections(tmp_path, sketched):
     runs = [synthetic(), synthetic(ratio=1.0), synthetic(crossing=None)]
     path = write_report(runs, tmp_path)
     page = Page(path.read_text(encoding="utf-8"))
@@ -139,7 +151,9 @@ def test_runs_of_one_problem_share_their_axes_and_others_do_not():
 
 
 def test_a_comparison_needs_two_runs_that_know_the_quantity_and_one_legend_serves_all():
-    runs = [synthetic(), without(synthetic(), "central"), synthetic(stationary={"loss": np.ones(STEPS + 1)})]
+    unknown = {name: {"threshold": np.full(STEPS + 1, np.nan)} for name in ("discrete", "stable")}
+    second = without(synthetic(**unknown), "central")
+    runs = [synthetic(), second, synthetic(stationary={"loss": np.ones(STEPS + 1)})]
     drawn = side_by_side(runs)
     assert [len([ax for ax in figure.axes if ax.get_visible()]) for figure in drawn.values()] == [3, 3, 2]
     labels = [text.get_text() for text in drawn["loss"].legends[0].get_texts()]
@@ -159,14 +173,27 @@ def test_runs_of_the_same_title_are_told_apart_by_what_differs():
     ]
 
 
-def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path):
+def test_runs_that_differ_in_problem_or_settings_alone_are_told_apart():
+    descriptions = ["tanh MLP 64-8-10 on 100 digits, squared error, seed 0", "tanh MLP 64-32-10 on 100 digits, seed 1"]
+    runs = [named(synthetic(), problem_description=x) for x in descriptions]
+    first, second = titles(runs)
+    assert first.endswith("400 steps, tanh MLP 64-8-10 on 100 digits, squared error, seed 0")
+    assert second.endswith("400 steps, tanh MLP 64-32-10 on 100 digits, seed 1")
+    settings = [dict(switches=[], integrator="anchored"), dict(switches=["bias_correction"], integrator="heun")]
+    first, second = titles([named(synthetic(), **x) for x in settings])
+    assert first.endswith(", integrator anchored")
+    assert second.endswith(", bias correction, integrator heun")
+    assert [x[-7:] for x in titles([synthetic(), synthetic()])] == [", run 1", ", run 2"]
+
+
+def test_a_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path, sketched):
     (tmp_path / "report.html").write_text("old")
     write_report([synthetic()], tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE")
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, sketched):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*choose another folder"):
         write_report([synthetic()], tmp_path / "file" / "out")
@@ -182,7 +209,7 @@ def test_nothing_is_written_where_a_process_is_missing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_ended_at_once_still_has_a_page(tmp_path):
+def test_a_run_that_ended_at_once_still_has_a_page(tmp_path, sketched):
     run = synthetic(steps=0, crossing=None, asked=9, reason="ended at step 0 of 9: the <stable> process")
     assert any("<stable>" in word for word in Page(write_report([run], tmp_path).read_text("utf-8")).words)
 
@@ -203,7 +230,7 @@ def test_an_elementwise_optimizer_has_figures_of_its_own():
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = run.tree.attrs
     drawn = figures(Run(tree))
-    assert set(FIGURES) - set(drawn) == {"effective_step_size", "error_budget"}
+    assert set(FIGURES) - set(drawn) == {"effective_step_size", "error_budget", *OTHERS[3:]}
     texts = [text.get_text() for ax in drawn["squared_gradients"].axes for text in ax.texts]
     assert {"weight 3", "weight 7"} <= set(texts)
 
@@ -211,8 +238,10 @@ def test_an_elementwise_optimizer_has_figures_of_its_own():
 def test_figures_that_lack_their_quantities_are_left_out():
     run = synthetic()
     assert list(figures(run)) == SHOWN
-    assert list(figures(without(run, "central"))) == ["loss", "distances"]
+    assert list(figures(without(run, "central"))) == ["loss", "eigenvalues", "distances"]
     assert list(figures(without(run, "discrete"))) == ["eigenvalues", "distances"]
+    unknown = {name: {"effective_eigenvalues": np.full((STEPS + 1, 2), np.nan)} for name in run.processes}
+    assert "eigenvalues" not in figures(synthetic(**unknown))
     assert "variance" not in figures(synthetic(crossing=None))
     unknown = {name: {"effective_step_size": np.full(STEPS + 1, np.nan)} for name in ("discrete", "central")}
     assert "effective_step_size" not in figures(synthetic(**unknown))
@@ -234,7 +263,7 @@ def test_figures_leave_the_users_style_alone():
     assert dict(mpl.rcParams) == before
 
 
-def test_run_compares_and_reports_itself(tmp_path):
+def test_run_compares_and_reports_itself(tmp_path, sketched):
     run = synthetic()
     assert isinstance(run, Run)
     assert run.compare().passed is True

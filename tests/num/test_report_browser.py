@@ -13,7 +13,7 @@ import pytest
 from cflow_num.record.measures import values
 from cflow_num.report.page import write_report
 
-from .synthetic import STEPS, synthetic
+from .synthetic import STEPS, synthetic, without
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUIET = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
@@ -73,10 +73,34 @@ addEventListener("load", () => {
 """
 
 
-def visited(page: Path, folder: Path) -> tuple[str, list[str]]:
+# After loading on a phone: what does not fit, where the verdicts are, and which images are shown.
+PHONE = """
+<script>
+addEventListener("load", () => {
+  const chips = [...document.querySelectorAll("td .chip")].map((e) => e.getBoundingClientRect());
+  const images = [...document.images].map((e) => [e.naturalWidth, e.getBoundingClientRect().right]);
+  const plot = document.querySelector(".plot"), image = plot.querySelector("img").getBoundingClientRect();
+  const [left, top, width, height] = JSON.parse(plot.querySelector("script").textContent)[0].narrow;
+  const clientX = image.left + (left + width / 2) * image.width;
+  const clientY = image.top + (top + height / 2) * image.height;
+  plot.dispatchEvent(new PointerEvent("pointerdown", { clientX, clientY, bubbles: true, pointerType: "touch" }));
+  const found = { width: innerWidth, page: document.documentElement.scrollWidth,
+    tables: [...document.querySelectorAll(".card")].map((e) => e.scrollWidth - e.clientWidth),
+    chips: chips.map((e) => [e.left, e.right]), images, dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    step: plot.querySelector(".step").textContent, dot: plot.querySelector(".dot").style.background };
+  const findings = document.createElement("pre");
+  findings.id = "findings";
+  findings.textContent = JSON.stringify(found);
+  document.body.append(findings);
+});
+</script>
+"""
+
+
+def visited(page: Path, folder: Path, *options: str, width: int = 1100) -> tuple[str, list[str]]:
     """Return the DOM of a page after it was loaded, and what it wrote on the console."""
     command = [BROWSER, "--headless", "--no-sandbox", "--no-first-run", *QUIET, f"--user-data-dir={folder / 'user'}"]
-    command += ["--window-size=1100,900", "--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()]
+    command += [*options, f"--window-size={width},900", "--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -147,3 +171,32 @@ def test_pointer_touch_and_keys_open_move_and_close_the_box(found):
     assert found["escaped"] is None
     assert found["touched"] == found["lifted"] == found["entered"], "a lifted finger leaves the box to be read"
     assert found["elsewhere"] is None
+
+
+@pytest.fixture(scope="module")
+def for_phones(runs, tmp_path_factory):
+    """A page about a run with flows and one without."""
+    if BROWSER is None:
+        pytest.skip("no chromium is installed")
+    page = write_report([runs[0], without(without(runs[1], "stable"), "central")], tmp_path_factory.mktemp("phone"))
+    page.write_text(page.read_text("utf-8").replace("</body>", f"{PHONE}</body>"), "utf-8")
+    return page
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_phone_shows_every_verdict_and_needs_no_sideways_scrolling(for_phones, tmp_path, dark):
+    dom, complaints = visited(
+        for_phones, tmp_path, f"--blink-settings=preferredColorScheme={0 if dark else 1}", width=390
+    )
+    assert not complaints
+    (findings,) = re.findall(r'<pre id="findings">(.*?)</pre>', dom, re.DOTALL)
+    found = json.loads(html.unescape(findings))
+    assert found["width"] <= 500, "the least width of a window"
+    assert found["page"] <= found["width"]
+    assert max(found["tables"]) <= 0
+    assert len(found["chips"]) == 2 + 6, "in the overview, and one a limit"
+    assert all(0 <= left < right <= found["width"] for left, right in found["chips"])
+    assert all(natural == 836 and right <= found["width"] for natural, right in found["images"])
+    assert found["dark"] is dark
+    assert abs(int(found["step"].removeprefix("step ")) - STEPS / 2) < 0.02 * STEPS
+    assert found["dot"] == ("rgb(90, 169, 230)" if dark else "rgb(47, 126, 188)")
