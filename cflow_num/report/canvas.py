@@ -201,7 +201,8 @@ def headed(heading: str, whose: str, height: float | None = None, width: float |
     """Return an empty figure with a heading and whose it is: at the right of it, or below on a narrow sheet."""
     page = sheet()
     height, width = page.height if height is None else height, page.width if width is None else width
-    lines = textwrap.wrap(whose, page.letters - round(16 * (page.width - width)), max_lines=1 if page is WIDE else 3, placeholder=" …")
+    letters = page.letters - round(16 * (page.width - width))
+    lines = textwrap.wrap(whose, letters, max_lines=1 if page is WIDE else 3, placeholder=" …")
     fig = Drawing(figsize=(width, height), dpi=DPI)
     fig.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05))
     fig.text(0.012, 1 - 0.22 / height, heading, fontsize=page.heading, fontweight="bold")
