@@ -37,6 +37,7 @@ DPI, NARROW_DPI = 150, 220
 KEY_TEXT = 8.8  # points
 KEPT = 128  # colours of an image
 WIDTH, HEIGHT, HEADER, KEY = 8.0, 4.3, 0.6, 0.31  # inches; the key is in the header
+LARGEST = 1e200  # that is drawn: ticks of an axis beyond are no numbers any more
 
 
 class Sheet(NamedTuple):
@@ -295,8 +296,8 @@ def mark_crossing(ax: Axes, run: Run, label: str = "") -> None:
 
 
 def line(ax: Axes, y: np.ndarray, label: str, **look: Any) -> None:
-    """Draw y by step, a line for each column, joined across steps where nothing is known."""
+    """Draw y by step, a line for each column, joined across steps where nothing is known or it is out of all bounds."""
     for i, column in enumerate(y.reshape(len(y), -1).T):
-        known = np.flatnonzero(np.isfinite(column))
+        known = np.flatnonzero(np.abs(column) < LARGEST)
         if known.size:
             ax.plot(known, column[known], label=label if i == 0 else None, **look)

@@ -284,7 +284,7 @@ def _at_edge(run: Run, average: np.ndarray) -> np.ndarray:
 
 
 def _logarithmic(y: np.ndarray) -> np.ndarray:
-    return np.where(y > 0, y, np.nan)
+    return np.where(y > 1 / canvas.LARGEST, y, np.nan)
 
 
 def _loss_scale(ax: Axes, low: float, high: float, floor: float) -> None:

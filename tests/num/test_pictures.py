@@ -267,3 +267,12 @@ def test_observables_are_drawn_with_their_averages_and_what_is_predicted(tmp_pat
     assert len(run.plot().axes) == 5, "three by default and the two that were observed"
     assert "observables" not in figures(synthetic())
     assert CROSSING in [line.get_xdata()[0] for line in accuracy.get_lines() if line.get_label().startswith("_")]
+
+
+def test_what_diverges_beyond_all_ticks_is_drawn_up_to_there():
+    fig = Figure()
+    ax = fig.subplots()
+    canvas.line(ax, np.array([1.0, 1e100, 1e306, np.inf]), "diverges")
+    ax.set_yscale("log")
+    fig.canvas.draw()
+    assert ax.get_lines()[0].get_ydata().tolist() == [1.0, 1e100]
