@@ -144,6 +144,8 @@ def optimizers() -> str:
 
 def pictures() -> dict[str, tuple[str, str]]:
     """Return for each figure that is committed its picture and the page that it stands on."""
+    from cflow_num.reproduce import FIGURES
+
     found = {}
     for page in sorted((ROOT / "notebooks" / "rendered").glob("*.md")):
         for name, picture in SHOWN.findall(page.read_text("utf-8")):
@@ -151,7 +153,7 @@ def pictures() -> dict[str, tuple[str, str]]:
     for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
         if picture.with_suffix(".md").exists():
             found[picture.stem] = f"../benchmarks/results/{picture.name}", f"../benchmarks/results/{picture.stem}.md"
-    return found
+    return {name: found[name] for name in FIGURES if name in found}
 
 
 def figures() -> str:

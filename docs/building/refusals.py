@@ -81,18 +81,28 @@ def _sentences(tree: ast.Module, shared: dict[str, ast.expr]) -> Iterator[tuple[
     for scope in _scopes(tree):
         known = constants | _assigned(scope)
         for node in _own(scope):
-            call = node.exc if isinstance(node, ast.Raise) else node
-            if not isinstance(call, ast.Call):
-                continue
-            error = _name_of(call.func)
-            if isinstance(node, ast.Raise) and error in ERRORS and call.args:
-                yield error, _text(call.args[0], known)
-            elif error == "Check" and len(call.args) > 1:
-                yield "run ended early", _text(call.args[1], known)
-            elif error == "fail" and call.args:  # of a spec, with the optimizer's name before it
-                yield "SpecError", _text(call.args[0], known)
-            elif error == "warn" and len(call.args) > 1 and _name_of(call.args[1]) in WARNINGS:
-                yield _name_of(call.args[1]), _text(call.args[0], known)
+            if isinstance(node, ast.Return) and getattr(scope, "name", "") == "warning" and node.value is not None:
+                yield "GainWarning", _text(node.value, known)
+            elif found := _said(node):
+                error, text = found
+                yield error, _text(text, known)
+
+
+def _said(node: ast.AST) -> tuple[str, ast.expr] | None:
+    """Return what a raised error, a check or a warning is and says; None of anything else."""
+    call = node.exc if isinstance(node, ast.Raise) else node
+    if not isinstance(call, ast.Call) or not call.args:
+        return None
+    name, first, second = _name_of(call.func), call.args[0], call.args[min(1, len(call.args) - 1)]
+    if isinstance(node, ast.Raise):
+        return (name, first) if name in ERRORS else None
+    if name == "warn" and _name_of(second) in WARNINGS:
+        return _name_of(second), first
+    if name == "format" and isinstance(call.func, ast.Attribute) and _name_of(call.func.value) == "CHANGED":
+        return "ChangedWarning", call
+    if name == "Check":
+        return "run ended early", second
+    return {"fail": ("SpecError", first), "_warn": ("PrecisionWarning", first)}.get(name)
 
 
 def _scopes(tree: ast.Module) -> Iterator[ast.AST]:

@@ -51,7 +51,8 @@ def test_the_example_multiplies_its_axes_and_every_cell_can_start():
 
 
 def test_the_page_on_sweeps_shows_the_example():
-    (shown_there,) = re.findall(r"```toml\n(optimizer = .*?)```", (EXAMPLE.parents[1] / "docs" / "sweeps.md").read_text(), re.S)
+    page = (EXAMPLE.parents[1] / "docs" / "sweeps.md").read_text()
+    (shown_there,) = re.findall(r"```toml\n(optimizer = .*?)```", page, re.S)
     assert read_grid(EXAMPLE) == read_grid(tomllib.loads(shown_there))
 
 
