@@ -97,17 +97,6 @@ def test_the_names_of_equations_are_in_their_modules():
     assert rows > 50
 
 
-def test_how_to_cite_is_what_the_citation_says():
-    said = (ROOT / "CITATION.cff").read_text("utf-8")
-    page = (ROOT / "docs" / "cite.md").read_text("utf-8")
-    for field in re.findall(r'(?m)^(?:title|version): "?([^"\n]+)"?$', said):
-        assert f"{{{field}}}" in page
-    for title in re.findall(r'(?m)^    title: "([^"]+)"', said):
-        assert f"{{{title}}}" in page
-    for name in re.findall(r"family-names: (\w+)", said):
-        assert f"{name}, " in page
-
-
 # What runs
 
 
