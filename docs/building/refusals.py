@@ -40,7 +40,7 @@ WINGS = {
     "cflow_num/linalg": "Linear algebra",
     "cflow_num/cli": "The command line",
 }
-PARTING = re.compile(r"(?:[:;]|,(?= (?:use|pass|(?:it|they) must)\b)) ")
+PARTING = re.compile(r"(?:(?<!&[lg]t)[:;]|,(?= (?:use|pass|(?:it|they) must)\b)) ")
 
 
 class Refusal(NamedTuple):

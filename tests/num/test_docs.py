@@ -113,7 +113,15 @@ def test_the_readme_and_the_first_page_show_the_same_example():
     assert blocks(ROOT / "README.md", "python") == blocks(ROOT / "docs" / "index.md", "python")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page, "python")], ids=named)
+def with_examples():
+    """Yield the pages with examples, but one whose example is a file that is run elsewhere; runs compile for long."""
+    for page in PAGES[1:]:
+        code = "".join(blocks(page, "python"))
+        if code and named(page) != "docs/models.md":
+            yield pytest.param(page, id=named(page), marks=[pytest.mark.slow] * ("cn.run(" in code))
+
+
+@pytest.mark.parametrize("page", with_examples())
 def test_the_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "a page"}
