@@ -121,7 +121,7 @@ def with_examples():
             yield pytest.param(page, id=named(page), marks=[pytest.mark.slow] * ("cn.run(" in code))
 
 
-@pytest.mark.parametrize("page", with_examples())
+@pytest.mark.parametrize("page", [*with_examples()])
 def test_the_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "a page"}
