@@ -6,7 +6,7 @@ WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint quick smoke derivations generated numbers bench budget closures limits mutations study notebooks stress constraints wheel clean
+.PHONY: help setup demo test lint quick smoke derivations generated numbers bench budget closures limits mutations study notebooks docs stress constraints wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -49,7 +49,7 @@ generated: $(STAMP)  ## regenerate cflow_sym/generated from the built-in specs
 derivations: $(STAMP)  ## regenerate derivations/ from the built-in specs
 	$(BIN)/cflow derive --all --out derivations
 
-numbers: $(STAMP)  ## measure the README's tables (full runs; a quarter of an hour on two cores)
+numbers: $(STAMP)  ## measure the tables of full runs (README, docs; a quarter of an hour on two cores)
 	$(BIN)/python benchmarks/verdicts.py
 
 bench: $(STAMP)  ## work against precision of the integrators, parts of a step (an hour on two cores)
@@ -74,6 +74,10 @@ notebooks: $(STAMP)  ## run the notebooks and renew their rendered copies (seven
 	$(BIN)/python -c 'import sys; from PIL import Image; [Image.open(p).convert("RGB").quantize(48).save(p) for p in sys.argv[1:]]' \
 	  notebooks/rendered/*/*.png
 
+docs: $(STAMP)  ## build the documentation into site/, strictly, to be read without a network (a minute on one core)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+
 closures: $(STAMP)  ## closures against the central flow on established edges (a quarter of an hour on one core)
 	$(BIN)/python benchmarks/closures.py
 
@@ -87,7 +91,7 @@ stress: $(STAMP)  ## kill a run twenty times at random moments and resume it (fi
 	CFLOW_KILLS=20 $(BIN)/python -m pytest -q -s tests/num/test_checkpoints.py -k killed
 
 constraints:  ## renew constraints.txt (needs uv)
-	uv pip compile --universal --python-version 3.11 --extra dev --extra notebooks pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
+	uv pip compile --universal --python-version 3.11 --extra dev --extra notebooks --extra docs pyproject.toml -o constraints.txt --no-header --no-annotate --no-emit-index-url
 	@sed -i '1i # Pinned versions for a repeatable set-up with plain pip, on Python 3.11 and newer. Regenerate: make constraints' constraints.txt
 
 wheel: $(STAMP)  ## build the wheel and the source distribution into dist/ (needs no network)
@@ -95,4 +99,4 @@ wheel: $(STAMP)  ## build the wheel and the source distribution into dist/ (need
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## remove the environment and all outputs
-	rm -rf .venv .venv-newest dist out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest dist out site .pytest_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ and the closure (measured variance against the one that keeps the edge) would ha
 the distance found. The cost is the time of the central process over that without a budget. A second table has the same
 runs with the cross term of the averaged squared gradient kept (`order="consistent"`).
 
-`make budget` (half an hour on two cores) writes benchmarks/results/budget.json and .md and the README's table.
+`make budget` (half an hour on two cores) writes benchmarks/results/budget.json and .md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cflow_num.support.provenance import versions
 from cflow_num.verdict.error_budget import closure_distance, largest_dropped
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
 EVERY = 10
 ADAM = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 RMS = {"learning_rate": 0.001, "beta2": 0.99, "epsilon": 1e-8, "bias_correction": True}
@@ -159,9 +159,6 @@ def write(rows: list[dict[str, Any]], both: list[dict[str, Any]]) -> None:
     (RESULTS / "budget.json").write_text(json.dumps(known, indent=1) + "\n")
     text = tables(rows, both)
     (RESULTS / "budget.md").write_text("# Error budget\n\nMeasured by `make budget`, float64.\n\n" + text + "\n")
-    page, marks = README.read_text(), ("<!-- budget -->\n", "<!-- /budget -->")
-    start, end = page.index(marks[0]) + len(marks[0]), page.index(marks[1])
-    README.write_text(page[:start] + text + "\n" + page[end:])
 
 
 if __name__ == "__main__":

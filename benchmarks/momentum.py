@@ -1,6 +1,7 @@
 """How close the central flows of momentum are, over optimizers and seeds: established edges, and from the first step.
 
-Run with `make study` (about half an hour on two cores). Writes benchmarks/results/momentum.json and the README's table.
+Run with `make study` (about half an hour on two cores). Writes benchmarks/results/momentum.json and the
+table in docs/momentum.md.
 Handwritten digits (200 images, 40 % of the labels random), a tanh network 64-24-24-10. Each row is one run of the
 discrete optimizer with its stable and its central flow in phase space: *established edge*, where the discrete run is
 already oscillating when the flows start, from its time average; *first step*, where all start together before there is
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE, README = ROOT / "benchmarks" / "results" / "momentum.json", ROOT / "README.md"
+FILE = ROOT / "benchmarks" / "results" / "momentum.json"
 PROBLEM = {"n": 200, "width": 24, "depth": 2, "noise": 0.4}
 SEEDS = (0, 1, 2)
 EDGE = 4.0  # sharpness at which heavy ball and Nesterov are at their edge: learning rate c / 4
@@ -173,5 +174,6 @@ if __name__ == "__main__":
         FILE.write_text(json.dumps({"cases": settings, "rows": rows}, indent=1) + "\n")
     text = table(rows, CASES)
     print(text)
-    before, rest = README.read_text().split("<!-- momentum -->")
-    README.write_text(f"{before}<!-- momentum -->\n{text}<!-- /momentum -->{rest.split('<!-- /momentum -->')[1]}")
+    from pages import renew
+
+    renew({"momentum": text})

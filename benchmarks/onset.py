@@ -6,7 +6,6 @@ fitted: amplitudes are set here, by how large the oscillation gets.
 """
 
 import json
-import re
 import statistics
 import sys
 import time
@@ -306,7 +305,7 @@ def flow_table(rows: list[dict]) -> list[str]:
 
 
 def sentence(rows: list[dict]) -> str:
-    """Return the README's sentence on the predicted delays."""
+    """Return the sentence on the predicted delays, for the page on results."""
     parts = []
     for title in SETTINGS:
         errors = [e for e in (error(r) for r in rows if r["setting"] == title) if e is not None]
@@ -321,20 +320,10 @@ def sentence(rows: list[dict]) -> str:
     )
 
 
-def renew(text: str) -> None:
-    """Write the sentence between its markers in the README."""
-    readme = RESULTS.parents[1] / "README.md"
-    new = re.sub(
-        "<!-- onset -->.*?<!-- /onset -->",
-        lambda _: f"<!-- onset -->\n{text}\n<!-- /onset -->",
-        readme.read_text(),
-        flags=re.S,
-    )
-    readme.write_text(new)
-
-
 def main() -> None:
     """Measure what was asked for, keep the rest, write both files."""
+    from pages import renew
+
     out = RESULTS / "onset.json"
     found = json.loads(out.read_text()) if out.is_file() else {}
     for name, measure in (("delays", delays), ("flows", flows), ("bursts", bursts), ("others", others)):
@@ -343,8 +332,8 @@ def main() -> None:
     found = {"command": "python benchmarks/onset.py", "versions": versions()} | found | {"versions": versions()}
     out.write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "onset.md").write_text(report(found))
-    renew(sentence(found["delays"]))
-    print(f"wrote {out.name} and onset.md, renewed the sentence in README.md")
+    renew({"onset": sentence(found["delays"])})
+    print(f"wrote {out.name} and onset.md")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from cflow_num.support.errors import RunError
 from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
-FILE, README = RESULTS / "precision.json", RESULTS.parents[1] / "README.md"
+FILE = RESULTS / "precision.json"
 
 
 @dataclass(frozen=True)
@@ -293,9 +293,6 @@ def main() -> None:
     text = f"# Work against precision\n\nMeasured by `make bench` on {where}. No accelerator was at hand.\n\n"
     text += table(ordered) + "\n"
     (RESULTS / "precision.md").write_text(text)
-    page = README.read_text()
-    start, end = page.index("<!-- precision -->\n") + len("<!-- precision -->\n"), page.index("<!-- /precision -->")
-    README.write_text(page[:start] + table(ordered) + "\n" + page[end:])
     figure(ordered)
     print(table(ordered))
 

@@ -1,7 +1,8 @@
-"""Measure the README's table: full runs from the first step, each verdict number beside its limit.
+"""Measure full runs from the first step, each verdict number beside its limit.
 
 Run with `make numbers` (about a quarter of an hour on two cores). Writes benchmarks/results/verdicts.json and the
-tables between the markers in README.md; `python benchmarks/verdicts.py example` renews the new optimizer's alone.
+tables between the markers in README.md and docs/; `python benchmarks/verdicts.py example` renews the new optimizer's
+alone, `... tables` those of the results that are there.
 """
 
 import dataclasses
@@ -99,7 +100,7 @@ def measure(integrator: str | None = None) -> dict:
 
 
 def table(found: dict) -> str:
-    """Return the README's table."""
+    """Return the table of all full runs."""
     columns = (
         "D_central/D_stable",
         "limit",
@@ -125,28 +126,29 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def headline(found: dict) -> str:
+    """Return the short table of the runs that the tests repeat."""
+    lines = ["| run | steps | D_central/D_stable | error of the predicted loss |", "|---|---|---|---|"]
+    for title in TESTED:
+        value = {row["name"]: row["value"] for row in found[title]["rows"]}
+        loss, ratio = value["predicted_loss"], value["distance_ratio"]
+        lines.append(f"| {title} | {found[title]['steps']} | {ratio:.4f} | {100 * loss:.1f}% |")
+    return "\n".join(lines)
+
+
+def tables(result: dict) -> dict[str, str]:
+    """Return what pages show of the results, by marker."""
+    runs = result["runs"]
+    return {"numbers": table(runs), "headline": headline(runs), "speeds": speed_table(result["optimization_speed"])}
+
+
 def example() -> str:
-    """Return the verdict on the README's new optimizer: the judged rows."""
+    """Return the verdict on the new optimizer: the judged rows."""
     spec = cs.load_optimizer(str(ROOT / "examples" / "layer_cube_root.toml"))
     hp = {"learning_rate": 0.1, "beta2": 0.99}
     comparison = cn.run(cn.problem("digits-mlp"), spec, hp, steps=400, warm_start=5).compare()
     judged = tuple(row for row in comparison.rows if row.passed is not None)
     return f"```text\n{dataclasses.replace(comparison, rows=judged)}\n```"
-
-
-def renew(blocks: dict[str, str]) -> None:
-    """Write texts between their markers in the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    for marker, block in blocks.items():
-        text = re.sub(
-            f"<!-- {marker} -->.*?<!-- /{marker} -->",
-            lambda _, marker=marker, block=block: f"<!-- {marker} -->\n{block}\n<!-- /{marker} -->",
-            text,
-            flags=re.S,
-        )
-    readme.write_text(text)
-    print(f"renewed {', '.join(blocks)} in README.md")
 
 
 def _whole(value: float | None) -> str:
@@ -184,7 +186,7 @@ def speeds() -> dict:
 
 
 def speed_table(found: dict) -> str:
-    """Return the README's table of optimization speeds."""
+    """Return the table of optimization speeds."""
     names = ("P of the run", "stationary P", "first term only", "(2/S) |g|^2")
     lines = ["| step | " + " | ".join(names).replace("|g|^2", "‖g‖²") + " |", "|---" * 5 + "|"]
     for row in found["rows"]:
@@ -193,9 +195,14 @@ def speed_table(found: dict) -> str:
 
 
 def main() -> None:
-    """Measure, write the results, renew the README's table."""
+    """Measure, write the results, renew the tables."""
+    from pages import renew
+
     if sys.argv[1:] == ["example"]:
         renew({"example": example()})
+        return
+    if sys.argv[1:] == ["tables"]:
+        renew(tables(json.loads((RESULTS / "verdicts.json").read_text())))
         return
     integrator = sys.argv[1] if len(sys.argv) > 1 else None
     found = measure(integrator)
@@ -212,7 +219,7 @@ def main() -> None:
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {out.relative_to(ROOT)}")
     if integrator is None:
-        renew({"numbers": table(found), "speeds": speed_table(result["optimization_speed"]), "example": example()})
+        renew(tables(result) | {"example": example()})
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ print("after it:", failed)
 
 # %% [markdown]
 # There is no edge to be at, and no central flow of it: a flow that stays on the edge would be wrong. A table over
-# optimizers, momenta and seeds is in the README, with the runs that fail named; `make study` measures it. In short:
+# optimizers, momenta and seeds is in docs/momentum.md, the runs that fail named; `make study` measures it. In short:
 #
 # - at an established edge the central flow is several times closer than the stable flow where the gain is moderate;
 # - with a high gain it is still closer, but the predicted loss is off by the bursts;

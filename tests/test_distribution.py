@@ -103,7 +103,11 @@ def test_the_installed_wheel_cites_derives_and_runs(installed, tmp_path):
 def test_the_distribution_has_one_name_and_one_version_everywhere():
     assert PROJECT["name"] == DISTRIBUTION
     assert own_version() == metadata.version(PROJECT["name"]) == PROJECT["version"]
-    texts = [ROOT / "README.md", *(ROOT / name for name in PACKAGES if name.endswith(".py"))]
+    texts = [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / name for name in PACKAGES if name.endswith(".py")),
+    ]
     wanted = [found for path in texts for found in re.findall(r"pip\s+install\s+'([^']*)'", path.read_text())]
     assert wanted
     allowed = {f"{PROJECT['name']}[{extra}]" for extra in PROJECT["optional-dependencies"]}
@@ -115,7 +119,7 @@ def test_the_distribution_has_one_name_and_one_version_everywhere():
 def test_everything_that_says_how_to_cite_says_the_same(capsys):
     assert main(["cite"]) == 0
     printed = capsys.readouterr().out
-    assert f"```bibtex\n{printed}```" in (ROOT / "README.md").read_text()
+    assert f"```bibtex\n{printed}```" in (ROOT / "docs" / "cite.md").read_text()
     citation = (ROOT / "CITATION.cff").read_text()
     titles = re.findall(r"title += \{(.*)\}", printed)
     assert len(titles) == 3  # booktitle among them

@@ -50,8 +50,9 @@ def test_the_example_multiplies_its_axes_and_every_cell_can_start():
     sweep_cell.check_cell(settings)
 
 
-def test_the_readme_shows_the_example():
-    (shown_there,) = re.findall(r"```toml\n(optimizer = .*?)```", (EXAMPLE.parents[1] / "README.md").read_text(), re.S)
+def test_the_page_on_sweeps_shows_the_example():
+    page = (EXAMPLE.parents[1] / "docs" / "sweeps.md").read_text()
+    (shown_there,) = re.findall(r"```toml\n(optimizer = .*?)```", page, re.S)
     assert read_grid(EXAMPLE) == read_grid(tomllib.loads(shown_there))
 
 
