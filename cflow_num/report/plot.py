@@ -289,6 +289,7 @@ def _logarithmic(y: np.ndarray) -> np.ndarray:
 
 def _loss_scale(ax: Axes, low: float, high: float, floor: float) -> None:
     """Choose a logarithmic axis over more than a factor 3, and cut what falls below a third of `floor`."""
+    high = min(high, canvas.LARGEST)
     if not 0 < 3 * low < high:
         return
     ax.set_yscale("log")
