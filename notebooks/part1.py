@@ -24,6 +24,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import cflow_num as cn
@@ -62,7 +63,15 @@ SIZE = {"n": 100, "width": 8} if REDUCED else {}
 RATE, STEPS = (0.8, 340) if REDUCED else (0.8, 800)
 
 problem = cn.problem("digits-mlp", **SIZE)
-run = cn.run(problem, "gradient_descent", {"learning_rate": RATE}, steps=STEPS, quiet=True)
+
+
+def output_size(params):
+    """Return the mean square of the network's outputs, which comes up again further below."""
+    return jnp.mean(problem.outputs(problem.ravel(params)) ** 2)
+
+
+observe = {"output_size": output_size}
+run = cn.run(problem, "gradient_descent", {"learning_rate": RATE}, steps=STEPS, observe=observe, quiet=True)
 print(problem.description)
 print(run)
 
@@ -184,6 +193,21 @@ derivation.to_markdown("theorem_descent")
 along = run.tree["central"]["loss"].values
 rises = np.diff(along) / along[:-1]
 print(f"{along.size - 1} steps of the central flow; relative change of the loss in a step: at most {rises.max():.1e}")
+
+# %% [markdown]
+# ## An observable of your own
+#
+# Nothing in that argument is special to the loss. The time average of any smooth function $f$ of the weights is, to
+# second order, $f+\tfrac12\langle\Sigma,D^2f\rangle$ at the central flow. The run above was asked to observe one, the mean
+# square of the network's outputs. The optimizer's own, its time average, both flows and the prediction:
+
+# %%
+run.plot("output_size")
+
+# %%
+central = run.tree["central"]
+added = central["predicted_output_size"] - central["output_size"]
+print(f"the oscillation adds up to {float((added / central['output_size']).max()):.1%}")
 
 # %% [markdown]
 # ## The verdict

@@ -78,3 +78,14 @@ def test_each_regime_begins_with_a_run_in_which_the_flow_holds_and_most_have_one
     rows = json.loads(script("limits").FILE.read_text("utf-8"))["rows"]
     assert all(next(iter(runs.values()))["passed"] for runs in rows.values())
     assert sum(any(row["passed"] is False for row in runs.values()) for runs in rows.values()) >= 4
+
+
+def test_estimates_and_runs_are_measured_alike(monkeypatch):
+    estimates = script("estimates")
+    case = dict(problem="quadratic", options=dict(n=3), optimizer="gradient_descent", hp=dict(learning_rate=0.1))
+    monkeypatch.setattr(estimates, "CASES", {"small": case})
+    monkeypatch.setattr(estimates, "STEPS", 40)
+    said, taken = (estimates.measured("small", which) for which in ("estimate", "run"))
+    assert taken["steps"] == 40
+    assert 0 < said["memory"] < 1e9
+    assert 0 < said["seconds"] < 1e3
