@@ -198,8 +198,8 @@ print(f"{along.size - 1} steps of the central flow; relative change of the loss 
 # ## An observable of your own
 #
 # Nothing in that argument is special to the loss. The time average of any smooth function $f$ of the weights is, to
-# second order, $f+\tfrac12\langle\Sigma,D^2f\rangle$ at the central flow. The run above was asked to observe one, the mean
-# square of the network's outputs. The optimizer's own, its time average, both flows and the prediction:
+# second order, $f+\tfrac12\langle\Sigma,D^2f\rangle$ at the central flow. The run above was asked to observe one, the
+# mean square of the network's outputs. The optimizer's own, its time average, both flows and the prediction:
 
 # %%
 run.plot("output_size")
