@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 VARIABLE = "CFLOW_CACHE"
-WORTH = 0.02  # seconds of compilation from which on a program is kept
+WORTH = 0.0  # seconds of compilation from which on a program is kept: small ones are many
 
 
 def cache_folder() -> Path | None:
