@@ -23,7 +23,7 @@ import jax
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num.report import plot
+from cflow_num.report.figures import FIGURES
 
 jax.config.update("jax_enable_x64", True)
 REDUCED = os.environ.get("CFLOW_REDUCED") == "1"  # fewer steps, for a quick look
@@ -108,7 +108,7 @@ pictures = {}
 
 def show(name, of=run):
     """Draw a figure of a run, and keep it."""
-    pictures[name, of.config["optimizer"]] = picture = plot.FIGURES[name](of)
+    pictures[name, of.config["optimizer"]] = picture = FIGURES[name](of)
     return picture
 
 

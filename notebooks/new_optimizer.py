@@ -22,7 +22,7 @@ import sympy as sp
 
 import cflow_num as cn
 import cflow_sym as cs
-from cflow_num.report import plot
+from cflow_num.report.figures import FIGURES
 from cflow_num.testing import check
 
 jax.config.update("jax_enable_x64", True)
@@ -149,7 +149,7 @@ pictures = {}
 
 def show(name):
     """Draw a figure of the run, and keep it."""
-    pictures[name] = plot.FIGURES[name](run)
+    pictures[name] = FIGURES[name](run)
     return pictures[name]
 
 

@@ -62,9 +62,8 @@ def empty_log(flow: CentralFlow | StationaryFlow, y: FlowState) -> Log:
     k, zero = min(flow.capacity, y.w.size), jnp.zeros((), y.w.dtype)
     vector, matrix = jnp.zeros((k,), y.w.dtype), jnp.zeros((y.w.size, k), y.w.dtype)
     unknown = jnp.full_like(zero, jnp.nan)
-    P = jnp.broadcast_to(flow.optimizer.preconditioner(y.slow, flow.hp), y.w.shape)   # (n,)
-    P = P.astype(y.w.dtype)
-    return Log(vector, matrix, P, zero, jnp.zeros_like(y.w), zero, zero, zero, unknown, zero, zero, zero)
+    metric = jnp.ones_like(y.w)  # of no oscillation: any
+    return Log(vector, matrix, metric, zero, jnp.zeros_like(y.w), zero, zero, zero, unknown, zero, zero, zero)
 
 
 def fresh(log: Log, whole: Array) -> Log:

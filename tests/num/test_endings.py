@@ -206,7 +206,12 @@ def test_a_constant_added_to_the_loss_changes_no_number_but_the_loss(name):
                 ours, expected = run.tree[process][variable].values, plain.tree[process][variable].values
                 if variable in LOSSES:
                     np.testing.assert_allclose(ours - shift, expected, rtol=0, atol=4e-15 * np.nanmax(np.abs(expected)))
+                elif variable == "zeta":  # of differences of the loss, whose last digits move with the constant
+                    np.testing.assert_allclose(ours, expected, rtol=1e-10)
                 else:
                     np.testing.assert_array_equal(ours, expected, err_msg=f"{process} {variable}")
         for ours, expected in zip(run.compare().rows, plain.compare().rows, strict=True):
-            assert ours.name == "predicted_loss" or ours.value == expected.value, ours.name  # relative to the loss
+            if ours.name == "zeta" and expected.value is not None:
+                assert ours.value == pytest.approx(expected.value, rel=1e-10)
+            elif ours.name != "predicted_loss":  # which is relative to the loss
+                assert ours.value == expected.value, ours.name
