@@ -40,12 +40,12 @@ from cflow_num.optimizer.hyperparameters import as_arrays, resolve
 from cflow_num.running.path import advance_path
 from cflow_num.running.prepare import CHUNK
 from cflow_num.running.process import Process
-from cflow_num.running.programs import compiled_for, forget_programs
 from cflow_num.running.warm_start import warm_started
 from cflow_num.stepping.half_explicit import HalfExplicitHeun
 from cflow_num.stepping.leapfrog import Leapfrog
 from cflow_num.stepping.published import BruteForceLeapfrog
 from cflow_num.support.errors import RunError
+from cflow_num.support.programs import compiled_for, forget_programs
 from cflow_num.support.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"

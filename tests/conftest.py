@@ -51,7 +51,7 @@ def _room_for_compiled_programs():
     """Forget compiled programs before there are so many that the next one cannot be mapped into memory."""
     yield
     if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        from cflow_num.running.programs import forget_programs
+        from cflow_num.support.programs import forget_programs
 
         forget_programs()
 

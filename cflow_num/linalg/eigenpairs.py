@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..support.compiler import normal
 from ..support.typed import eigh, finfo, norm, switch
 
 GUARD_VECTORS = 4  # tracked beyond the capacity: without them a cut cluster costs three times more
@@ -57,7 +58,7 @@ def start_block(n: int, K: int, dtype: Any, seed: int = 0) -> Float[Array, "n K"
     >>> start_block(5, 2, jnp.float32).shape
     (5, 2)
     """
-    return jax.random.normal(jax.random.key(seed), (n, K), dtype)
+    return normal(jax.random.key(seed), (n, K), dtype)
 
 
 def leading_eigenpairs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float
 from cflow_sym.interface import CompiledFlow, Filter, value_at
 
 from ..support.errors import InputError
+from ..support.programs import call
 from .own_constants import each_group
 
 LATE = 1e6  # count at which corrections of bias have died out
@@ -49,14 +51,21 @@ def check_filter(flow: CompiledFlow, hp: Mapping[str, Any], last: int = 1) -> Ed
 
 def _edge(flow: CompiledFlow, hp: Mapping[str, Any], counts: Float[Array, " T"]) -> EdgeOfFilter:
     shown = ", ".join(f"{n} {float(hp[n]):g}" for n in hp if n != "blocks" and not callable(hp[n]))
+    coefficients, found = call(_seen, flow, dict(hp), counts)
+    refuse_other_periods(coefficients, f"{flow.NAME} with {shown}")
+    return EdgeOfFilter(*(float(x) for x in found))
+
+
+@eqx.filter_jit
+def _seen(flow: CompiledFlow, hp: dict[str, Any], counts: Float[Array, " T"]) -> tuple[Filter, tuple[Any, ...]]:
+    """Return the filter late in a run and what its edge looks like, where decay is largest."""
     decays = jax.vmap(lambda t: jnp.asarray(flow.filter_coefficients({"t": t}, hp).decay))(counts)
     held = {name: value_at(x, counts[jnp.argmax(decays)]) for name, x in hp.items()}
     late = {"t": jnp.asarray(LATE)}
-    refuse_other_periods(flow.filter_coefficients(late, held), f"{flow.NAME} with {shown}")
     k = flow.leapfrog(late, held, 0.0)
     memory = jnp.sum(k.weight / k.rate) / jnp.sum(k.weight)
-    found = flow.threshold(late, held), flow.gain(late, held), memory, flow.burst_index(late, held)
-    return EdgeOfFilter(*(float(x) for x in found))
+    edge = flow.threshold(late, held), flow.gain(late, held), memory, flow.burst_index(late, held)
+    return flow.filter_coefficients(late, held), edge
 
 
 def refuse_other_periods(f: Filter, name: str) -> None:

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..loss.problem import Problem
+from ..support.compiler import normal
 from ..support.errors import InputError, check_one_of
 from .datasets.base import noisy
+from .datasets.digits import bundled
 
 ACTIVATIONS = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "softplus": jax.nn.softplus}
 
@@ -39,18 +41,16 @@ def digits_mlp(
     >>> digits_mlp(n=50).n_weights
     1960
     """
-    from sklearn.datasets import load_digits
-
     check_one_of("activation", activation, ACTIVATIONS)
     for option, value in (("width", width), ("depth", depth), ("n", n)):
         if value < 1:
             raise InputError(f"{option} is {value}, it must be at least 1")
     if n > 1797:
         raise InputError(f"n is {n}, the bundled digits have 1797 images: pass at most that")
-    X, labels = load_digits(return_X_y=True)
+    X, labels = bundled()
     if not 0 <= noise <= 1:
         raise InputError(f"noise is {noise}, the share of random labels must be between 0 and 1")
-    labels = noisy(np.asarray(labels)[:n], noise)
+    labels = noisy(labels[:n], noise)
     X = X[:n] / 16
     X = X - X.mean(axis=0)
     if components:
@@ -85,7 +85,7 @@ def mlp_params(sizes: list[int], *, scale: float, seed: int) -> list[dict]:
     """Return weights of an MLP: normal with variance scale^2 / fan-in, biases zero."""
     keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
     return [
-        {"weight": scale * jax.random.normal(key, (a, b)) / np.sqrt(a).item(), "bias": jnp.zeros(b)}
+        {"weight": scale * normal(key, (a, b), float) / np.sqrt(a).item(), "bias": jnp.zeros(b)}
         for key, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
 

@@ -18,11 +18,11 @@ from ..optimizer.hyperparameters import as_arrays, resolve
 from ..problems import problem
 from ..record.run import Run, load
 from ..running.checkpoints import clear, found, writing_alone
-from ..running.programs import make_room
 from ..running.run import run
 from ..support.devices import available_memory, full_precision
 from ..support.errors import GainWarning, GrowthWarning, InputError, RunError
 from ..support.files import replacing
+from ..support.programs import make_room
 from .settings import Setting, check_scale, setting
 
 CHECKPOINT_EVERY = 60.0  # seconds

@@ -14,10 +14,10 @@ from jaxtyping import Array
 
 from ..loss.problem import Problem
 from ..support.errors import InputError, RunError
+from ..support.programs import compiled_for
 from .chunk import Records, advance_chunk
 from .path import Carry
 from .process import Process
-from .programs import compiled_for
 
 
 def advance_together(
@@ -67,7 +67,7 @@ def _advanced(
         axes.append(None if shared else 0)
     arguments = (arrays, tuple(axes), jax.tree.structure(parts[0][0]), parts[0][1])
     began = time.perf_counter()
-    compiled = compiled_for(_advance_many, arguments)
+    compiled = compiled_for(_advance_many, arguments, processes[0].effort)
     compiling, began = time.perf_counter() - began, time.perf_counter()
     after = jax.block_until_ready(compiled(*arguments))
     seconds = time.perf_counter() - began

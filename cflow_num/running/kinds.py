@@ -47,6 +47,7 @@ from ..stepping.start import stiffness
 from ..stepping.stationary import StationaryHeun
 from ..stepping.tuning import TUNING
 from ..support.errors import InputError, RunError, check_one_of
+from ..support.programs import call
 from .path import Carry
 
 ONSETS = ("published", "delayed")
@@ -225,7 +226,7 @@ class Closed(Kind):
     def started(self, case: Case, flow: Any, method: Method, at: Beginning) -> tuple[Carry, Method]:
         """Return its start: centre and oscillation."""
         still = jax.tree.map(jnp.zeros_like, FlowState(at.y.w, at.states))
-        return Carry(_opened(flow, at.y, at.states, at.oscillation or still, at.V), at.V, None, _first()), method
+        return Carry(call(_opened, flow, at.y, at.states, at.oscillation or still, at.V), at.V, None, _first()), method
 
 
 class Central(Kind):
@@ -314,7 +315,7 @@ class Stationary(Central):
             block = at.V
         else:
             method = method._replace(solver=StationaryHeun)
-            block = _seed(flow, y, start_block(y.w.size, at.V.shape[1], y.w.dtype, seed=1))
+            block = call(_seed, flow, y, start_block(y.w.size, at.V.shape[1], y.w.dtype, seed=1))
         memory = SolverState(block, jnp.zeros((flow.capacity, flow.capacity), y.w.dtype))
         return Carry(LoggedState(y, empty_log(flow, y)), at.V, memory, _first()), method
 
@@ -367,7 +368,7 @@ def _flow_state(case: Case, flow: Flow, at: Beginning, dt: Any) -> FlowState:
 def _stable_step(case: Case, flow: CentralFlow, y: FlowState, dt: float) -> float:
     """Return the time step at which states and reduced flow are stable: at most one over their rate."""
     opt, hp = case.optimizer, case.hp
-    fastest = max(1 / dt, float(stiffness(flow, y)))
+    fastest = max(1 / dt, float(call(stiffness, flow, y)))
     if case.momentum:  # the reduced flow at the edge, now and late: half of what is stable
         late = y._replace(slow=y.slow | {"t": jnp.full_like(y.slow["t"], LATE)})
         fastest = max(fastest, *(float(flow.speed(z) * opt.threshold(z.slow, hp)) for z in (y, late)))

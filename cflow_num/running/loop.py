@@ -92,7 +92,7 @@ class Progress:
         self._before, self._oscillation = start.before, start.oscillation
         self._starts = {name: start.here if name == "discrete" else start.flows for name in processes}
         at = {name: np.asarray(y.w) for name, y in self._starts.items()}
-        self._lockstep = Lockstep(discrete, self.recorders, at)
+        self._lockstep = Lockstep(discrete, self.recorders, at, next(iter(processes.values())).effort)
         self._reasons: list[str] = []
         self._failed: dict[str, int] = {}
         self._chunk: dict[str, Records] = {}

@@ -108,6 +108,7 @@ def _constrained_path(flow: CentralFlow | StationaryFlow, carry: Carry, how: How
         controller_state=carry.pace,
         solver_state=carry.solver,
         max_steps=100_000,
+        adjoint=dfx.ForwardMode(),
         throw=False,
     )
     assert solution.ys is not None
@@ -159,6 +160,7 @@ def _stable_path(flow: StableFlow | PhaseSpaceStableFlow, carry: Carry, how: How
             controller_state=controller.begun(motion),
             solver_state=memory,
             max_steps=MOST_STEPS,
+            adjoint=dfx.ForwardMode(),
             throw=False,
         )
         assert solution.ys is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
@@ -22,6 +23,7 @@ from ..optimizer.own_constants import has_own_decays
 from ..support.devices import available_memory
 from ..support.devices import describe as place
 from ..support.errors import NO_GRADIENT, InputError
+from ..support.programs import call
 from .checkpoints import fingerprint
 from .continued import Source, given, source
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Closed
@@ -87,8 +89,8 @@ def prepare(
     _check_kept(problem, settings)
     processes, end = settings.processes, settings.warm_start + settings.steps
     notes = (CHANGED.format(problem.name),) if _has_changed(problem) else ()
-    check_start(problem)
-    own, problem = problem, problem.checked().traced()
+    own, seen, verified = problem, check_start(problem), problem.checked()
+    problem = seen if verified is own else verified.traced()
     taken = 0 if begun is None else begun.steps_taken(flow)
     end += taken
     floors = check_schedules(flow, hp, settings.warm_start + taken, end, float(np.finfo(problem.w0.dtype).eps))
@@ -113,6 +115,7 @@ def prepare(
             onset=settings.onset,
             closure_step=settings.closure_step,
             diagnostics=settings.diagnostics,
+            effort=settings.effort,
             last=settings.steps,
         )
         for name in KINDS
@@ -148,6 +151,8 @@ def prepare(
     }
     if problem.label.origin:
         config["problem_file"] = problem.label.origin[:16]
+    if settings.effort != Settings.effort:
+        config["effort"] = settings.effort
     if settings.keep_weights:
         config["keep_weights"] = settings.keep_weights
     if settings.diagnostics:
@@ -222,14 +227,18 @@ def _has_changed(problem: Problem) -> bool:
     return changed
 
 
-def check_start(problem: Problem) -> None:
-    """Raise `InputError` with the array to blame where the loss or its gradient is not finite at the start."""
+def check_start(problem: Problem) -> Problem:
+    """Return the problem as it is traced; raises `InputError` with the array to blame where numbers are not finite.
+
+    These are the weights at the start and the loss and its gradient there.
+    """
     weights = problem.weights(problem.w0)
     if found := nonfinite("params", weights):
         raise InputError(f"the initial weights are not finite{found}: check how they are made")
-    loss, gradient = problem.value_and_gradient(problem.w0)
-    if isinstance(loss, Tracer):
+    traced = problem.traced()
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(traced)):
         raise InputError(TRACED.format("loss is"))
+    loss, gradient = call(_value_and_gradient, traced)
     if not np.isfinite(loss):
         raise InputError(
             f"the loss is {float(loss)} at the start{nonfinite('data', problem.data)}: check the data and the initial "
@@ -239,6 +248,7 @@ def check_start(problem: Problem) -> None:
         raise InputError(
             f"the gradient is not finite at the start{found} although the loss is ({float(loss):.6g}): {NO_GRADIENT}"
         )
+    return traced
 
 
 def _check_own_decays(flow: Any, hp: Mapping[str, Any], processes: Sequence[str], budget: bool) -> None:
@@ -267,3 +277,8 @@ def _coordinates(problem: Problem, capture: Sequence[int] | int) -> tuple[int, .
     if len(chosen) != len(capture) or isinstance(capture, str):
         raise InputError(f"capture is {capture!r}, it must list indices of weights between 0 and {n - 1}")
     return tuple(int(i) for i in chosen)
+
+
+@eqx.filter_jit
+def _value_and_gradient(problem: Problem) -> tuple[Array, Array]:
+    return problem.value_and_gradient(problem.w0)

@@ -26,11 +26,12 @@ from ..stepping.base import SolverState
 from ..stepping.start import RELAXED, SETTLED, SETTLING_ITERATIONS, closer_to_rest
 from ..stepping.tuning import TUNING
 from ..support.errors import InputError, RunError, check_one_of
+from ..support.programs import call, compile_ahead, compiled_for
 from .chunk import Options, Records, advance_chunk
+from .effort import effort_for
 from .failures import Failure, first_failure
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case
 from .path import Carry
-from .programs import compile_ahead, compiled_for
 from .settings import Settings
 
 CAPACITY_STEP = 4
@@ -56,6 +57,7 @@ class Process:
         onset: str = Settings.onset,
         closure_step: float = Settings.closure_step,
         diagnostics: tuple[str, ...] = Settings.diagnostics,
+        effort: str = Settings.effort,
         last: int = 0,
     ):
         check_one_of("process", name, KINDS)
@@ -74,6 +76,7 @@ class Process:
         self._kind.check(self._case)
         self.name, self.chunk, self.capacity = name, chunk, min(capacity, problem.n_weights)
         self._eig_every, self.coordinates = eig_every, coordinates  # the weights whose own values are kept
+        self.effort = effort_for(problem, effort)
         self.last = last  # the step whose states are wanted
         self.method = self._kind.method(self._case)
         self.seconds, self.compile_seconds = 0.0, 0.0
@@ -121,7 +124,7 @@ class Process:
         """Return the observation at the start, from a random block."""
         V = start_block(y.w.size, block_size(self.capacity, y.w.size), y.w.dtype)
         for _ in range(20):
-            seen = _observe(Flow(*self._case.parts), y, V, self.capacity)
+            seen = call(_observe, Flow(*self._case.parts), y, V, self.capacity)
             V = seen.V
             if bool(seen.converged):
                 return seen
@@ -140,7 +143,7 @@ class Process:
         """Bring the states to rest at the start, with the oscillation that keeps the edge there."""
         for _ in range(SETTLING_ITERATIONS):
             assert isinstance(carry.solver, SolverState)
-            slow, memory, change, untracked = closer_to_rest(self.flow(), carry.y.state, carry.solver)
+            slow, memory, change, untracked = call(closer_to_rest, self.flow(), carry.y.state, carry.solver)
             state = carry.y.state._replace(slow=slow)
             carry = carry._replace(y=carry.y._replace(state=state), solver=memory)
             if self.crowded(untracked) and self.capacity < carry.V.shape[0]:
@@ -173,7 +176,7 @@ class Process:
         """Begin to compile the chunk, beside what goes on."""
         if not self._refusal:
             began = time.perf_counter()
-            compile_ahead(advance_chunk, self.arguments(carry))
+            compile_ahead(advance_chunk, self.arguments(carry), self.effort)
             self.compile_seconds += time.perf_counter() - began
 
     def compiled(self, carry: Carry) -> Callable:
@@ -181,7 +184,7 @@ class Process:
         if self._refusal:
             raise self._refusal
         began = time.perf_counter()
-        program = compiled_for(advance_chunk, self.arguments(carry))
+        program = compiled_for(advance_chunk, self.arguments(carry), self.effort)
         self.compile_seconds += time.perf_counter() - began
         return program
 

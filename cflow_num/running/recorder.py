@@ -14,6 +14,7 @@ from jaxtyping import Array
 from ..flows.base import Flow, Observation
 from ..flows.discrete import midpoints
 from ..record.variables import VARIABLES
+from ..support.programs import compiled_for
 from .chunk import Records
 from .diagnostics import summed
 
@@ -128,8 +129,8 @@ def _losses(flow: Flow, path: Array | np.ndarray) -> Array:
 class Lockstep:
     """Compares weights chunk by chunk, so that they need not be kept: distances and displacements."""
 
-    def __init__(self, flow: Flow, recorders: dict[str, Recorder], starts: dict[str, np.ndarray]):
-        self.recorders = recorders
+    def __init__(self, flow: Flow, recorders: dict[str, Recorder], starts: dict[str, np.ndarray], effort: str):
+        self.recorders, self.effort = recorders, effort
         self.w0 = next(iter(starts.values()))
         self.tails: dict[str, np.ndarray] = {name: w[None] for name, w in starts.items()}
         self.covectors: np.ndarray | None = None
@@ -147,7 +148,8 @@ class Lockstep:
         first = reached if len(self.tails["discrete"]) == 2 else reached + 1
         middle = np.asarray(midpoints(path))
         recorder = self.recorders["discrete"]
-        recorder.put("midpoint_loss", first, _losses(self.flow, middle))
+        losses = compiled_for(_losses, (self.flow, middle), self.effort)(self.flow, middle)
+        recorder.put("midpoint_loss", first, losses)
         recorder.put("distance_from_start", first, np.linalg.norm(middle - self.w0, axis=1))
         for name, window in windows.items():
             if name != "discrete":

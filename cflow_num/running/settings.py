@@ -19,6 +19,7 @@ from ..support.errors import InputError, check_flag, check_one_of
 MOST_STEPS = 10_000_000
 OFFERED = ("outputs",)  # what a problem offers to observe
 DIAGNOSTICS = ("gbs", "critical_step")
+AUTO, EFFORTS = "auto", ("quick", "moderate", "full")  # of the compiler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class Settings:
     """What data and derivatives may take on each device, as in 2GB: sums over examples are cut into parts."""
     diagnostics: tuple[str, ...] = ()
     """Of the optimizer's steps, beyond zeta: gbs (a Hessian-vector product a step), critical_step (eight losses)."""
+    effort: str = AUTO
+    """The compiler's: quick (a quarter of the time, runs up to twice as long), moderate, full; auto: by the problem."""
     budget: bool = False
     """Evaluate what the central flow drops, every eig-every steps: the error budget."""
 
@@ -96,6 +99,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = tuple(found[name])
         for one in found[name]:
             check_one_of(name, one, known)
+    check_one_of("effort", found["effort"], (AUTO, *EFFORTS))
     processes = found["processes"]
     listed = tuple(processes) if isinstance(processes, Iterable) and not isinstance(processes, str) else ()
     if not listed:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from ..flows.base import FlowState
 from ..flows.discrete import DiscreteOptimizer, midpoints
 from ..support.errors import NO_GRADIENT, InputError, RunError
+from ..support.programs import call
 
 
 class Start(NamedTuple):
@@ -43,7 +44,7 @@ def warm_started(
     On average the midpoints (x[t-1] + 2 x[t] + x[t+1])/4 of weights and states: the oscillation cancels.
     """
     unmoved = discrete.optimizer.initial_state(discrete.problem.w0, discrete.hp) if given is None else given
-    first, path = _warm_start_path(discrete, warm_start + average, unmoved)
+    first, path = call(_warm_start_path, discrete, warm_start + average, unmoved)
     points = [first] + [jax.tree.map(lambda x, t=t: x[t], path) for t in range(warm_start + average)]
     for t, y in enumerate(points):
         if t and not bool(jnp.all(jnp.isfinite(y.w))):

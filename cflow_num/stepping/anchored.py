@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,7 +159,14 @@ class Anchored(AbstractConstrained):
 
     def step(self, terms, t0, t1, y0: LoggedState, args: CentralFlow, solver_state: AnchoredState, made_jump):
         """Take one step; the log of the new state describes it."""
-        flow, memory, y = args, solver_state, y0.state
+        return *self._step(t0, t1, y0, args, solver_state), dfx.RESULTS.successful
+
+    @eqx.filter_jit
+    def _step(
+        self, t0: Any, t1: Any, y0: LoggedState, flow: CentralFlow, memory: AnchoredState
+    ) -> tuple[LoggedState, LoggedState, dict[str, Any], AnchoredState]:
+        """Return state, error, what the units are read off and the memory; compiled, so that it is traced once."""
+        y = y0.state
         H = jnp.asarray(t1 - t0, y.w.dtype)
         middle = _middle(flow, y, memory, H)
         end, nodes, l = self._short_steps(flow, middle, y, memory.rates, H)
@@ -171,7 +179,7 @@ class Anchored(AbstractConstrained):
         error = _error(flow, memory, after, y0, y1, end, c, H)
         log = log._replace(estimate=jnp.fmax(log.estimate, jnp.linalg.norm(error.state.w)))
         y1 = y1._replace(log=y1.log._replace(estimate=log.estimate))
-        return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after, dfx.RESULTS.successful
+        return y1, error, dict(nodes=nodes, start=y0, log=log, flow=flow, frame=frame), after
 
     def _count(self, H: Array) -> Array:
         """Return the number of short steps in a step of length H."""

@@ -8,9 +8,10 @@ of the sharpness only (Sommeijer, Shampine, Verwer, Journal of Computational and
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -72,6 +73,11 @@ class Chebyshev(dfx.AbstractAdaptiveSolver):
 
     def step(self, terms, t0, t1, y0: FlowState, args: StableFlow, solver_state: Memory, made_jump):
         """Take one step."""
+        return self._step(terms, t0, t1, y0, args, solver_state)
+
+    @eqx.filter_jit
+    def _step(self, terms: Any, t0: Any, t1: Any, y0: FlowState, args: StableFlow, solver_state: Memory) -> Any:
+        """Take one step; compiled, so that it is traced once."""
         h = jnp.asarray(t1 - t0, y0.w.dtype)
         rate, u = fastest_rate(args, y0, solver_state.u)
         s = jnp.clip(jnp.ceil(jnp.sqrt(1 + SAFETY * h * rate / REACH)), 2, MOST_STAGES).astype(jnp.int32)

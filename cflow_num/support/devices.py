@@ -141,7 +141,7 @@ def placement(x: Any) -> tuple:
     sharding = getattr(x, "sharding", None)
     if sharding is None:
         return (), None
-    devices = tuple(sorted(d.id for d in sharding.device_set))
+    devices = tuple(sorted((d.platform, d.id) for d in sharding.device_set))
     return devices, None if sharding.is_fully_replicated else sharding
 
 

@@ -41,7 +41,7 @@ def run_cell(settings: Mapping[str, Any]) -> Finished:
     """Run one cell; raises what `run` raises, and `RunError` where it was interrupted."""
     if "jax" not in sys.modules:  # the workers share an accelerator
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from ..running.programs import make_room
+    from ..support.programs import make_room
 
     with _ready(settings) as arguments:
         from ..running.run import run

@@ -114,7 +114,7 @@ def test_two_processes_on_one_machine_share_a_run(tmp_path):
 def test_programs_tell_how_arrays_are_split():
     one = cn.problem("digits-mlp", n=9, width=2)
     split = one.sharded(1)
-    assert placement(jax.tree.leaves(split.data)[0])[0] == (0,)
+    assert placement(jax.tree.leaves(split.data)[0])[0] == (("cpu", 0),)
     assert split.on("cpu").mesh is None
     assert float(split.value(split.w0)) == pytest.approx(float(one.value(one.w0)), rel=1e-14)
 

@@ -105,7 +105,7 @@ def test_lockstep_aligns_weights_and_directions():
     problem = cn.problem("quadratic", n=n)
     recorders = {"discrete": Recorder(2 * T), "central": Recorder(2 * T)}
     flow = Flow(problem, arrays("gradient_descent", problem, learning_rate=0.1), load("gradient_descent"))
-    lockstep = Lockstep(flow, recorders, {"discrete": discrete[0], "central": central[0]})
+    lockstep = Lockstep(flow, recorders, {"discrete": discrete[0], "central": central[0]}, "quick")
     for b in range(2):
         steps = slice(1 + b * T, 1 + (b + 1) * T)
         log = SimpleNamespace(sigma_covectors=covectors[steps])

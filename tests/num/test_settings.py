@@ -33,6 +33,7 @@ OTHER = {  # another value than the default, as a grid has it
     "observe_every": 3,
     "diagnostics": ["gbs"],
     "memory": "2GB",
+    "effort": "full",
     "budget": True,
 }
 BY_HAND = '{"command": {"optimizer": "adam", "learning_rate": 0.1, "settings": {}}}'  # a number, not a text

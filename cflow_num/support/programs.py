@@ -14,16 +14,17 @@ import equinox as eqx
 import equinox._errors  # see _no_calls_of_the_host
 import jax
 
-from ..support.devices import placement
+from .compiler import compiled
+from .devices import placement
+from .typed import setting
 
-_PROGRAMS_KEPT = 32
+_PROGRAMS_KEPT = 64
 _MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), 30_000
 _PROGRAMS: dict[Any, Future[Callable]] = {}  # compiled functions by everything that is not an array
 _COMPILERS = ThreadPoolExecutor(max_workers=max(2, min(os.cpu_count() or 1, 4)), thread_name_prefix="compiler")
 _SETTINGS = (  # of JAX, on which it depends what is compiled
     "jax_enable_x64",
     "jax_default_matmul_precision",
-    "jax_disable_most_optimizations",
     "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
     "jax_default_prng_impl",
@@ -33,12 +34,13 @@ _SETTINGS = (  # of JAX, on which it depends what is compiled
 )
 
 
-def compiled_for(function: Any, arguments: tuple) -> Callable:
+def compiled_for(function: Any, arguments: tuple, effort: str = "quick") -> Callable:
     """Return a jitted function compiled for such arguments: ahead of time, to tell compilation from running.
 
     What is no array is compared: a loss, or a schedule, must be a traced program (`traced`), not a Python function.
+    `effort` is the compiler's, see `support/compiler.py`; what is called a few times only is compiled quickly.
     """
-    key, program = compile_ahead(function, arguments)
+    key, program = compile_ahead(function, arguments, effort)
     try:
         return program.result()
     except Exception:
@@ -46,7 +48,7 @@ def compiled_for(function: Any, arguments: tuple) -> Callable:
         raise
 
 
-def compile_ahead(function: Any, arguments: tuple) -> tuple[Any, Future[Callable]]:
+def compile_ahead(function: Any, arguments: tuple, effort: str = "quick") -> tuple[Any, Future[Callable]]:
     """Begin to compile a jitted function for such arguments, beside what goes on; return key and program to come.
 
     It is traced here: settings of JAX that are made for a block of code hold for the thread that runs it.
@@ -54,18 +56,19 @@ def compile_ahead(function: Any, arguments: tuple) -> tuple[Any, Future[Callable
     arrays, static = eqx.partition(arguments, eqx.is_array)
     shapes = tuple((x.shape, x.dtype, placement(x)[1]) for x in jax.tree.leaves(arrays))
     places = frozenset(device for x in jax.tree.leaves(arrays) for device in placement(x)[0])
-    settings = tuple(getattr(jax.config, name, None) for name in _SETTINGS)
-    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes, places, settings)
+    settings = (*(getattr(jax.config, name, None) for name in _SETTINGS), setting("jax_disable_most_optimizations"))
+    key = (function, tuple(jax.tree.leaves(static)), jax.tree.structure(arrays), shapes, places, settings, effort)
     if key not in _PROGRAMS:
         while len(_PROGRAMS) >= _PROGRAMS_KEPT:
             del _PROGRAMS[next(iter(_PROGRAMS))]
         with _no_calls_of_the_host():
             lowered = function.lower(*arguments)
+        platforms = frozenset(platform for platform, _ in places)
         try:
-            _PROGRAMS[key] = _COMPILERS.submit(lowered.compile)
+            _PROGRAMS[key] = _COMPILERS.submit(compiled, lowered, effort, platforms)
         except RuntimeError:  # the main thread has ended: here, then
             done: Future[Callable] = Future()
-            done.set_result(lowered.compile())
+            done.set_result(compiled(lowered, effort, platforms))
             _PROGRAMS[key] = done
     return key, _PROGRAMS[key]
 
@@ -109,3 +112,8 @@ def make_room() -> None:
     """Call `forget_programs` if this process is half way to Linux's limit of memory mappings; for long loops."""
     if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         forget_programs()
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    """Call a jitted function that is needed a few times only: it is compiled quickly."""
+    return compiled_for(function, arguments)(*arguments)
