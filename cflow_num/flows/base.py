@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from cflow_sym.interface import CompiledFlow
 
-from ..linalg.eigenpairs import leading_eigenpairs
+from ..linalg.eigenpairs import Eigenpairs, leading_eigenpairs
 from ..linalg.precision import astype
 from ..loss.problem import Problem
 from ..optimizer.multiplier import growth, multipliers, rounding
@@ -121,24 +122,49 @@ class Flow(eqx.Module):
     def observe(self, y: FlowState, V: Float[Array, "n K"], capacity: int) -> Observation:
         """Return what is recorded of the state y, refining the eigenvectors V of the last observation."""
         seen, g = self._seen(y, V)
+        pairs = self.leading(y, V, seen.threshold, capacity)
+        lam = pairs.eigenvalues                                               # (K,)
+        return seen._replace(
+            effective_eigenvalues=lam,
+            V=pairs.U,
+            converged=pairs.converged,
+            growth=self._growth(y, lam),
+            offset=offsets(g, pairs.U, lam, seen.threshold),
+        )
+
+    def leading(
+        self, y: FlowState, V: Float[Array, "n K"], c: Float[Array, ""], capacity: int, others: float = math.inf
+    ) -> Eigenpairs:
+        """Return the leading effective eigenpairs at y, of the same sign as V; those below 0.9 c as exact as `others`.
+
+        See `leading_eigenpairs`.
+        """
         P = self.optimizer.preconditioner(y.slow, self.hp)                    # () or (n,)
         pairs = leading_eigenpairs(
             lambda V: self.hessian_vectors(y.w, V),
             P,
             V,
-            wanted_above=0.9 * seen.threshold,
+            wanted_above=0.9 * c,
             capacity=capacity,
+            others=others,
         )
-        lam = pairs.eigenvalues                                               # (K,)
         along = jnp.sum(pairs.U * jnp.broadcast_to(P, y.w.shape)[:, None] * V, axis=0)    # (K,)
-        U = pairs.U * jnp.where(along < 0, -1, 1)                             # (n, K) signs kept from step to step
-        return seen._replace(
-            effective_eigenvalues=lam,
-            V=U,
-            converged=pairs.converged,
-            growth=growth(multipliers(self.optimizer, y.slow, lam, self.hp)),
-            offset=jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > seen.threshold / 10, lam, jnp.nan),
-        )
+        return pairs._replace(U=pairs.U * jnp.where(along < 0, -1, 1))        # signs kept from step to step
+
+    def observe_between(
+        self, y: FlowState, V: tuple[Float[Array, "n K"], Float[Array, "n K"]], share: Array, lam: Float[Array, " K"]
+    ) -> Observation:
+        """Return the observation where eigenvalues are known, and eigenvectors before and after; it costs one gradient.
+
+        `share` is how far y lies from the first towards the second.
+        """
+        seen, g = self._seen(y, V[0])
+        before, after = (offsets(g, U, lam, seen.threshold) for U in V)       # (K,), (K,)
+        offset = before + share * (after - before)
+        return seen._replace(effective_eigenvalues=lam, growth=self._growth(y, lam), offset=offset)
+
+    def _growth(self, y: FlowState, lam: Float[Array, " K"]) -> Float[Array, " K"]:
+        return growth(multipliers(self.optimizer, y.slow, lam, self.hp))
 
     def observe_cheaply(self, y: FlowState, V: Float[Array, "n K"]) -> Observation:
         """Return the observation without eigenvalues (nan), which costs one gradient."""
@@ -158,3 +184,9 @@ class Flow(eqx.Module):
         norm, true = jnp.linalg.norm(g), jnp.asarray(True)
         return Observation(loss, norm, unknown, V, c, scalars, true, unknown, unknown), g
 
+
+def offsets(
+    g: Float[Array, " n"], U: Float[Array, "n K"], lam: Float[Array, " K"], c: Float[Array, ""]
+) -> Float[Array, " K"]:
+    """Return how far the weights are, along each eigenvector, from where the gradient along it vanishes."""
+    return jnp.linalg.norm(U, axis=0) * (U.T @ g) / jnp.where(lam > c / 10, lam, jnp.nan)

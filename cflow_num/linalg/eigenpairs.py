@@ -69,6 +69,7 @@ def leading_eigenpairs(
     wanted_above: Float[Array, "*K"] | float = 0.0,
     capacity: int | None = None,
     tolerance: float = 1e-3,
+    others: float = float("inf"),
     max_iterations: int = 10,
 ) -> Eigenpairs:
     """Return the K algebraically largest generalized eigenpairs of (H, diag P), starting from the block V.
@@ -81,6 +82,7 @@ def leading_eigenpairs(
     - `wanted_above`: pairs whose eigenvalue exceeds it, `()` or for each pair `(K,)`, and the first one, must converge.
     - `capacity`: how many pairs may be wanted at most; the others are guard vectors (default: all of V).
     - `tolerance`: residual relative to the largest eigenvalue; the eigenvalue's error is of its square.
+    - `others`: the same for those of the first `capacity` pairs that are not wanted.
     - `max_iterations`: cap on the iterations after the first Rayleigh-Ritz step.
 
     >>> H = jnp.diag(jnp.arange(1.0, 31.0))
@@ -99,8 +101,9 @@ def leading_eigenpairs(
 
     def unfinished(theta: Array, norms: Array) -> Array:
         scale = jnp.maximum(jnp.max(jnp.abs(theta)), finfo(V.dtype).tiny)
-        wanted = may_want & ((theta > wanted_above) | (jnp.arange(K) == 0))
-        return jnp.any(wanted & (norms > jnp.maximum(tolerance, 50 * eps) * scale))
+        wanted = (theta > wanted_above) | (jnp.arange(K) == 0)
+        allowed = jnp.where(wanted, tolerance, others)                        # (K,)
+        return jnp.any(may_want & (norms > jnp.maximum(allowed, 50 * eps) * scale))
 
     def begun(D: Array, MD: Array, Y: Array, MY: Array, S: Array, MS: Array) -> tuple[Array, ...]:
         """Return the Ritz pairs in the span of D alone."""

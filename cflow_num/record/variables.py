@@ -29,6 +29,7 @@ VARIABLES = {
     "loss": ("", "loss", "training loss at the weights of the step"),
     "gradient_norm": ("", "loss/weight", "Euclidean norm of the gradient"),
     "effective_eigenvalues": ("eig", "1", "leading eigenvalues of P^-1 H"),
+    "eigenvalues_exact": ("", "1", "1 where effective eigenvalues were evaluated, 0 where they are interpolated"),
     "growth": ("eig", "1", "log|mu|: rate at which the oscillation along each eigenvector grows in a step"),
     "offset": ("eig", "weight", "distance from where the gradient along the eigenvector vanishes; the sign alternates"),
     "rounding": ("", "weight", "what rounding adds to the oscillation along a direction in a step"),

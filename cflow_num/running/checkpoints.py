@@ -23,7 +23,7 @@ import numpy as np
 from ..support.errors import InputError
 from ..support.files import remove_leftovers, replacing
 
-FORMAT = 2  # of the arrays: raised whenever an older checkpoint could not be continued
+FORMAT = 3  # of the arrays: raised whenever an older checkpoint could not be continued
 KEPT = 2
 INTERVAL = 60.0  # seconds
 _PATTERN = "checkpoint-*.npz"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..flows.base import Flow, FlowState, Observation
 from ..flows.central import CentralFlow
@@ -18,6 +18,7 @@ from ..stepping import dropped_terms as budget
 from ..stepping.log import Log
 from ..stepping.pace import Pace
 from . import diagnostics
+from .looks import RESIDUAL, Looks, looked
 from .path import Carry, Path, advance_path
 
 
@@ -34,6 +35,7 @@ class Records(NamedTuple):
     missed: Array | None = None  # by signs that do not stay over a period
     end: FlowState | None = None  # at the last step that is wanted, which may come before the end of the chunk
     before: dict[str, Array] | None = None  # the optimizer's states that its update there starts from
+    exact: Bool[Array, " T"] | None = None  # where eigenvalues were evaluated and not interpolated
 
 
 class Options(NamedTuple):
@@ -68,6 +70,38 @@ def advance_chunk(
     # one past the capacity is certified too, so that an arriving eigenvalue shows
     capacity = carry.solver.X.shape[0] + 1 if carry.solver is not None else carry.V.shape[1] - 1
 
+    V, seen, looks = _seen(flow, carry, path, capacity, eig_every)
+    predictions = path.predictions
+    if (log := path.log) is not None:
+        predictions = {
+            "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
+            "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
+        } | diagnostics.of_flow(flow, path.states, carry.y.state, seen, log)
+    after = path.after._replace(V=V, step=carry.step + length, past=carry.past if looks is None else looks.past)
+    if carry.budget is not None:
+        assert isinstance(flow, CentralFlow)
+        after, spent = _spent(flow, carry, path, after, eig_every or 1)
+        predictions = predictions | spent
+    captured = _captured(flow, path, coordinates) if coordinates else {}
+    missed = None
+    if log is not None and flow.optimizer.PIECEWISE and isinstance(flow, CentralFlow):
+        missed = missed_by_signs(flow, path.states, log.squared_gradient)
+    end, before = _ended(flow, carry, path, last - carry.step - 1)
+    exact = None if looks is None else looks.exact
+    return after, Records(
+        path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason, missed, end, before, exact
+    )
+
+
+def _seen(
+    flow: Flow, carry: Carry, path: Path, capacity: int, eig_every: int
+) -> tuple[Array, Observation, Looks | None]:
+    """Return eigenvectors at the end, what is observed of each state, and where eigenvalues were evaluated.
+
+    They are at every so many steps, or for 0 where they move.
+    """
+    states, T = path.states, len(path.states.w)
+
     def look(V: Array, at: tuple[Array, FlowState]) -> tuple[Array, Observation]:
         step, y = at
         seen = jax.lax.cond(
@@ -77,26 +111,21 @@ def advance_chunk(
         )
         return seen.V, seen._replace(V=jnp.zeros((), V.dtype))
 
-    V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(length, dtype=carry.step.dtype), path.states))
-    predictions = path.predictions
-    if (log := path.log) is not None:
-        predictions = {
-            "predicted_loss": flow.optimizer.predicted_loss(seen.loss, log.oscillation_energy),
-            "predicted_squared_gradient_norm": jnp.sum(log.squared_gradient, axis=1),
-        } | diagnostics.of_flow(flow, path.states, carry.y.state, seen, log)
-    after = path.after._replace(V=V, step=carry.step + length)
-    if carry.budget is not None:
-        assert isinstance(flow, CentralFlow)
-        after, spent = _spent(flow, carry, path, after, eig_every)
-        predictions = predictions | spent
-    captured = _captured(flow, path, coordinates) if coordinates else {}
-    missed = None
-    if log is not None and flow.optimizer.PIECEWISE and isinstance(flow, CentralFlow):
-        missed = missed_by_signs(flow, path.states, log.squared_gradient)
-    end, before = _ended(flow, carry, path, last - carry.step - 1)
-    return after, Records(
-        path.states.w, seen, log, predictions, captured, path.n_gradients, path.reason, missed, end, before
-    )
+    if eig_every:
+        V, seen = jax.lax.scan(look, carry.V, (carry.step + 1 + jnp.arange(T, dtype=carry.step.dtype), states))
+        return V, seen, None
+    assert carry.past is not None
+    c = jax.vmap(lambda slow: jnp.asarray(flow.optimizer.threshold(slow, flow.hp), carry.V.dtype))(states.slow)  # (T,)
+    leading = partial(flow.leading, capacity=capacity, others=RESIDUAL)
+    looks = looked(leading, states, carry.V, carry.past, capacity, c)
+    shares = jnp.arange(1, T + 1, dtype=carry.V.dtype) / T
+    ends = carry.V, looks.V
+
+    def between(at: tuple[FlowState, Array, Array]) -> Observation:
+        seen = flow.observe_between(at[0], ends, at[1], at[2])
+        return seen._replace(V=jnp.zeros((), carry.V.dtype), converged=looks.converged)
+
+    return looks.V, jax.lax.map(between, (states, shares, looks.eigenvalues)), looks
 
 
 def _ended(flow: Flow, carry: Carry, path: Path, at: Array) -> tuple[FlowState, dict[str, Array] | None]:

@@ -124,7 +124,7 @@ class Progress:
         """Bring a process to step 0."""
         process = self.processes[name]
         self.carries[name], seen = process.start(self._starts[name], self._before, self._oscillation)
-        self.recorders[name].start(seen, process.constrained)
+        self.recorders[name].start(seen, process.constrained, process.interpolates)
         self.observing.start(self.recorders[name], self._starts[name].w, process.constrained)
         self._begun.add(name)
         self._stand()

@@ -24,10 +24,14 @@ from ..stepping.chebyshev import STIFF, STIFF_TOLERANCE, Chebyshev, Memory, fast
 from ..stepping.control import MOST_STEPS, ByArray, Controlled, Motion
 from ..stepping.log import Log, LoggedState
 from ..stepping.pace import Pace, Paced, costs, paced
+from .looks import Past
 
 
 class Carry(NamedTuple):
-    """Where a process stands: its state `y`, eigenvectors of its last observation, the solver's memory, the budget."""
+    """Where a process stands: its state `y`, eigenvectors of its last observation, the solver's memory, the budget.
+
+    `past` are the last eigenvalues, where they are evaluated where they move.
+    """
 
     y: Any
     V: Float[Array, "n K"]
@@ -35,6 +39,7 @@ class Carry(NamedTuple):
     step: Int[Array, ""]
     pace: Paced | Motion | None = None
     budget: budget.Budget | None = None
+    past: Past | None = None
 
 
 class Path(NamedTuple):

@@ -31,6 +31,7 @@ from .chunk import Options, Records, advance_chunk
 from .effort import effort_for
 from .failures import Failure, first_failure
 from .kinds import DEFAULT_INTEGRATOR, KINDS, Beginning, Case
+from .looks import Past
 from .path import Carry
 from .settings import Settings
 
@@ -93,6 +94,11 @@ class Process:
         return self._kind.constrained
 
     @property
+    def interpolates(self) -> bool:
+        """Whether eigenvalues are evaluated where they move, and interpolated between."""
+        return not self._eig_every
+
+    @property
     def _relaxes(self) -> bool:
         return self._kind.relaxes(self._case)
 
@@ -118,6 +124,8 @@ class Process:
                 seen = self._first_look(y)
         at = Beginning(y, before, oscillation, seen.V, seen.effective_eigenvalues)
         carry, self.method = self._kind.started(self._case, self.flow(), self.method, at)
+        if not self._eig_every:
+            carry = carry._replace(past=Past.begun(self.flow(), seen.effective_eigenvalues))
         return (self._settle(carry) if self._kind.settles else carry), seen
 
     def _first_look(self, y: FlowState) -> Observation:
@@ -234,7 +242,10 @@ class Process:
             sigma_covectors=jnp.pad(y.log.sigma_covectors, ((0, 0), (0, more))),
         )
         return carry._replace(
-            y=y._replace(log=log), V=jnp.concatenate([carry.V, new], 1), solver=carry.solver.grown(new, more)
+            y=y._replace(log=log),
+            V=jnp.concatenate([carry.V, new], 1),
+            solver=carry.solver.grown(new, more),
+            past=None if carry.past is None else carry.past.grown(extra),
         )
 
     def _widen(self) -> None:

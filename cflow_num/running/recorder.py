@@ -49,12 +49,14 @@ class Recorder:
             old[first : first + len(values)] = values
         self.arrays[name] = old
 
-    def start(self, seen: Observation, constrained: bool) -> None:
+    def start(self, seen: Observation, constrained: bool, interpolates: bool = False) -> None:
         """Store step 0: nothing has been spent, nothing oscillates."""
         self._observe(0, jax.tree.map(lambda x: x[None], seen._replace(V=seen.loss)))
         zero = np.zeros(1)
         self.put("seconds", 0, zero)
         self.put("n_gradients", 0, zero)
+        if interpolates:
+            self.put("eigenvalues_exact", 0, np.ones(1))
         if constrained:
             self.put("sigma_eigenvalues", 0, np.zeros((1, seen.effective_eigenvalues.shape[0])))
             self.put("predicted_loss", 0, seen.loss[None])
@@ -70,6 +72,8 @@ class Recorder:
         self.put(
             "n_gradients", first, self.arrays["n_gradients"][first - 1] + np.cumsum(np.asarray(records.n_gradients))
         )
+        if records.exact is not None:
+            self.put("eigenvalues_exact", first, np.asarray(records.exact, float))
         for name, values in (records.predictions | records.captured).items():
             self.put(name, first, values)
         if records.log is not None:

@@ -68,7 +68,8 @@ def run(
           sharpness) and `stationary` (the states are at rest at every time); the last two where they are defined. And
           the closures `rod`, `edge` (not with momentum) and `envelope`, which carry an oscillation of their own.
         - `integrator`: of the constrained flows; `None` is the best we have, `"published"` the baseline.
-        - `eig_every`: effective eigenvalues are recorded every so many steps, nan between.
+        - `eig_every`: effective eigenvalues are evaluated every so many steps, nan between; 0: where they move, such
+          that those between are interpolated to about a thousandth of the threshold (`eigenvalues_exact` says which).
         - `average_start`: flows start from the time average of the discrete run around the end of the warm start, not
           from its last iterate: for starts from an edge at which it already oscillates.
         - `closure_step`: time step of the closures, one over a whole number of at least 2.

@@ -48,7 +48,7 @@ class Settings:
     closure_step: float = 0.25  # half of it moves no distance at an edge by more than a few per cent (see the study)
     """Time step of the closures, one over a whole number of at least 2."""
     eig_every: int = 1
-    """Record effective eigenvalues every so many steps, nan between."""
+    """Evaluate effective eigenvalues every so many steps, nan between; 0: where they move, interpolated between."""
     capture: tuple[int, ...] | int = ()
     """Weights (their indices; in Python also how many) whose own states and squared gradients are kept and drawn."""
     keep_weights: int = 0
@@ -86,7 +86,7 @@ class Settings:
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of all fields in plain types; raises `InputError` for one that no run can have."""
     found = dict(given)
-    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 1), ("keep_weights", 0), ("observe_every", 1)):
+    for name, low in (("steps", 1), ("warm_start", 0), ("eig_every", 0), ("keep_weights", 0), ("observe_every", 1)):
         value = found[name]
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < low:
             raise InputError(f"{name} is {value!r}, it must be a whole number of at least {low}")
