@@ -7,7 +7,7 @@ import jax
 from ..loss.problem import Problem
 from .settings import AUTO
 
-SMALL, LARGE = 2e6, 2e7  # weights times examples: below the one quick pays, above the other full
+SMALL, LARGE = 2e5, 2e7  # weights times examples: below the one quick pays, above the other full
 
 
 def effort_for(problem: Problem, effort: str = AUTO) -> str:
