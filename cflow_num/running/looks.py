@@ -46,7 +46,7 @@ class Past(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """Eigenvalues at the T steps of a chunk, at which of them they were evaluated, by how many products.
+    """Eigenvalues at the T steps of a chunk, in falling order, and at which of them they were evaluated.
 
     `V (n, K)` are the eigenvectors at the end, `converged ()` says whether every look has.
     """
@@ -54,7 +54,6 @@ class Looks(NamedTuple):
     eigenvalues: Float[Array, "T K"]
     exact: Bool[Array, " T"]
     converged: Bool[Array, ""]
-    products: Array
     V: Float[Array, "n K"]
     past: Past
 
@@ -68,7 +67,6 @@ class _Known(NamedTuple):
     V: Float[Array, "n K"]
     end: Float[Array, "n K"]
     converged: Bool[Array, ""]
-    products: Array
 
 
 def series(flow: Flow) -> int:
@@ -88,10 +86,10 @@ def looked(
     M, some = T // s, min(certain, K)
     earlier = past.eigenvalues[:, :s]  # (3, s, K) the step itself comes first
 
-    def look(V: Array, p: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    def look(V: Array, p: Array) -> tuple[Array, tuple[Array, Array]]:
         y = jax.tree.map(lambda x: x[p - 1], states)
         pairs = leading(y, V, c[p - 1])
-        return pairs.U, (pairs.eigenvalues, pairs.converged, pairs.n_hessian_vectors)
+        return pairs.U, (pairs.eigenvalues, pairs.converged)
 
     def off(found: Array, foretold: Array, j: Array) -> Array:
         return jnp.max(jnp.abs(found - foretold)[:, :some]) / c[s * j - 1]
@@ -113,7 +111,7 @@ def looked(
         b = jnp.min(jnp.where(now.known & (there > e), there, M))
         first = ~now.known[M]
         j = jnp.where(first, M, jnp.where(now.known[0] | now.known[1], (a + b) // 2, 1))
-        V, (lam, good, products) = jax.lax.scan(look, now.V, s * j - jnp.arange(s)[::-1])
+        V, (lam, good) = jax.lax.scan(look, now.V, s * j - jnp.arange(s)[::-1])
         found = lam[::-1]  # (s, K)
         near = off(found, nodes(now).at(j), j) <= jnp.where(first, FORETOLD, BETWEEN)  # () nan is not near
         known = now.known.at[j].set(True)
@@ -125,7 +123,6 @@ def looked(
             V,
             jnp.where(first, V, now.end),
             now.converged & jnp.all(good),
-            now.products + jnp.sum(products, dtype=now.products.dtype),
         )
 
     begun = jnp.all(jnp.isfinite(earlier[2]))
@@ -136,17 +133,16 @@ def looked(
         V,
         V,
         jnp.asarray(True),
-        jnp.zeros((), jnp.int32),
     )
     now = jax.lax.while_loop(goes_on, more, start)
     between = jax.vmap(nodes(now).at)(jnp.arange(1, M + 1))  # (M, s, K)
     lam = jnp.where(now.known[1:, None, None], now.at[1:], between)
-    lam = lam[:, ::-1].reshape(T, K)  # by step
+    lam = -jnp.sort(-lam[:, ::-1].reshape(T, K), axis=1)  # by step; what is interpolated may cross
     exact = jnp.repeat(now.known[1:], s)
     last = jnp.concatenate([earlier[1:], now.at[M:]])  # (3, s, K)
     if s < past.eigenvalues.shape[1]:  # an odd number of steps: no pair ends with them
         last = jnp.full(past.eigenvalues.shape, jnp.nan, V.dtype).at[-1, 0].set(now.at[M, 0])
-    return Looks(lam, exact, now.converged, now.products, now.end, Past(last))
+    return Looks(lam, exact, now.converged, now.end, Past(last))
 
 
 class _Nodes(NamedTuple):

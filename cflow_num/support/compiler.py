@@ -46,13 +46,18 @@ def normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     """
     if isinstance(key, jax.core.Tracer):
         return jax.random.normal(key, shape, dtype)
-    platforms = frozenset(device.platform for device in key.devices())
     settings = tuple(getattr(jax.config, name, None) for name in ("jax_enable_x64", "jax_threefry_partitionable"))
-    return _normal(tuple(shape), jax.dtypes.canonicalize_dtype(dtype), key.dtype, platforms, settings)(key)
+    return _normal(tuple(shape), jax.dtypes.canonicalize_dtype(dtype), key.dtype, frozenset(key.devices()), settings)(
+        key
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def _normal(shape: tuple[int, ...], dtype: Any, key: Any, platforms: frozenset[str], settings: tuple[Any, ...]) -> Any:
+def _normal(shape: tuple[int, ...], dtype: Any, key: Any, devices: frozenset[Any], settings: tuple[Any, ...]) -> Any:
     del settings  # of JAX: with others it is another program
     one = jax.ShapeDtypeStruct((), key)
+    platforms = frozenset(device.platform for device in devices)
     return compiled(jit(lambda key: jax.random.normal(key, shape, dtype)).lower(one), "quick", platforms)
+
+
+forget_normal = _normal.cache_clear

@@ -14,7 +14,7 @@ import equinox as eqx
 import equinox._errors  # see _no_calls_of_the_host
 import jax
 
-from .compiler import compiled
+from .compiler import compiled, forget_normal
 from .devices import placement
 from .typed import setting
 
@@ -103,6 +103,7 @@ def forget_programs() -> None:
     programs (optimizers, problems of other shapes) runs into that and must drop them from time to time.
     """
     _PROGRAMS.clear()
+    forget_normal()
     eqx.clear_caches()
     jax.clear_caches()
     gc.collect()
