@@ -68,9 +68,7 @@ def test_smooth_curves_kinks_and_crossings_are_resolved(start, slope, swing, per
     assert np.mean(np.abs(found - there) < LIMIT) > 0.95
 
 
-@pytest.mark.xfail(
-    strict=True, reason="two kinks of ordered curves between looks that both agree with what is foretold"
-)
+@pytest.mark.xfail(strict=True, reason="two kinks of ordered curves between looks that agree with what is foretold")
 def test_kinks_that_the_looks_miss_by_chance_are_resolved():
     found, there, _ = chunks(bending, 1, 0.5, 0.01103221261983104, 0.25, 98.0, 0.0, 0.0)
     assert np.abs(found - there).max() < LIMIT
